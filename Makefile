@@ -1,0 +1,34 @@
+# Every target prepares .venv by itself: a machine needs only Python >= 3.11 and a package index.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+RUN ?= runs/demo
+
+.PHONY: demo test test-slow check lock clean
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxdiff needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/demo/report.html
+	$(BIN)/python experiments/demo.py --run $(RUN)
+
+test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the longer proofs
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock:  ## resolve the pins again (needs uv)
+	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock --no-header --no-annotate --upgrade
+
+clean:
+	rm -rf .venv .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

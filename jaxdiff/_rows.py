@@ -1,0 +1,39 @@
+"""Randomness and broadcasting by row: row i of a batch sees key i and time i, and no other row."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks
+
+
+def keys(key: jax.Array, num_rows: int, *, first: Any = 0) -> jax.Array:
+    """One key a row, [B]: an array of row keys as it is, a single key folded with the row's index.
+
+    Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that it depends neither
+    on the batch size nor on how a run is cut into chunks or spread over devices.
+    """
+    _checks.key("key", key)
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
+    if key.shape != (num_rows,):
+        raise ValueError(f"key: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")
+    return key
+
+
+def normal(key: jax.Array, x: Any) -> jax.Array:
+    """Standard normal noise like x, [B, *D], drawn row by row; at least float32."""
+    dtype = state_dtype(x.dtype)
+    draw = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], dtype))
+    return draw(keys(key, x.shape[0]))
+
+
+def state_dtype(dtype: Any) -> Any:
+    """The dtype coefficients and sampler states are computed in: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def expand(value: jax.Array, x: Any) -> jax.Array:
+    """Append axes to a per-row value, [] or [B], until it broadcasts against x, [B, *D]."""
+    return jnp.reshape(value, jnp.shape(value) + (1,) * (jnp.ndim(x) - jnp.ndim(value))) if jnp.ndim(value) else value
