@@ -66,5 +66,5 @@ def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], A
 
 def key(name: str, value: Any) -> None:
     """Require typed PRNG keys (jax.random.key)."""
-    if not jnp.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+    if not jnp.issubdtype(getattr(value, "dtype", np.dtype(object)), jax.dtypes.prng_key):
         raise TypeError(f"{name}: expected a typed key from jax.random.key, got {type(value).__name__}")

@@ -1,0 +1,34 @@
+"""jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
+
+from jaxdiff import forward, grids, guidance, kernels, losses, oracles, prediction, sampling, schedules
+from jaxdiff.forward import Normal, q_posterior, q_sample, q_step
+from jaxdiff.kernels import Kernel, p_mean_variance
+from jaxdiff.prediction import Denoised, make_denoiser
+from jaxdiff.sampling import Samples, prior_sample, sample
+from jaxdiff.schedules import Schedule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Denoised",
+    "Kernel",
+    "Normal",
+    "Samples",
+    "Schedule",
+    "forward",
+    "grids",
+    "guidance",
+    "kernels",
+    "losses",
+    "make_denoiser",
+    "oracles",
+    "p_mean_variance",
+    "prediction",
+    "prior_sample",
+    "q_posterior",
+    "q_sample",
+    "q_step",
+    "sample",
+    "sampling",
+    "schedules",
+]

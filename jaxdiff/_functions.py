@@ -1,0 +1,27 @@
+"""Functions as pytrees: what is static, what is traced, and the one place where it is decided.
+
+Schedules, denoisers and kernels are `jax.tree_util.Partial`: a static function whose array arguments are leaves. They
+go through jit, vmap and pmap as arguments, so new parameters never compile a program again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.tree_util import Partial
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Static:
+    """A hashable option inside a Partial: part of the compiled program, compared by value."""
+
+    value: Any
+
+
+def as_function(name: str, function: Callable) -> Partial:
+    """A pytree of the function; a plain callable has no leaves and is compared by identity."""
+    if not callable(function):
+        raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
+    return function if isinstance(function, Partial) else Partial(function)

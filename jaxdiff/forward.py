@@ -1,0 +1,138 @@
+"""The forward process: q(x_t | x_0), q(x_t | x_s) and the posterior q(x_s | x_t, x_0), for s <= t, in every family."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks, _rows
+from jaxdiff.schedules import Schedule
+
+
+class Normal(NamedTuple):
+    """A normal distribution with independent components.
+
+    Fields:
+      mean: [B, *D].
+      variance: broadcasts against mean.
+    """
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+class Level(NamedTuple):
+    """The schedule at one time: alpha, sigma and log-SNR, broadcasting against the state they were asked for."""
+
+    alpha: jax.Array
+    sigma: jax.Array
+    log_snr: jax.Array
+
+
+def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
+    """Evaluate the schedule at t, broadcasting against x.
+
+    Args:
+      schedule: the noise schedule.
+      t: time, [] or [B], in [0, 1].
+      x: the state whose batch axis t follows, [B, *D].
+    Returns:
+      Level of arrays [] or [B, 1, ...], in x's dtype but at least float32.
+    Raises:
+      ValueError, TypeError: t is no time for x.
+    """
+    _checks.time("t", t, x)
+    t = jnp.asarray(t, _rows.state_dtype(x.dtype))
+    alpha, sigma = schedule.alpha_sigma(t)
+    return Level(*(_rows.expand(value, x) for value in (alpha, sigma, schedule.log_snr(t))))
+
+
+def q_sample(schedule: Schedule, x_0: jax.Array, t: Any, eps: jax.Array) -> jax.Array:
+    """Diffuse data to time t.
+
+        x_t = alpha_t x_0 + sigma_t eps
+
+    Args:
+      schedule: the noise schedule.
+      x_0: data, [B, *D], floating.
+      t: time, [] or [B], in [0, 1].
+      eps: standard normal noise, shaped like x_0.
+    Returns:
+      x_t, [B, *D], dtype of x_0.
+    Raises:
+      ValueError: shapes do not fit, or t is a Python number outside [0, 1].
+      TypeError: x_0, eps or t is an integer array.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (4).
+    """
+    _checks.floating("x_0", x_0)
+    _checks.floating("eps", eps)
+    _checks.same_shape("eps", eps, "x_0", x_0)
+    alpha, sigma, _ = level(schedule, t, x_0)
+    return (alpha * x_0 + sigma * eps).astype(x_0.dtype)
+
+
+def q_step(schedule: Schedule, x_s: jax.Array, s: Any, t: Any, eps: jax.Array) -> jax.Array:
+    """Diffuse from time s on to a later time t: one draw of q(x_t | x_s).
+
+        x_t = (alpha_t / alpha_s) x_s + sqrt(-sigma_t^2 expm1(lambda_t - lambda_s)) eps
+
+    Args:
+      schedule: the noise schedule.
+      x_s: state at time s, [B, *D], floating.
+      s: time of x_s, [] or [B].
+      t: later time, [] or [B], t >= s.
+      eps: standard normal noise, shaped like x_s.
+    Returns:
+      x_t, [B, *D], dtype of x_s.
+    Raises:
+      ValueError: shapes do not fit, or s > t where both are known.
+      TypeError: x_s, eps or a time is an integer array.
+    Numerics: s = t is the identity.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Appendix A.1.
+    """
+    _checks.floating("x_s", x_s)
+    _checks.floating("eps", eps)
+    _checks.same_shape("eps", eps, "x_s", x_s)
+    early, late = _ordered(schedule, x_s, t, s)
+    noise = late.sigma * jnp.sqrt(-jnp.expm1(late.log_snr - early.log_snr))
+    return (late.alpha / early.alpha * x_s + noise * eps).astype(x_s.dtype)
+
+
+def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: Any) -> Normal:
+    """Condition an earlier state on the data and a later state: q(x_s | x_t, x_0).
+
+        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s) x_0
+        variance = -sigma_s^2 expm1(lambda_t - lambda_s)
+
+    Args:
+      schedule: the noise schedule.
+      x_t: state at time t, [B, *D], floating.
+      x_0: data, shaped like x_t.
+      t: time of x_t, [] or [B].
+      s: earlier time, [] or [B], s <= t.
+    Returns:
+      Normal over x_s: mean and variance, both [B, *D], dtype of x_t.
+    Raises:
+      ValueError: shapes do not fit, or s > t where both are known.
+      TypeError: x_t, x_0 or a time is an integer array.
+    Numerics: s = t is the identity with variance 0; at an s with infinite log-SNR the mean is x_0.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (7); this form: Kingma et al. 2021, arXiv:2107.00630, Appendix A.2.
+    """
+    _checks.floating("x_t", x_t)
+    _checks.floating("x_0", x_0)
+    _checks.same_shape("x_0", x_0, "x_t", x_t)
+    early, late = _ordered(schedule, x_t, t, s)
+    kept = -jnp.expm1(late.log_snr - early.log_snr)
+    mean = late.alpha / early.alpha * (early.sigma / late.sigma) ** 2 * x_t + early.alpha * kept * x_0
+    variance = jnp.broadcast_to(early.sigma**2 * kept, mean.shape)
+    return Normal(mean.astype(x_t.dtype), variance.astype(x_t.dtype))
+
+
+def _ordered(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Level]:
+    """The levels at s and t, after checking s <= t as far as the times are known."""
+    _checks.time("s", s, x)
+    _checks.time("t", t, x)
+    late = _checks.known(t)
+    if late is not None:
+        _checks.values("s", s, f"a time s <= t = {late if late.ndim == 0 else 't'}", lambda v: v <= late)
+    return level(schedule, s, x), level(schedule, t, x)

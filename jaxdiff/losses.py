@@ -1,0 +1,200 @@
+"""Training objectives: one number per example, so that the caller decides what is averaged over which devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff.forward import level, q_sample
+from jaxdiff.prediction import affine, target
+from jaxdiff.schedules import Schedule
+
+
+def simple(
+    key: jax.Array,
+    network: Callable,
+    schedule: Schedule,
+    x_0: jax.Array,
+    *,
+    t: jax.Array | None = None,
+    prediction: str = "eps",
+    weight: Callable | None = None,
+    sigma_data: float = 0.5,
+) -> jax.Array:
+    """Return the denoising error of each example at one random time.
+
+        L = mean_D (target(x_0, eps, t) - network(x_t, t))^2,   x_t = alpha_t x_0 + sigma_t eps
+
+    With a weight, the error is measured on x_0 instead: weight(lambda_t) mean_D (x_0 - x_0_hat)^2, for whatever the
+    network predicts.
+
+    Args:
+      key: typed PRNG key, or one a row, [B]; row i's noise and time depend on row i's key alone.
+      network: (x_t [B, *D], t [B]) -> prediction [B, *D].
+      schedule: the noise schedule.
+      x_0: data, [B, *D], floating.
+      t: times, [B]; None draws them uniformly.
+      prediction: what the network predicts, one of jaxdiff.prediction.PREDICTIONS.
+      weight: None for the plain error of the prediction, or a function of lambda (`min_snr`, `edm`, `sigmoid`, `snr`).
+      sigma_data: standard deviation of the data; only "edm" uses it.
+    Returns:
+      [B] losses, at least float32.
+    Raises:
+      ValueError: shapes do not fit, unknown prediction.
+      TypeError: integer images, or key is no typed key.
+    Numerics: the weighted error is computed from the prediction's own error, never from a difference of two x_0.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14); weights: Kingma & Gao 2023, arXiv:2303.00848, Section 3.
+    """
+    _checks.floating("x_0", x_0)
+    key_time, key_noise = _split_rows(key, x_0.shape[0])
+    t = uniform_times(key_time, x_0.shape[0]) if t is None else t
+    _checks.time("t", t, x_0)
+    t = jnp.broadcast_to(t, x_0.shape[:1])
+    eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
+    x_t = q_sample(schedule, x_0, t, eps)
+    wanted = target(schedule, x_0, eps, t, prediction=prediction, sigma_data=sigma_data)
+    output = network(_network_input(schedule, x_t, t, prediction, sigma_data), t)
+    _checks.same_shape("the network's output", output, "x_0", x_0)
+    error = _event_mean((output.astype(_rows.state_dtype(output.dtype)) - wanted) ** 2)
+    if weight is None:
+        return error
+    out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
+    return weight(schedule.log_snr(t)) * jnp.reshape(out, (-1,)) ** 2 * error
+
+
+def _network_input(schedule: Schedule, x_t: jax.Array, t: jax.Array, prediction: str, sigma_data: float) -> jax.Array:
+    if prediction != "edm":
+        return x_t
+    alpha, sigma, _ = level(schedule, t, x_t)
+    return (x_t / jnp.hypot(sigma, alpha * sigma_data)).astype(x_t.dtype)
+
+
+def _split_rows(key: jax.Array, num_rows: int) -> tuple[jax.Array, jax.Array]:
+    """Two independent keys a row, [B] each."""
+    pairs = jax.vmap(jax.random.split)(_rows.keys(key, num_rows))
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _event_mean(x: jax.Array) -> jax.Array:
+    """Mean over all axes but the first, [B]."""
+    return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
+
+
+def uniform_times(key: jax.Array, num: int) -> jax.Array:
+    """Draw independent uniform times.
+
+    Args:
+      key: typed PRNG key, or one a row, [num].
+      num: how many.
+    Returns:
+      [num] times in [0, 1), float32.
+    """
+    return jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(_rows.keys(key, num))
+
+
+def low_discrepancy_times(key: jax.Array, num: int, *, first: Any = 0, total: int | None = None) -> jax.Array:
+    """Draw times that cover [0, 1) evenly within a batch; each alone is uniform.
+
+        t_i = (u + i / total) mod 1,   u ~ U[0, 1)
+
+    Args:
+      key: one typed PRNG key, the same for all parts of the batch.
+      num: how many.
+      first: index of the first of them in the whole batch.
+      total: size of the whole batch; num if None.
+    Returns:
+      [num] times in [0, 1), float32.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Appendix I.1.
+    """
+    _checks.key("key", key)
+    whole = num if total is None else total
+    return jnp.mod(jax.random.uniform(key, (), jnp.float32) + (first + jnp.arange(num)) / whole, 1.0)
+
+
+def log_normal_times(
+    key: jax.Array, num: int, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2
+) -> jax.Array:
+    """Draw times whose log noise-to-signal ratio is normal.
+
+        log(sigma_t / alpha_t) = -lambda_t / 2 ~ N(mean, std^2)
+
+    Args:
+      key: typed PRNG key, or one a row, [num].
+      num: how many.
+      schedule: the noise schedule, which turns lambda into t.
+      mean: of log(sigma / alpha).
+      std: of log(sigma / alpha).
+    Returns:
+      [num] times in [0, 1], float32.
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
+    """
+    noise = jax.vmap(lambda k: jax.random.normal(k, (), jnp.float32))(_rows.keys(key, num))
+    return schedule.time(-2 * (mean + std * noise))
+
+
+def snr() -> Partial:
+    """Return the weight exp(lambda): the plain error of eps.
+
+    Returns:
+      A function lambda -> weight of the squared error of x_0.
+    """
+    return Partial(jnp.exp)
+
+
+def min_snr(gamma: float = 5.0) -> Partial:
+    """Return the weight min(SNR, gamma).
+
+    Args:
+      gamma: largest weight, positive.
+    Returns:
+      A function lambda -> weight of the squared error of x_0.
+    Raises:
+      ValueError: gamma is not positive.
+    Source: Hang et al. 2023, arXiv:2303.09556, Section 3.4.
+    """
+    _checks.values("gamma", gamma, "a positive bound", lambda g: g > 0)
+    return Partial(_min_snr, gamma)
+
+
+def _min_snr(gamma: Any, log_snr: jax.Array) -> jax.Array:
+    return jnp.exp(jnp.minimum(log_snr, jnp.log(gamma)))
+
+
+def edm(sigma_data: float = 0.5) -> Partial:
+    """Return EDM's weight, which makes the preconditioned network's own error uniform over noise levels.
+
+        w = (r^2 + sigma_data^2) / (r sigma_data)^2,   r = sigma / alpha
+
+    Args:
+      sigma_data: standard deviation of the data, positive.
+    Returns:
+      A function lambda -> weight of the squared error of x_0.
+    Raises:
+      ValueError: sigma_data is not positive.
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
+    """
+    _checks.values("sigma_data", sigma_data, "a positive standard deviation", lambda s: s > 0)
+    return Partial(_edm, sigma_data)
+
+
+def _edm(sigma_data: Any, log_snr: jax.Array) -> jax.Array:
+    return sigma_data**-2 + jnp.exp(log_snr)
+
+
+def sigmoid(bias: float = 0.0) -> Partial:
+    """Return the sigmoid weight: sigmoid(bias - lambda) on the error of eps.
+
+    Args:
+      bias: lambda at which the weight of the error of eps is one half.
+    Returns:
+      A function lambda -> weight of the squared error of x_0.
+    Source: Kingma & Gao 2023, arXiv:2303.00848, Section 3; Hoogeboom et al. 2024, arXiv:2410.19324, Eq. (8).
+    """
+    return Partial(_sigmoid, bias)
+
+
+def _sigmoid(bias: Any, log_snr: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(bias - log_snr) * jnp.exp(log_snr)

@@ -1,0 +1,194 @@
+"""The driver: one compiled scan of a kernel over a grid, with weights, resampling and an optional trajectory."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff._functions import as_function
+from jaxdiff.kernels import Kernel
+from jaxdiff.schedules import Schedule
+
+# Row i uses fold_in(key, i); resampling, which belongs to no row, takes the last index.
+_NO_ROW = np.uint32(2**32 - 1)
+
+
+class Samples(NamedTuple):
+    """What a run of the driver leaves.
+
+    Fields:
+      x: states at ts[-1], [B, *D].
+      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted kernel.
+      log_evidence: log of the mean weight, [], in nats, with the factors of every resampling.
+      ess: effective sample size after each step, before resampling, [num_steps], in rows.
+      trajectory: None, or the states at the start, after every save_every-th step and at the end, oldest first,
+        [ceil(num_steps / save_every) + 1, B, *D].
+    """
+
+    x: jax.Array
+    log_weights: jax.Array
+    log_evidence: jax.Array
+    ess: jax.Array
+    trajectory: jax.Array | None
+
+
+def prior_sample(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, first: Any = 0) -> jax.Array:
+    """Draw the state at t = 1 from the noise it has become: N(0, sigma_1^2 I).
+
+    Args:
+      key: typed PRNG key.
+      schedule: the noise schedule.
+      shape: [B, *D].
+      first: index of the first sample; sample i depends on (key, first + i) alone, so that chunks join up.
+    Returns:
+      x_init, [B, *D], default floating dtype.
+    Raises:
+      ValueError: shape has no batch axis.
+      TypeError: key is no typed key.
+    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not preserve variance.
+    """
+    if len(shape) < 1:
+        raise ValueError(f"shape: expected [B, *D], got {shape}")
+    like = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+    noise = _rows.normal(_rows.keys(key, shape[0], first=first), like)
+    return schedule.sigma(1.0).astype(noise.dtype) * noise
+
+
+def sample(
+    key: jax.Array,
+    kernel: Kernel,
+    x_init: jax.Array,
+    ts: jax.Array,
+    *,
+    first: Any = 0,
+    resample: Callable | None = None,
+    save_every: int | None = None,
+) -> Samples:
+    """Run a kernel over a grid of times.
+
+        x_{n+1}, dlog w_n ~ kernel.step(x_n, ts[n], ts[n+1]),   log w_N = sum_n dlog w_n
+
+    Args:
+      key: typed PRNG key, consumed; sample i depends on (key, first + i) alone unless rows are resampled.
+      kernel: the reverse step, a traced argument: new parameters or scales do not compile again.
+      x_init: states at ts[0], [B, *D], floating.
+      ts: decreasing times in [0, 1], [num_steps + 1].
+      first: index of the first sample, so that chunks of a run join up to the whole.
+      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `systematic()`.
+      save_every: None, or keep the state every so many steps.
+    Returns:
+      Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
+    Raises:
+      ValueError: ts is no decreasing grid of at least two times, save_every < 1.
+      TypeError: key is no typed key, x_init is not floating.
+    Numerics: the state is float32 at least.
+    Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et al. 2006).
+    """
+    _checks.key("key", key)
+    _checks.floating("x_init", x_init)
+    _check_grid(ts)
+    if save_every is not None:
+        _checks.positive_int("save_every", save_every)
+    resampler = None if resample is None else as_function("resample", resample)
+    return _run(key, kernel, x_init, jnp.asarray(ts), first, resampler, save_every)
+
+
+def _check_grid(ts: Any) -> None:
+    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
+        raise ValueError(f"ts: expected a vector of at least 2 times (1 step), got shape {jnp.shape(ts)}")
+    _checks.floating("ts", jnp.asarray(ts))
+    _checks.values("ts", ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+    _checks.values("ts", ts, "decreasing times", lambda v: np.diff(v) < 0)
+
+
+@partial(jax.jit, static_argnames="save_every")
+def _run(
+    key: jax.Array,
+    kernel: Kernel,
+    x_init: jax.Array,
+    ts: jax.Array,
+    first: Any,
+    resample: Partial | None,
+    save_every: int | None,
+) -> Samples:
+    x = x_init.astype(_rows.state_dtype(x_init.dtype))
+    ts = ts.astype(x.dtype)
+    num_steps, num_rows = len(ts) - 1, x.shape[0]
+    row_keys = _rows.keys(key, num_rows, first=first)
+    resample_key = jax.random.fold_in(key, _NO_ROW)
+    zeros = jnp.zeros(num_rows, x.dtype)
+    slots = 0 if save_every is None else -(-num_steps // save_every) + 1
+    trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
+
+    def step(state: Any, inputs: Any) -> Any:
+        carry, x, log_weights, log_evidence, trajectory = state
+        n, t, s = inputs
+        keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)
+        carry, x, increment = kernel.step(keys, carry, x, t, s)
+        log_weights = log_weights + increment
+        ess = effective_sample_size(log_weights)
+        if resample is not None:
+            ancestors, resampled = resample(jax.random.fold_in(resample_key, n), log_weights)
+            carry, x = jax.tree.map(lambda leaf: leaf[ancestors], (carry, x))
+            # The mean weight moves into the evidence before the weights are reset.
+            log_evidence = log_evidence + jnp.where(resampled, _log_mean_exp(log_weights), 0)
+            log_weights = jnp.where(resampled, 0, log_weights)
+        if save_every is not None:
+            # Every step writes to the slot it is on the way to: the last write is the one the slot is for.
+            trajectory = trajectory.at[n // save_every + 1].set(x)
+        return (carry, x, log_weights, log_evidence, trajectory), ess
+
+    start = (kernel.init(x, ts[0]), x, zeros, jnp.zeros((), x.dtype), trajectory)
+    (_, x, log_weights, log_evidence, trajectory), ess = jax.lax.scan(
+        step, start, (jnp.arange(num_steps), ts[:-1], ts[1:])
+    )
+    log_evidence = log_evidence + _log_mean_exp(log_weights)
+    return Samples(x, log_weights, log_evidence, ess, None if save_every is None else trajectory)
+
+
+def systematic(threshold: Any = 0.5) -> Partial:
+    """Return systematic resampling, done when the effective sample size falls below a share of the rows.
+
+        ancestor_i = min {j : W_1 + ... + W_j > (u + i) / B},   u ~ U[0, 1)
+
+    Args:
+      threshold: share of the number of rows; above 1 resamples after every step, 0 never.
+    Returns:
+      A function (key, log_weights [B]) -> (ancestors [B], resampled []), for `sample`.
+    Source: Kitagawa 1996, J. Comput. Graph. Stat. 5(1), Appendix A.
+    """
+    return Partial(_systematic, threshold)
+
+
+def _systematic(threshold: Any, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    num_rows = len(log_weights)
+    resampled = effective_sample_size(log_weights) < threshold * num_rows
+    edges = jnp.cumsum(jax.nn.softmax(log_weights))
+    points = (jax.random.uniform(key, (), log_weights.dtype) + jnp.arange(num_rows)) / num_rows
+    # Rounding may leave the last edge a hair below the last point.
+    chosen = jnp.minimum(jnp.searchsorted(edges, points, side="right"), num_rows - 1)
+    return jnp.where(resampled, chosen, jnp.arange(num_rows)), resampled
+
+
+def _log_mean_exp(log_weights: jax.Array) -> jax.Array:
+    return logsumexp(log_weights) - jnp.log(len(log_weights))
+
+
+def effective_sample_size(log_weights: jax.Array) -> jax.Array:
+    """Return the number of equally weighted samples worth as much as these.
+
+        ESS = (sum_i w_i)^2 / sum_i w_i^2
+
+    Args:
+      log_weights: [B], in nats.
+    Returns:
+      [], between 1 and B.
+    Source: Kong 1992, A note on importance sampling using standardized weights.
+    """
+    return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))
