@@ -37,3 +37,8 @@ def state_dtype(dtype: Any) -> Any:
 def expand(value: jax.Array, x: Any) -> jax.Array:
     """Append axes to a per-row value, [] or [B], until it broadcasts against x, [B, *D]."""
     return jnp.reshape(value, jnp.shape(value) + (1,) * (jnp.ndim(x) - jnp.ndim(value))) if jnp.ndim(value) else value
+
+
+def lead(value: jax.Array, ndim: int) -> jax.Array:
+    """Prepend axes to a value shared by all rows until it has ndim axes."""
+    return jnp.reshape(value, (1,) * (ndim - jnp.ndim(value)) + jnp.shape(value))

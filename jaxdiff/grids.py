@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import _checks
-from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
+from jaxdiff.schedules import Schedule
+
+_STEEP = 10.0  # nats within the margin of an end: times between would be equal in float32
 
 
 def uniform(num_steps: int) -> jax.Array:
@@ -42,13 +44,13 @@ def quadratic(num_steps: int) -> jax.Array:
 def log_snr(schedule: Schedule, num_steps: int, *, margin: float = 1e-3) -> jax.Array:
     """Return times equally spaced in the log signal-to-noise ratio lambda.
 
-    Where lambda is infinite at an end, the spacing runs to the time `margin` away from it, and the first or last step
-    goes from or to the end itself.
+    Where lambda moves by more than 10 nats within `margin` of an end (as a rule it is infinite there), the spacing runs
+    to the time `margin` away from it, and the first or last step goes from or to the end itself.
 
     Args:
       schedule: the noise schedule.
       num_steps: number of steps, at least 1.
-      margin: distance in t from an end at which lambda is infinite.
+      margin: distance in t from a steep end.
     Returns:
       [num_steps + 1] times from 1 to 0, default floating dtype.
     Raises:
@@ -67,7 +69,7 @@ def karras(schedule: Schedule, num_steps: int, rho: float = 7.0, *, margin: floa
       schedule: the noise schedule.
       num_steps: number of steps, at least 1.
       rho: the power; larger spends more steps near the data.
-      margin: distance in t from an end at which lambda is infinite, as in `log_snr`.
+      margin: distance in t from a steep end, as in `log_snr`.
     Returns:
       [num_steps + 1] times from 1 to 0, default floating dtype.
     Raises:
@@ -89,9 +91,9 @@ def _spaced(schedule: Schedule, num_steps: int, margin: float, warp: Callable, u
     """Times equally spaced in warp(lambda), which is monotone with inverse unwarp."""
     _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
     index = jnp.asarray(_fractions(num_steps) * num_steps)[::-1].astype(float)
-    # One step is set apart at each end where lambda is infinite; both counts may be traced.
-    at_start = (schedule.log_snr(1.0) < 1 - LOG_SNR_LIMIT).astype(float)
-    at_end = (schedule.log_snr(0.0) > LOG_SNR_LIMIT - 1).astype(float)
+    # One step is set apart at each steep end; both counts may be traced.
+    at_start = (schedule.log_snr(1 - margin) - schedule.log_snr(1.0) > _STEEP).astype(float)
+    at_end = (schedule.log_snr(0.0) - schedule.log_snr(margin) > _STEEP).astype(float)
     inner = jnp.maximum(num_steps - at_start - at_end, 1)
     start = warp(schedule.log_snr(1 - margin * at_start))
     end = warp(schedule.log_snr(margin * at_end))

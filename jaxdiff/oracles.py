@@ -48,7 +48,7 @@ class GaussianMixture:
         """Return grad_x log p(x), [..., d], for x [..., d]: the responsible components' pull, -C_k^-1 (x - m_k)."""
         values, vectors = self._spectrum()
         responsibility = jax.nn.softmax(self._joint_log_prob(x, values, vectors), axis=-1)
-        centred = self._rotate(x, vectors) / values
+        centred = self._rotate(x, vectors) / _rows.lead(values, jnp.ndim(x) + 1)
         return -jnp.einsum("...k,...ki,kji->...j", responsibility, centred, vectors)
 
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -66,7 +66,7 @@ class GaussianMixture:
         """Return the marginal of x_t at one time t []: components N(alpha m_k, alpha^2 C_k + sigma^2 I)."""
         alpha, sigma = (value.astype(self.means.dtype) for value in schedule.alpha_sigma(t))
         noise = sigma**2 * jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
-        return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise)
+        return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise[None])
 
     def denoiser(self, schedule: Schedule) -> Partial:
         """Return the exact E[x_0 | x_t] as a denoiser: (x_t [B, d], t [] or [B]) -> [B, d].
@@ -90,9 +90,9 @@ class GaussianMixture:
         """
         evidence = self._observed(A, noise_covariance)
         gain = jnp.linalg.solve(evidence.covariances, A @ self.covariances).mT  # [K, d, m]
-        means = self.means + jnp.einsum("kdm,km->kd", gain, y - evidence.means)
+        means = self.means + jnp.einsum("kdm,km->kd", gain, y[None] - evidence.means)
         # Joseph's form keeps the covariance symmetric and positive semi-definite in float32.
-        left = jnp.eye(A.shape[1], dtype=A.dtype) - gain @ A
+        left = jnp.eye(A.shape[1], dtype=A.dtype)[None] - gain @ A
         covariances = left @ self.covariances @ left.mT + gain @ noise_covariance @ gain.mT
         log_weights = evidence._joint_log_prob(y, *evidence._spectrum())
         return GaussianMixture(log_weights, means, covariances)
@@ -102,7 +102,7 @@ class GaussianMixture:
         return self._observed(A, noise_covariance).log_prob(y)
 
     def _observed(self, A: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
-        return GaussianMixture(self.log_weights, self.means @ A.T, A @ self.covariances @ A.T + noise_covariance)
+        return GaussianMixture(self.log_weights, self.means @ A.T, A @ self.covariances @ A.T + noise_covariance[None])
 
     def _spectrum(self) -> tuple[jax.Array, jax.Array]:
         """Eigenvalues [K, d] and eigenvectors [K, d, d] (in columns) of the covariances."""
@@ -111,13 +111,15 @@ class GaussianMixture:
 
     def _rotate(self, x: jax.Array, vectors: jax.Array, scale: Any = 1.0) -> jax.Array:
         """Coordinates of x - scale m_k along the eigenvectors of each component, [..., K, d]."""
-        return jnp.einsum("...kj,kji->...ki", x[..., None, :] - scale * self.means, vectors)
+        means = _rows.lead(self.means, jnp.ndim(x) + 1)
+        return jnp.einsum("...kj,kji->...ki", x[..., None, :] - scale * means, vectors)
 
     def _joint_log_prob(self, x: jax.Array, values: jax.Array, vectors: jax.Array) -> jax.Array:
         """log w_k + log N(x; m_k, C_k), [..., K]."""
         if jnp.shape(x)[-1:] != self.means.shape[-1:]:
             raise ValueError(f"x: expected shape [..., {self.means.shape[-1]}], got {jnp.shape(x)}")
-        return jax.nn.log_softmax(self.log_weights) + _log_normal(self._rotate(x, vectors), values)
+        log_normal = _log_normal(self._rotate(x, vectors), _rows.lead(values, jnp.ndim(x) + 1))
+        return _rows.lead(jax.nn.log_softmax(self.log_weights), jnp.ndim(x)) + log_normal
 
 
 def _log_normal(centred: jax.Array, variances: jax.Array) -> jax.Array:
@@ -130,9 +132,12 @@ def _mixture_denoiser(
 ) -> jax.Array:
     if x_t.ndim != 2 or x_t.shape[1] != mixture.means.shape[1]:
         raise ValueError(f"x_t: expected shape [B, {mixture.means.shape[1]}], got {x_t.shape}")
-    alpha, sigma, _ = (_rows.expand(value, x_t[..., None]) for value in level(schedule, t, x_t))
-    variances = alpha**2 * values + sigma**2  # [B or nothing, K, d]
+    alpha, sigma, _ = (_rows.lead(value[..., None], 3) for value in level(schedule, t, x_t))  # [B or 1, 1, 1]
+    values = _rows.lead(values, 3)
+    variances = alpha**2 * values + sigma**2
     centred = mixture._rotate(x_t, vectors, alpha)
-    responsibility = jax.nn.softmax(mixture.log_weights + _log_normal(centred, variances), axis=-1)
-    means = mixture.means + jnp.einsum("bki,kji->bkj", alpha * values / variances * centred, vectors)
+    log_weights = _rows.lead(mixture.log_weights, 2)
+    responsibility = jax.nn.softmax(log_weights + _log_normal(centred, variances), axis=-1)
+    shifts = jnp.einsum("bki,kji->bkj", alpha * values / variances * centred, vectors)
+    means = _rows.lead(mixture.means, 3) + shifts
     return jnp.einsum("bk,bkj->bj", responsibility, means).astype(x_t.dtype)

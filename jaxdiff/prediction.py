@@ -242,7 +242,7 @@ def make_denoiser(
 
     Args:
       apply: the network, (x_t [B, *D], t [B]) -> prediction [B, *D]. Give it as `Partial(model.apply, params)`: then
-        the parameters are traced, and a new set of them compiles nothing. A closure works too, its constants compiled in.
+        the parameters are traced, and a new set compiles nothing. A closure works too, its constants compiled in.
       schedule: the noise schedule.
       prediction: one of PREDICTIONS. "edm" feeds the network c_in x_t and treats its output as F.
       threshold: None, "static" (`clip`), "dynamic" (`dynamic_threshold`), or a function of x_0.

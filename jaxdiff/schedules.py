@@ -105,9 +105,13 @@ def _ve(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _flow(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Straight from t, not through lambda: alpha' = -1 and sigma' = 1 hold at the end-points too. Adding _TINY is a
-    # rounding error everywhere but at the end-point, where it stands for zero.
-    return 1 - t + _TINY, t + _TINY
+    # Straight from t, not through lambda: alpha' = -1 and sigma' = 1 hold at the end-points too.
+    return _lifted(1 - t), _lifted(t)
+
+
+def _lifted(x: jax.Array) -> jax.Array:
+    """max(x, _TINY), with the derivative of x. (1 - t + _TINY would do, but XLA folds the two constants into one.)"""
+    return x + jax.lax.stop_gradient(jnp.where(x < _TINY, _TINY - x, 0))
 
 
 def _schedule(log_snr: Partial, time: Partial, coefficients: Any = _vp) -> Schedule:
@@ -242,6 +246,7 @@ def from_betas(betas: Any) -> Schedule:
     Numerics: a concrete table is summed in float64, then used in the dtype of t.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (4).
     """
+    betas = betas if hasattr(betas, "shape") else np.asarray(betas, np.float64)
     if jnp.ndim(betas) != 1 or jnp.size(betas) == 0:
         raise ValueError(f"betas: expected a vector of T >= 1 variances, got shape {jnp.shape(betas)}")
     _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1))
@@ -309,7 +314,7 @@ def rectified_flow() -> Schedule:
 
 
 def _flow_log_snr(t: jax.Array) -> jax.Array:
-    return 2 * (jnp.log(1 - t + _TINY) - jnp.log(t + _TINY))
+    return 2 * (jnp.log(_lifted(1 - t)) - jnp.log(_lifted(t)))
 
 
 def _flow_time(log_snr: jax.Array) -> jax.Array:

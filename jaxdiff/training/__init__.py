@@ -1,0 +1,35 @@
+"""Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
+
+from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training.objective import denoising_loss, make_optimizer
+from jaxdiff.training.run import Log, atomic, read_log, write_json
+from jaxdiff.training.state import (
+    AXIS,
+    Rows,
+    TrainState,
+    init_state,
+    make_step,
+    pmap_step,
+    replicate,
+    shard,
+    unreplicate,
+)
+
+__all__ = [
+    "AXIS",
+    "Checkpoints",
+    "Log",
+    "Rows",
+    "TrainState",
+    "atomic",
+    "denoising_loss",
+    "init_state",
+    "make_optimizer",
+    "make_step",
+    "pmap_step",
+    "read_log",
+    "replicate",
+    "shard",
+    "unreplicate",
+    "write_json",
+]

@@ -1,0 +1,149 @@
+"""Checkpoints that are verified: a damaged one is passed over, one of another model is refused."""
+
+import hashlib
+import itertools
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved in the background, the newest two and the best kept.
+
+    Args:
+      folder: where they lie; made if missing.
+      keep: how many of the newest to keep, besides the one of the lowest loss.
+    """
+
+    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+        best = preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1)
+        policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best])
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def save(self, step: int, tree: Any, *, loss: float) -> None:
+        """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
+
+        Args:
+          step: the number to keep it under; one that is there already is left as it is.
+          tree: the pytree.
+          loss: decides which checkpoint is the best one.
+        """
+        if step in self._manager.all_steps():
+            return
+        about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+        self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+
+    def restore(self, abstract: Any, *, best: bool = False) -> Any | None:
+        """Read the newest sound checkpoint, or the one of the lowest loss.
+
+        Args:
+          abstract: what it must look like: a pytree of arrays or jax.ShapeDtypeStruct.
+          best: whether to begin with the lowest loss instead of the newest.
+        Returns:
+          The pytree; None if the folder holds no checkpoint. Damaged checkpoints are passed over with a warning.
+        Raises:
+          ValueError: the checkpoint is another model's, or none is sound.
+        """
+        steps = self.steps(best=best)
+        for step in steps:
+            about = self._read(step, about=ocp.args.JsonRestore())
+            if about is None:
+                continue
+            _check_structure(self._manager.directory / str(step), about["structure"], structure(abstract))
+            tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
+            if tree is not None and digest(tree) == about["sha256"]:
+                return tree
+            logger.warning("checkpoint %s is damaged: passed over", self._manager.directory / str(step))
+        if steps:
+            raise ValueError(f"checkpoints: none of the steps {steps} in {self._manager.directory} is sound")
+        return None
+
+    def steps(self, *, best: bool = False) -> list[int]:
+        """Return the steps that are there, the newest first.
+
+        Args:
+          best: whether to put the lowest loss first instead.
+        Returns:
+          Step numbers.
+        """
+        self._manager.wait_until_finished()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        return sorted(steps, key=self._loss) if best else steps
+
+    def close(self) -> None:
+        """Wait for the last write."""
+        self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _loss(self, step: int) -> float:
+        about = self._read(step, about=ocp.args.JsonRestore())
+        return math.inf if about is None else about["loss"]
+
+    def _read(self, step: int, **item: Any) -> Any | None:
+        """One item of a checkpoint, or None where it cannot be read."""
+        try:
+            (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+        except Exception as error:  # whatever a damaged file makes of tensorstore or json
+            logger.warning("checkpoint %s: %s", self._manager.directory / str(step), str(error).splitlines()[0])
+            return None
+        return value
+
+
+def digest(tree: Any) -> str:
+    """Return the SHA-256 of a pytree's leaves, with their places, shapes and dtypes.
+
+    Args:
+      tree: a pytree of arrays and typed keys.
+    Returns:
+      64 hexadecimal digits.
+    """
+    total = hashlib.sha256(repr(structure(tree)).encode())
+    for leaf in jax.tree.leaves(tree):
+        plain = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        total.update(np.ascontiguousarray(plain).tobytes())
+    return total.hexdigest()
+
+
+def structure(tree: Any) -> list[list[str]]:
+    """Return what a pytree looks like, without its values.
+
+    Args:
+      tree: a pytree of arrays or jax.ShapeDtypeStruct.
+    Returns:
+      A list of [place, shape and dtype], fit for JSON.
+    """
+    paths, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [[jax.tree_util.keystr(path), f"{leaf.dtype}{list(leaf.shape)}"] for path, leaf in paths]
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes and dtypes alone, to be placed on the first device, whatever devices the checkpoint was written from."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
+
+
+def _check_structure(folder: Any, found: list[list[str]], expected: list[list[str]]) -> None:
+    if found == expected:
+        return
+    differing = [(a, b) for a, b in itertools.zip_longest(expected, found) if a != b]
+    wanted, came = (" ".join(entry) if entry else "nothing" for entry in differing[0])
+    raise ValueError(
+        f"checkpoint {folder} is of another model: {len(differing)} leaves differ, "
+        f"the first: expected {wanted}, got {came}"
+    )

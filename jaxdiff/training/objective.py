@@ -1,0 +1,99 @@
+"""What a run minimises, and the optimiser that does it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff import _checks, losses
+from jaxdiff.schedules import Schedule
+from jaxdiff.training.state import Rows
+
+
+def denoising_loss(
+    apply: Callable,
+    schedule: Schedule,
+    *,
+    prediction: str = "eps",
+    weight: Callable | None = None,
+    num_classes: int | None = None,
+    label_drop: float = 0.1,
+    sigma_data: float = 0.5,
+) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
+    """Return the loss of a (class-conditional) network, with low-discrepancy times.
+
+    Args:
+      apply: (params, x, t, label=None, *, dropout_key=None) -> prediction.
+      schedule: the noise schedule.
+      prediction: what the network predicts.
+      weight: as in `losses.simple`.
+      num_classes: None for an unconditional network; else also the index of the null class.
+      label_drop: probability that a row's label becomes the null class, for classifier-free guidance.
+      sigma_data: standard deviation of the data; only "edm" uses it.
+    Returns:
+      loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b].
+    Raises:
+      ValueError: label_drop outside [0, 1].
+    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 1; label drop: Ho & Salimans 2022, arXiv:2207.12598.
+    """
+    _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+
+    def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        x_0, label = batch
+        key_drop, key_dropout, key_loss = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(rows.keys)
+        if num_classes is not None and label is not None:
+            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_drop))(key_drop)
+            label = jnp.where(dropped, num_classes, label)
+        time_key = jax.random.fold_in(rows.key, rows.total)  # no row's: rows are numbered below the total
+        t = losses.low_discrepancy_times(time_key, len(x_0), first=rows.first, total=rows.total)
+
+        def network(x: jax.Array, t: jax.Array) -> jax.Array:
+            return apply(params, x, t, label, dropout_key=key_dropout)
+
+        return losses.simple(
+            key_loss, network, schedule, x_0, t=t, prediction=prediction, weight=weight, sigma_data=sigma_data
+        )
+
+    return loss
+
+
+def make_optimizer(
+    learning_rate: float = 1e-3,
+    *,
+    num_steps: int,
+    warmup: int = 100,
+    final_scale: float = 0.0,
+    clip_norm: float | None = 1.0,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.99,
+) -> optax.GradientTransformation:
+    """Return Adam(W) with clipping, linear warm-up and cosine decay.
+
+    Args:
+      learning_rate: the peak, after warm-up.
+      num_steps: length of the run, at which the decay ends.
+      warmup: steps of linear warm-up from 0; at most num_steps.
+      final_scale: learning rate at the end, as a share of the peak.
+      clip_norm: largest global norm of a gradient; None for no clipping.
+      weight_decay: AdamW's decoupled decay; 0 is Adam.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+    Returns:
+      An optax transformation.
+    Raises:
+      ValueError: a rate or a count is out of range.
+    Source: Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
+    """
+    _checks.values("learning_rate", learning_rate, "a positive rate", lambda v: v > 0)
+    _checks.positive_int("num_steps", num_steps)
+    _checks.values("warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps))
+    if clip_norm is not None:
+        _checks.values("clip_norm", clip_norm, "a positive norm or None", lambda v: v > 0)
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else learning_rate, learning_rate, warmup, max(num_steps, warmup + 1), learning_rate * final_scale
+    )
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))

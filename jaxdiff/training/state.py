@@ -1,0 +1,158 @@
+"""The training state and one step of it: pure functions, one body per device, joined by a named axis."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff import _checks, _rows
+
+AXIS = "devices"
+
+
+class TrainState(NamedTuple):
+    """Everything a run needs to go on: saved and restored whole.
+
+    Fields:
+      step: number of updates done, [], int32.
+      params: the network's parameters.
+      ema_params: their exponential moving average, which is what one samples from.
+      opt_state: the optimiser's state.
+      key: typed key of the run, [], never consumed: step n uses fold_in(key, n).
+    """
+
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    key: jax.Array
+
+
+class Rows(NamedTuple):
+    """Where the rows on this device stand in the whole batch, and their randomness.
+
+    Fields:
+      key: typed key of the step, [], the same on every device.
+      keys: one key a row, [b], a function of (key, row's index in the whole batch).
+      first: index of the first row in the whole batch, [].
+      total: number of rows of the whole batch.
+    """
+
+    key: jax.Array
+    keys: jax.Array
+    first: jax.Array
+    total: int
+
+
+def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first step.
+
+    Args:
+      key: typed key of the run, [].
+      params: initial parameters.
+      optimizer: the optax transformation.
+    Returns:
+      TrainState at step 0, with the average equal to the parameters.
+    Raises:
+      TypeError: key is no typed key.
+    """
+    _checks.key("key", key)
+    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
+
+
+def make_step(
+    loss: Callable, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.9995
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """Return one device's part of a training step, to be mapped over the named axis AXIS.
+
+        g = mean over devices and rows of grad loss;   params += optimizer(g)
+        ema += (1 - d_n) (params - ema),   d_n = min(ema_decay, (1 + n) / (10 + n))
+
+    The warm-up of d_n keeps the average from remembering the random initialisation.
+
+    Args:
+      loss: (params, rows: Rows, batch) -> [b] losses of this device's rows.
+      optimizer: the optax transformation.
+      ema_decay: final decay of the average, in [0, 1).
+    Returns:
+      step(state, batch) -> (state, metrics); metrics are the scalars loss and grad_norm, equal on every device. Each
+      leaf of batch has the device's rows in front.
+    Raises:
+      ValueError: ema_decay outside [0, 1).
+    Numerics: a batch gives the same gradient on any number of devices, up to the order of a sum.
+    Source: Polyak & Juditsky 1992 for the average; its warm-up is TensorFlow's ExponentialMovingAverage.
+    """
+    _checks.values("ema_decay", ema_decay, "a decay in [0, 1)", lambda d: (d >= 0) & (d < 1))
+
+    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+        rows = _rows_here(jax.random.fold_in(state.key, state.step), len(jax.tree.leaves(batch)[0]))
+        value, grads = jax.value_and_grad(lambda params: jnp.mean(loss(params, rows, batch)))(state.params)
+        value, grads = jax.lax.pmean((value, grads), AXIS)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        n = state.step.astype(jnp.float32)
+        decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
+        ema = optax.incremental_update(params, state.ema_params, 1 - decay)
+        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+
+    return step
+
+
+def _rows_here(key: jax.Array, num_rows: int) -> Rows:
+    first = jax.lax.axis_index(AXIS) * num_rows
+    return Rows(key, _rows.keys(key, num_rows, first=first), first, num_rows * jax.lax.axis_size(AXIS))
+
+
+def pmap_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
+    """Map a step over devices; the state is donated.
+
+    Args:
+      step: what `make_step` returns.
+      devices: all local devices if None.
+    Returns:
+      A function of a replicated state and a batch [num_devices, b, ...], both as `replicate` and `shard` make them.
+    """
+    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+
+
+def replicate(tree: Any, num_devices: int) -> Any:
+    """Put a copy for each device in front, [num_devices, ...].
+
+    Args:
+      tree: a pytree of arrays.
+      num_devices: number of copies.
+    Returns:
+      The pytree with a new leading axis.
+    """
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * num_devices), tree)
+
+
+def unreplicate(tree: Any) -> Any:
+    """Take the first device's copy.
+
+    Args:
+      tree: a pytree with a leading axis of devices.
+    Returns:
+      The pytree without it.
+    """
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def shard(batch: Any, num_devices: int) -> Any:
+    """Split the rows of a batch over devices, in order: [B, ...] to [num_devices, B / num_devices, ...].
+
+    Args:
+      batch: a pytree of arrays with the rows in front.
+      num_devices: number of parts.
+    Returns:
+      The pytree with a leading axis of devices.
+    Raises:
+      ValueError: the number of rows is no multiple of num_devices.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % num_devices:
+        raise ValueError(f"batch: expected a multiple of {num_devices} devices, got {rows} rows")
+    return jax.tree.map(lambda leaf: leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:]), batch)

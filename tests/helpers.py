@@ -1,0 +1,80 @@
+"""What several tests share: the schedules, the oracles and the statistics."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+
+SCHEDULES: dict[str, Callable[[], jd.Schedule]] = {
+    "cosine": jd.schedules.cosine,
+    "linear": jd.schedules.linear,
+    "sigmoid": jd.schedules.sigmoid,
+    "ddpm": lambda: jd.schedules.from_betas(jd.schedules.linear_betas(1000)),
+    "ddpm_cosine": lambda: jd.schedules.from_betas(jd.schedules.cosine_betas(100)),
+    "edm": jd.schedules.edm,
+    "rectified_flow": jd.schedules.rectified_flow,
+}
+FAMILY = {name: "vp" for name in SCHEDULES} | {"edm": "ve", "rectified_flow": "flow"}
+
+
+def asymmetric_mixture() -> jd.oracles.GaussianMixture:
+    """Three unequal, tilted components far from the origin's symmetries: sign errors have nowhere to hide."""
+    return jd.oracles.GaussianMixture(
+        jnp.log(jnp.array([0.5, 0.3, 0.2])),
+        jnp.array([[-1.5, 0.4], [0.9, 1.6], [1.2, -1.1]]),
+        jnp.array([[[0.20, 0.08], [0.08, 0.10]], [[0.06, -0.03], [-0.03, 0.15]], [[0.12, 0.0], [0.0, 0.05]]]),
+    )
+
+
+def correlated_gaussian() -> jd.oracles.GaussianMixture:
+    """One component with correlation 0.8 and a mean of its own."""
+    return jd.oracles.GaussianMixture(jnp.zeros(1), jnp.array([[0.7, -0.4]]), jnp.array([[[1.0, 0.56], [0.56, 0.49]]]))
+
+
+def z_scores(draws: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """How many standard errors the mean of independent draws [N, ...] lies from an exact mean [...]."""
+    draws = np.asarray(draws, np.float64)
+    error, spread = draws.mean(0) - np.asarray(mean), draws.std(0, ddof=1)
+    varies = spread > 0  # a single component has responsibility 1, always
+    return error[varies] / (spread[varies] / np.sqrt(len(draws)))
+
+
+def moment_z_scores(x: np.ndarray, mixture: jd.oracles.GaussianMixture) -> np.ndarray:
+    """z-scores of first moments, second moments and mode weights of draws [N, d], against exact values.
+
+    A mode weight is the mean of the exact responsibilities, whose expectation is the component's weight: unlike a
+    nearest-mode count it has no bias from overlap.
+    """
+    weights, means, covariances = (
+        np.asarray(value, np.float64) for value in (jnp.exp(mixture.log_weights), mixture.means, mixture.covariances)
+    )
+    weights = weights / weights.sum()
+    first = weights @ means
+    second = np.einsum("k,kij->ij", weights, covariances + means[:, :, None] * means[:, None, :])
+    x = np.asarray(x, np.float64)
+    values = [x, (x[:, :, None] * x[:, None, :]).reshape(len(x), -1), np.asarray(responsibilities(mixture, x))]
+    exact = np.concatenate([first, second.ravel(), weights])
+    return z_scores(np.concatenate(values, axis=1), exact)
+
+
+def responsibilities(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.ndarray:
+    """p(k | x), [N, K], written with NumPy's own solver rather than the oracle's eigenvectors."""
+    means, covariances = np.asarray(mixture.means, np.float64), np.asarray(mixture.covariances, np.float64)
+    centred = np.asarray(x, np.float64)[:, None, :] - means
+    quadratic = np.einsum("nki,kij,nkj->nk", centred, np.linalg.inv(covariances), centred)
+    logits = np.asarray(mixture.log_weights) - 0.5 * (quadratic + np.linalg.slogdet(covariances)[1])
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
+
+
+def mixture_samples(
+    make_kernel: Callable, schedule: jd.Schedule, mixture: jd.oracles.GaussianMixture, ts: jax.Array, num: int
+) -> np.ndarray:
+    """Samples through the whole reverse process with the exact denoiser."""
+    key_prior, key_run = jax.random.split(jax.random.key(7))
+    x_init = jd.prior_sample(key_prior, schedule, (num, mixture.means.shape[1]))
+    kernel = make_kernel(mixture.denoiser(schedule), schedule)
+    return np.asarray(jd.sample(key_run, kernel, x_init, ts).x)

@@ -1,0 +1,107 @@
+"""The oracle itself, held against SciPy, automatic differentiation and brute force."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxdiff as jd
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores
+
+MIXTURES = {"mixture": asymmetric_mixture, "gaussian": correlated_gaussian}
+every = pytest.mark.parametrize("name", MIXTURES)
+
+
+def scipy_log_prob(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.ndarray:
+    weights = np.exp(np.asarray(mixture.log_weights, float))
+    weights /= weights.sum()
+    return np.log(
+        sum(
+            w * stats.multivariate_normal(m, c).pdf(x)
+            for w, m, c in zip(weights, np.asarray(mixture.means), np.asarray(mixture.covariances), strict=True)
+        )
+    )
+
+
+@every
+def test_log_prob_is_scipys(name: str, dtype: str) -> None:
+    mixture = MIXTURES[name]()
+    x = np.random.default_rng(0).normal(size=(50, 2))
+    rtol = {"float32": 1e-4, "float64": 1e-12}[dtype]  # float32: rounding of squares over a variance of 0.02
+    np.testing.assert_allclose(
+        mixture.log_prob(jnp.asarray(x, dtype)), scipy_log_prob(mixture, x), rtol=rtol, atol=rtol
+    )
+
+
+def test_log_prob_is_finite_far_away() -> None:
+    x = jnp.array([[1e4, -1e4], [0.0, 0.0]])
+    assert np.all(np.isfinite(asymmetric_mixture().log_prob(x)))
+    assert np.all(np.isfinite(asymmetric_mixture().score(x)))
+
+
+@every
+def test_score_is_the_gradient(name: str, x64: None) -> None:
+    mixture = MIXTURES[name]()
+    x = jax.random.normal(jax.random.key(0), (3, 5, 2))
+    expected = jax.vmap(jax.vmap(jax.grad(mixture.log_prob)))(x)
+    np.testing.assert_allclose(mixture.score(x), expected, rtol=1e-10)
+
+
+@every
+def test_samples_have_the_moments(name: str) -> None:
+    mixture = MIXTURES[name]()
+    x = mixture.sample(jax.random.key(3), (20_000,))
+    assert np.abs(moment_z_scores(x, mixture)).max() < 4.5  # the largest of up to nine |z|: p = 6e-5
+
+
+@pytest.mark.parametrize("schedule_name", SCHEDULES)
+@every
+def test_denoiser_is_tweedie(name: str, schedule_name: str, x64: None) -> None:
+    """alpha E[x_0 | x_t] = x_t + sigma^2 grad log p_t(x_t): the denoiser against the density it never touches."""
+    schedule, mixture = SCHEDULES[schedule_name](), MIXTURES[name]()
+    denoiser = mixture.denoiser(schedule)
+    for t in (0.1, 0.5, 0.9):
+        alpha, sigma = schedule.alpha_sigma(t)
+        x_t = sigma * jax.random.normal(jax.random.key(0), (6, 2)) + alpha * mixture.means[:1]
+        tweedie = (x_t + sigma**2 * jax.vmap(jax.grad(mixture.diffuse(schedule, t).log_prob))(x_t)) / alpha
+        # The sum on the right cancels down to alpha x_0: sigma / alpha is up to 150 here.
+        np.testing.assert_allclose(denoiser(x_t, t), tweedie, rtol=1e-8, atol=1e-10)
+
+
+def test_denoiser_is_bayes_by_brute_force(x64: None) -> None:
+    schedule, mixture, t = jd.schedules.cosine(), asymmetric_mixture(), 0.5
+    axis = np.linspace(-4, 4, 401)
+    x_0 = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    alpha, sigma = map(float, schedule.alpha_sigma(t))
+    x_t = np.array([[0.3, -0.2]])
+    joint = np.exp(scipy_log_prob(mixture, x_0) - 0.5 * np.sum((x_t - alpha * x_0) ** 2, 1) / sigma**2)
+    np.testing.assert_allclose(mixture.denoiser(schedule)(jnp.asarray(x_t), t)[0], joint @ x_0 / joint.sum(), rtol=1e-6)
+
+
+def test_denoiser_takes_a_time_a_row(x64: None) -> None:
+    denoiser = asymmetric_mixture().denoiser(jd.schedules.linear())
+    x, t = jax.random.normal(jax.random.key(0), (4, 2)), jnp.array([0.01, 0.3, 0.6, 1.0])
+    together = denoiser(x, t)
+    for row in range(4):
+        np.testing.assert_allclose(together[row], denoiser(x[row : row + 1], float(t[row]))[0], rtol=1e-12)
+
+
+@every
+def test_posterior_and_evidence_are_bayes(name: str, x64: None) -> None:
+    """p(x | y) p(y) = p(x) p(y | x) at any x, which fixes posterior and evidence at once."""
+    mixture = MIXTURES[name]()
+    A, y, noise = jnp.array([[1.0, -0.5]]), jnp.array([0.8]), jnp.array([[0.3]])
+    x = jax.random.normal(jax.random.key(0), (20, 2))
+    likelihood = stats.norm(np.asarray(x @ A.T)[:, 0], np.sqrt(0.3)).logpdf(0.8)
+    left = mixture.posterior(A, y, noise).log_prob(x) + mixture.log_evidence(A, y, noise)
+    np.testing.assert_allclose(left, mixture.log_prob(x) + likelihood, rtol=1e-10)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="covariances: expected shapes"):
+        jd.oracles.GaussianMixture(jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros((2, 3, 2)))
+    with pytest.raises(ValueError, match=r"x: expected shape \[..., 2\], got \(5, 3\)"):
+        asymmetric_mixture().log_prob(jnp.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"x_t: expected shape \[B, 2\]"):
+        asymmetric_mixture().denoiser(jd.schedules.cosine())(jnp.zeros((2, 2, 2)), 0.5)
