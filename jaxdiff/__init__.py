@@ -1,6 +1,6 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
 
-from jaxdiff import forward, grids, guidance, kernels, losses, oracles, prediction, sampling, schedules
+from jaxdiff import forward, grids, guidance, kernels, losses, metrics, oracles, prediction, sampling, schedules
 from jaxdiff.forward import Normal, q_posterior, q_sample, q_step
 from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.prediction import Denoised, make_denoiser
@@ -21,6 +21,7 @@ __all__ = [
     "kernels",
     "losses",
     "make_denoiser",
+    "metrics",
     "oracles",
     "p_mean_variance",
     "prediction",

@@ -52,7 +52,7 @@ def simple(
     key_time, key_noise = _split_rows(key, x_0.shape[0])
     t = uniform_times(key_time, x_0.shape[0]) if t is None else t
     _checks.time("t", t, x_0)
-    t = jnp.broadcast_to(t, x_0.shape[:1])
+    t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), x_0.shape[:1])
     eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
     x_t = q_sample(schedule, x_0, t, eps)
     wanted = target(schedule, x_0, eps, t, prediction=prediction, sigma_data=sigma_data)

@@ -84,20 +84,9 @@ def _as_time(t: Any) -> jax.Array:
     return _as_float(t)
 
 
-def vp_coefficients(log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Variance preserving: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda).
-
-    Args:
-      log_snr: lambda, any shape, floating.
-    Returns:
-      (alpha, sigma), shaped like lambda; exp(-softplus / 2) keeps the small one accurate.
-    Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2.
-    """
-    return jnp.exp(-jax.nn.softplus(-log_snr) / 2), jnp.exp(-jax.nn.softplus(log_snr) / 2)
-
-
 def _vp(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return vp_coefficients(log_snr)
+    # The roots of sigmoid(lambda) and sigmoid(-lambda), accurate however small they are.
+    return jnp.exp(-jax.nn.softplus(-log_snr) / 2), jnp.exp(-jax.nn.softplus(log_snr) / 2)
 
 
 def _ve(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -52,25 +52,50 @@ def test_steps_compose_to_q_sample(name: str, times: list[float]) -> None:
         np.testing.assert_allclose(first**2 + second**2, sigma**2, rtol=1e-9, atol=1e-15)
 
 
-@every
-@pytest.mark.parametrize(("s", "t"), [(0.1, 0.3), (0.45, 0.5), (0.2, 0.9)])
-def test_posterior_is_bayes_by_brute_force(name: str, s: float, t: float, x64: None) -> None:
-    """q(x_s | x_t, x_0) against q(x_t | x_s) q(x_s | x_0) normalised on a grid."""
-    schedule = SCHEDULES[name]()
-    x_0, x_t = 0.7, -0.4 * float(schedule.sigma(t))
+def bayes(schedule: jd.Schedule, x_t: float, x_0: float, t: float, s: float) -> tuple[float, float]:
+    """Mean and variance of q(x_s | x_t, x_0): q(x_t | x_s) q(x_s | x_0), normalised on a grid."""
     one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-    posterior = jd.q_posterior(schedule, x_t * one, x_0 * one, t, s)
-    mean, std = float(posterior.mean[0, 0]), float(jnp.sqrt(posterior.variance[0, 0]))
-    x_s = mean + std * np.linspace(-9, 9, 4001)
     shrink = float(jd.q_step(schedule, one, s, t, zero)[0, 0])
     noise = float(jd.q_step(schedule, zero, s, t, one)[0, 0])
     alpha, sigma = map(float, schedule.alpha_sigma(s))
+    # The joint is a parabola in x_s: its width bounds both factors' widths from below.
+    x_s = alpha * x_0 + sigma * np.linspace(-40, 40, 2_000_001)
     log_joint = -0.5 * ((x_t - shrink * x_s) / noise) ** 2 - 0.5 * ((x_s - alpha * x_0) / sigma) ** 2
     weights = np.exp(log_joint - log_joint.max())
     weights /= weights.sum()
-    # A trapezoid on a smooth, decaying integrand is exact to rounding; 1e-7 covers the cut at 9 sigma.
-    np.testing.assert_allclose(weights @ x_s, mean, atol=1e-7 * std)
-    np.testing.assert_allclose(weights @ (x_s - mean) ** 2, std**2, rtol=1e-7)
+    mean = float(weights @ x_s)
+    return mean, float(weights @ (x_s - mean) ** 2)
+
+
+@every
+@pytest.mark.parametrize(("s", "t"), [(0.1, 0.3), (0.45, 0.5), (0.2, 0.9)])
+def test_posterior_is_bayes_by_brute_force(name: str, s: float, t: float, x64: None) -> None:
+    schedule, x_0 = SCHEDULES[name](), 0.7
+    x_t = -0.4 * float(schedule.sigma(t))
+    mean, variance = bayes(schedule, x_t, x_0, t, s)
+    posterior = jd.q_posterior(schedule, jnp.full((1, 1), x_t), jnp.full((1, 1), x_0), t, s)
+    # A sum over a smooth, decaying integrand is exact to rounding.
+    np.testing.assert_allclose(posterior.mean[0, 0], mean, atol=1e-7 * np.sqrt(variance))
+    np.testing.assert_allclose(posterior.variance[0, 0], variance, rtol=1e-7)
+
+
+def test_posterior_mutants_are_rejected(x64: None) -> None:
+    """Each classic slip moves the mean or the variance far beyond the tolerance of the test above."""
+    schedule, x_0, x_t, t, s = jd.schedules.cosine(), 0.7, -0.4, 0.5, 0.45
+    mean, variance = bayes(schedule, x_t, x_0, t, s)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+    kept = -jnp.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+    ratio = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2
+    right = (ratio * x_t + alpha_s * kept * x_0, sigma_s**2 * kept)
+    np.testing.assert_allclose(right, (mean, variance), rtol=1e-6)
+    mutants = {
+        "variance at the wrong end": (right[0], sigma_t**2 * kept),
+        "alpha_t for alpha_s": (ratio * x_t + alpha_t * kept * x_0, right[1]),
+        "sigmas swapped": (alpha_t / alpha_s * (sigma_t / sigma_s) ** 2 * x_t + alpha_s * kept * x_0, right[1]),
+        "t and s swapped": (right[0], -(sigma_s**2) * jnp.expm1(schedule.log_snr(s) - schedule.log_snr(t))),
+    }
+    for broken in mutants.values():
+        assert not np.allclose(broken, (mean, variance), rtol=1e-3)
 
 
 @every

@@ -1,0 +1,153 @@
+"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer: the other side of the comparison in speed.py."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+HALF = 0.5**0.5
+
+
+class ResBlock(nn.Module):
+    """Two convolutions with normalisation, modulated by the embedding (FiLM), added to their input."""
+
+    def __init__(self, inputs, channels, embedding, groups):
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(groups, inputs)
+        self.conv_1 = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.film = nn.Linear(embedding, 2 * channels)
+        self.norm_2 = nn.GroupNorm(groups, channels)
+        self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, channels, 1) if inputs != channels else nn.Identity()
+
+    def forward(self, x, embedding):
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv_2(F.silu(self.norm_2(h) * (1 + scale) + shift))
+        return (self.skip(x) + h)
+
+
+class Attention(nn.Module):
+    """Self-attention among the pixels of one image, added to the image."""
+
+    def __init__(self, channels, num_heads, groups):
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x):
+        batch, channels, height, width = x.shape
+        h = self.qkv(self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels))
+        q, k, v = h.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
+        return (x + self.out(h).permute(0, 3, 1, 2))
+
+
+class TorchUNet(nn.Module):
+    """x [B, C, H, W] and t [B] to [B, C, H, W]; unconditional, without dropout."""
+
+    def __init__(self, shape, *, channels, multipliers, num_blocks, attention, num_heads, norm_groups):
+        super().__init__()
+        self.num_blocks, width = num_blocks, 4 * channels
+        widths = [channels * m for m in multipliers]
+        heights = [math.ceil(shape[0] / 2**level) for level in range(len(widths))]
+        frequencies = 1000 * 10000.0 ** (-np.arange(channels // 2) / (channels // 2))
+        self.register_buffer("frequencies", torch.tensor(frequencies, dtype=torch.float32))
+        self.time_1, self.time_2 = nn.Linear(channels, width), nn.Linear(width, width)
+        self.stem = nn.Conv2d(shape[2], channels, 3, padding=1)
+        self.res, self.attend, self.resample = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+
+        def block(inputs, outputs, attend):
+            self.res.append(ResBlock(inputs, outputs, width, norm_groups))
+            self.attend.append(Attention(outputs, num_heads, norm_groups) if attend else nn.Identity())
+
+        skips = [channels]
+        for level, outputs in enumerate(widths):
+            if level > 0:
+                self.resample.append(nn.Conv2d(skips[-1], skips[-1], 3, stride=2))
+                skips.append(skips[-1])
+            for _ in range(num_blocks):
+                block(skips[-1], outputs, heights[level] in attention)
+                skips.append(outputs)
+        block(widths[-1], widths[-1], True)
+        block(widths[-1], widths[-1], False)
+        inputs = widths[-1]
+        for level in reversed(range(len(widths))):
+            if level < len(widths) - 1:
+                self.resample.append(nn.Conv2d(inputs, inputs, 3, padding=1))
+            for _ in range(num_blocks + 1):
+                block(inputs + skips.pop(), widths[level], heights[level] in attention)
+                inputs = widths[level]
+        self.norm_out = nn.GroupNorm(norm_groups, inputs)
+        self.head = nn.Conv2d(inputs, shape[2], 3, padding=1)
+
+    def embed(self, t):
+        """Time features through two layers, [B, 4 * channels]."""
+        angles = t[:, None] * self.frequencies
+        h = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return F.silu(self.time_2(F.silu(self.time_1(h))))
+
+    def forward(self, x, t):
+        embedding = self.embed(t)
+        blocks = iter(zip(self.res, self.attend, strict=True))
+        resample = iter(self.resample)
+        levels = (len(self.resample) // 2) + 1
+
+        def block(h):
+            res, attend = next(blocks)
+            return attend(res(h, embedding))
+
+        h = self.stem(x)
+        skips = [h]
+        for level in range(levels):
+            if level > 0:
+                h = next(resample)(F.pad(h, (0, 1, 0, 1) if h.shape[-1] % 2 == 0 else (1, 1, 1, 1)))
+                skips.append(h)
+            for _ in range(self.num_blocks):
+                h = block(h)
+                skips.append(h)
+        h = block(block(h))
+        for level in range(levels):
+            if level > 0:
+                h = F.interpolate(h, scale_factor=2, mode="nearest")
+                h = next(resample)(h[:, :, : skips[-1].shape[2], : skips[-1].shape[3]])
+            for _ in range(self.num_blocks + 1):
+                h = block(torch.cat([h, skips.pop()], dim=1))
+        return self.head(F.silu(self.norm_out(h)))
+
+
+def copy_weights(net, params):
+    """Give net the parameters of the JAX network, params: the nested dict that `Model.init` returned."""
+    count = {kind: sum(name.startswith(kind) for name in params) for kind in ("ResBlock", "Conv", "Attention")}
+    pairs = [(net.stem, params["stem"]), (net.head, params["head"]), (net.norm_out, params["norm_out"])]
+    pairs += [(net.time_1, params["Embedding_0"]["time_1"]), (net.time_2, params["Embedding_0"]["time_2"])]
+    pairs += [(net.res[i], params[f"ResBlock_{i}"]) for i in range(count["ResBlock"])]
+    pairs += [(net.resample[i], params[f"Conv_{i}"]) for i in range(count["Conv"])]
+    attend = [module for module in net.attend if isinstance(module, Attention)]
+    pairs += [(attend[i], params[f"Attention_{i}"]) for i in range(count["Attention"])]
+    copied = sum(_copy(module, leaves) for module, leaves in pairs)
+    expected = sum(p.numel() for p in net.parameters())
+    if copied != expected:
+        raise RuntimeError(f"parameters: copied {copied} of {expected}")
+
+
+def _copy(module, leaves):
+    """Copy a dict of leaves, or of dicts of leaves, into the module of the same shape; return how many numbers."""
+    if not hasattr(leaves, "items"):
+        raise TypeError(f"leaves: expected a dict, got {type(leaves).__name__}")
+    copied = 0
+    for name, leaf in leaves.items():
+        if hasattr(leaf, "items"):
+            copied += _copy(getattr(module, name), leaf)
+            continue
+        target = getattr(module, "bias" if name == "bias" else "weight")
+        value = torch.tensor(np.asarray(leaf))
+        order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]
+        value = value.permute(order)
+        target.data.copy_(value.reshape(target.shape))
+        copied += value.numel()
+    return copied

@@ -1,0 +1,228 @@
+"""The configuration of a run, and the objects it stands for."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+from _datasets import Dataset
+
+import jaxdiff as jd
+from jaxdiff import models, training
+
+Prediction = Literal["eps", "x0", "v", "velocity", "edm"]
+ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow"]
+WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network: a UNet for images, an MLP for vectors."""
+
+    channels: int = 32
+    """Channels at full resolution (width of an MLP)."""
+    multipliers: tuple[int, ...] = (1, 2)
+    """Channels of each resolution, as multiples; each further one halves the sides."""
+    num_blocks: int = 2
+    """Residual blocks per resolution (layers of an MLP)."""
+    attention: tuple[int, ...] = (4,)
+    """Side lengths at which there is self-attention."""
+    dropout: float = 0.0
+    """Share of activations dropped in training."""
+    patch: int = 1
+    """2 works on 2x2 patches: faster, a little coarser."""
+    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """How the time enters."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the layers compute in; parameters stay float32."""
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The process and what the network predicts of it."""
+
+    schedule: ScheduleName = "cosine"
+    """Noise schedule; ddpm is the 1000-step table of linear betas."""
+    prediction: Prediction = "v"
+    """What the network predicts."""
+    weight: WeightName = "none"
+    """Weight of the loss by noise level; none is the plain error of the prediction."""
+    sigma_data: float = 0.5
+    """Standard deviation of the data in [-1, 1]; only the edm prediction and weight use it."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam(W) with warm-up, cosine decay and clipping; the moving average of the parameters."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    warmup: int = 100
+    """Steps of linear warm-up."""
+    final_scale: float = 0.02
+    """Last learning rate, as a share of the peak."""
+    clip_norm: float = 1.0
+    """Largest norm of a gradient."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    ema_decay: float = 0.998
+    """Decay of the moving average that samples are drawn with."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    run: Path = Path("runs/digits")
+    """Folder of the run. A run that is there already goes on from its last checkpoint."""
+    dataset: str = "digits"
+    """digits (embedded), any prepared TFDS image set such as mnist, or a 2-D density such as swiss_roll."""
+    data_dir: Path | None = None
+    """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    steps: int = 3000
+    """Number of updates."""
+    batch_size: int = 128
+    """Examples in an update, over all devices."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    conditional: bool = True
+    """Whether the network is given the label, where there are labels."""
+    label_drop: float = 0.1
+    """Share of labels hidden in training, for classifier-free guidance."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    eval_every: int = 500
+    """Steps between held-out evaluations, each of which ends in a checkpoint."""
+    network: Network = field(default_factory=Network)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "digits": ("scikit-learn's 8x8 handwritten digits, inside the package: minutes on two cores", Config()),
+    "mnist": (
+        "MNIST, 28x28, on a few cores: a UNet on 2x2 patches",
+        Config(
+            run=Path("runs/mnist"),
+            dataset="mnist",
+            steps=6000,
+            batch_size=64,
+            network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2),
+            optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
+        ),
+    ),
+    "toy": (
+        "a 2-D density and an MLP: a minute on two cores",
+        Config(
+            run=Path("runs/toy"),
+            dataset="swiss_roll",
+            batch_size=512,
+            network=Network(channels=128, num_blocks=4),
+            diffusion=Diffusion(schedule="linear", prediction="eps"),
+        ),
+    ),
+}
+
+
+def parse_config(description: str) -> Config:
+    """Read a preset and its overrides from the command line."""
+    return tyro.extras.overridable_config_cli(PRESETS, description=description)
+
+
+def save_config(config: Config) -> None:
+    """Write config.json; a run that is there already must have the same one."""
+    path = config.run / "config.json"
+    new = json.loads(tyro_json(config))
+    if not path.exists():
+        training.write_json(path, new)
+        return
+    old = json.loads(path.read_text())
+    differing = [name for name in new if new[name] != old.get(name) and name not in ("run", "data_dir")]
+    if differing:
+        raise ValueError(
+            f"run: {config.run} was begun with another {', '.join(differing)}; "
+            "repeat its own command to go on with it, or give another --run"
+        )
+
+
+def tyro_json(config: Config) -> str:
+    return json.dumps(dataclasses.asdict(config), default=str)
+
+
+def load_config(run: Path) -> Config:
+    """Read the configuration of a run folder."""
+    path = run / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"run: {run} is no run folder (it has no config.json); train one with train.py")
+    fields = json.loads(path.read_text())
+    parts = {"network": Network, "diffusion": Diffusion, "optimizer": Optimizer}
+    nested = {name: kind(**_tuples(fields.pop(name))) for name, kind in parts.items()}
+    data_dir = None if fields["data_dir"] is None else Path(fields["data_dir"])
+    return Config(**fields | {"run": run, "data_dir": data_dir} | nested)
+
+
+def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+
+
+def make_schedule(config: Config) -> jd.Schedule:
+    """The noise schedule of a run."""
+    if config.diffusion.schedule == "ddpm":
+        return jd.schedules.from_betas(jd.schedules.linear_betas(1000))
+    return getattr(jd.schedules, config.diffusion.schedule)()
+
+
+def make_weight(config: Config) -> Any:
+    """The loss weight of a run, None for the plain error."""
+    name = config.diffusion.weight
+    if name == "none":
+        return None
+    return jd.losses.edm(config.diffusion.sigma_data) if name == "edm" else getattr(jd.losses, name)()
+
+
+def make_model(config: Config, dataset: Dataset) -> models.Model:
+    """The network of a run."""
+    network = config.network
+    num_classes = dataset.num_classes if config.conditional else None
+    if len(dataset.event_shape) == 1:
+        return models.mlp(width=network.channels, depth=network.num_blocks, num_classes=num_classes)
+    return models.unet(
+        channels=network.channels,
+        multipliers=network.multipliers,
+        num_blocks=network.num_blocks,
+        attention=network.attention,
+        num_classes=num_classes,
+        dropout=network.dropout,
+        patch=network.patch,
+        time_embedding=network.time_embedding,
+        dtype=network.dtype,
+    )
+
+
+def make_optimizer(config: Config) -> Any:
+    """The optimiser of a run."""
+    optimizer = config.optimizer
+    return training.make_optimizer(
+        optimizer.learning_rate,
+        num_steps=config.steps,
+        warmup=min(optimizer.warmup, config.steps),
+        final_scale=optimizer.final_scale,
+        clip_norm=optimizer.clip_norm,
+        weight_decay=optimizer.weight_decay,
+    )
+
+
+def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
+    """What the run's state looks like, without computing it."""
+    return jax.eval_shape(lambda: initial_state(config, model, event_shape))
+
+
+def initial_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
+    """The run's state before its first step."""
+    key_params, key_run = jax.random.split(jax.random.key(config.seed))
+    return training.init_state(key_run, model.init(key_params, event_shape), make_optimizer(config))
+
+

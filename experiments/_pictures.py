@@ -1,0 +1,133 @@
+"""What the scripts leave to be looked at: PNGs and GIFs, written atomically."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+from _datasets import Dataset
+from matplotlib import pyplot as plt
+from PIL import Image
+
+import jaxdiff as jd
+from jaxdiff.training import atomic
+
+DPI = 120
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure and forget it."""
+    with atomic(path) as draft:
+        figure.savefig(draft, dpi=DPI, bbox_inches="tight")
+    plt.close(figure)
+
+
+def grid(x: np.ndarray, columns: int = 8, pad: int = 1) -> np.ndarray:
+    """Images in [-1, 1], [N, H, W, C], as one picture [H', W', 3] of values in [0, 1], row by row."""
+    num, height, width, channels = x.shape
+    rows = -(-num // columns)
+    cells = np.ones((rows * columns, height + pad, width + pad, 3), np.float32)
+    cells[:num, :height, :width] = np.clip((x[..., : 3 if channels >= 3 else 1] + 1) / 2, 0, 1)
+    sheet = cells.reshape(rows, columns, height + pad, width + pad, 3).swapaxes(1, 2)
+    return sheet.reshape(rows * (height + pad), columns * (width + pad), 3)[: -pad or None, : -pad or None]
+
+
+def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
+    """Draw examples on an axis: images as a sheet, vectors as points."""
+    if x.ndim == 4:
+        axis.imshow(grid(x, columns), interpolation="nearest")
+        axis.axis("off")
+    else:
+        axis.scatter(*x[:, :2].T, s=2, alpha=0.5, linewidths=0)
+        axis.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
+    axis.set_title(title)
+
+
+def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray, path: Path) -> None:
+    """Samples next to real examples."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+    show(axes[0], x, "samples")
+    show(axes[1], real, f"real {dataset.name}")
+    save(figure, path)
+
+
+def forward(schedule: jd.Schedule, dataset: Dataset, real: np.ndarray, path: Path) -> None:
+    """Examples dissolving: q(x_t | x_0) at nine times, with one noise for each example."""
+    ts = np.linspace(0, 1, 9)
+    x_0 = jnp.asarray(real[:6] if real.ndim == 4 else real)
+    eps = jax.random.normal(jax.random.key(0), x_0.shape)
+    states = [np.asarray(jd.q_sample(schedule, x_0, float(t), eps)) for t in ts]
+    figure, axes = plt.subplots(1, len(ts), figsize=(1.5 * len(ts), 9 if real.ndim == 4 else 2), layout="constrained")
+    scale = [float(np.hypot(*map(np.asarray, schedule.alpha_sigma(float(t))))) for t in ts]
+    for axis, t, x, size in zip(axes, ts, states, scale, strict=True):
+        # A variance-exploding state is shown at the scale of the data.
+        show(axis, x / max(size, 1.0), f"t = {t:.3g}", columns=1)
+    save(figure, path)
+
+
+def reverse(dataset: Dataset, trajectory: np.ndarray, path: Path, *, scale: int = 6, milliseconds: int = 80) -> None:
+    """The reverse process as a GIF: states [S, N, *D] from noise to data, with a pause at the end."""
+    if trajectory.ndim == 5:
+        frames = [grid(x / max(1.0, float(np.std(x)))) for x in trajectory]
+        stills = [Image.fromarray((255 * frame).astype(np.uint8)) for frame in frames]
+        scale = max(1, min(scale, 640 // stills[0].width))
+        stills = [still.resize((still.width * scale, still.height * scale), Image.Resampling.NEAREST) for still in stills]
+    else:
+        stills = [_points(x) for x in trajectory]
+    pauses = [milliseconds] * (len(stills) - 1) + [1500]
+    with atomic(path) as draft:
+        stills[0].save(draft, save_all=True, append_images=stills[1:], duration=pauses, loop=0, optimize=True)
+
+
+def _points(x: np.ndarray) -> Image.Image:
+    figure, axis = plt.subplots(figsize=(4, 4))
+    show(axis, x, "")
+    figure.canvas.draw()
+    still = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3])  # type: ignore[attr-defined]
+    plt.close(figure)
+    return still
+
+
+def loss_curve(log: list[dict[str, float]], path: Path) -> None:
+    """Training loss, its running mean, and the held-out loss."""
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    steps, losses = _column(log, "loss")
+    axis.plot(steps, losses, alpha=0.3, label="training")
+    if len(losses) >= 10:
+        width = max(2, len(losses) // 20)
+        mean = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axis.plot(steps[width - 1 :], mean, color="C0", label=f"running mean of {width}")
+    axis.plot(*_column(log, "held_out_loss"), "o-", color="C1", label="held out, averaged parameters")
+    axis.set(xlabel="step", ylabel="loss", yscale="log")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    save(figure, path)
+
+
+def _column(log: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    lines = [(line["step"], line[name]) for line in log if name in line]
+    steps, values = zip(*lines, strict=True) if lines else ((), ())
+    return np.asarray(steps), np.asarray(values)
+
+
+def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
+    """Held-out denoising error against the noise level, beside what one knows without a network."""
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    log_snr = [row["log_snr"] for row in rows]
+    error = np.asarray([row["x_0_error"] for row in rows])
+    axis.plot(log_snr, error, "o-", label="network")
+    axis.fill_between(
+        log_snr, *(error + sign * 2 * np.asarray([row["x_0_error_se"] for row in rows]) for sign in (-1, 1)), alpha=0.3
+    )
+    axis.plot(log_snr, [row["mean_error"] for row in rows], "--", label="the data's mean")
+    axis.plot(log_snr, [row["gaussian_error"] for row in rows], ":", label="best linear denoiser")
+    axis.set(xlabel="log signal-to-noise ratio (nats)", ylabel="mean squared error of x_0", yscale="log")
+    axis.invert_xaxis()
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    save(figure, path)

@@ -1,0 +1,125 @@
+"""A trained run and samples from it."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _config
+import _datasets
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import models, training
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read."""
+
+    config: _config.Config
+    dataset: _datasets.Dataset
+    schedule: jd.Schedule
+    model: models.Model
+    params: Any
+    step: int
+
+    def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
+        """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
+
+        def make(apply: Partial) -> Partial:
+            diffusion = self.config.diffusion
+            return jd.make_denoiser(
+                apply, self.schedule, diffusion.prediction, threshold, sigma_data=diffusion.sigma_data
+            )
+
+        free = make(Partial(self.model.apply, self.params))
+        if label is None:
+            return free
+        given = make(Partial(self.model.apply, self.params, label=label))
+        return given if guidance == 1 else jd.guidance.classifier_free(given, free, guidance)
+
+
+def load_run(folder: Path, *, best: bool = False) -> Run:
+    """Read a run folder: its newest sound checkpoint, or that of the lowest held-out loss."""
+    config = _config.load_config(folder)
+    dataset = _datasets.load(config)
+    model = _config.make_model(config, dataset)
+    with training.Checkpoints(folder / "checkpoints") as checkpoints:
+        state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape), best=best)
+    if state is None:
+        raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
+    return Run(config, dataset, _config.make_schedule(config), model, state.ema_params, int(state.step))
+
+
+class Generated(NamedTuple):
+    """Samples [N, *D] and, if asked for, their trajectory [S, N, *D]."""
+
+    x: np.ndarray
+    trajectory: np.ndarray | None
+
+
+def generate(
+    run: Run,
+    num: int,
+    *,
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+    guidance: float = 1.0,
+    sampler: str = "ddim",
+    eta: float = 0.0,
+    steps: int = 50,
+    grid: str = "uniform",
+    threshold: Any = None,
+    batch_size: int = 256,
+    save_every: int | None = None,
+) -> Generated:
+    """Draw samples in chunks over all devices: sample i depends on (seed, i) alone.
+
+    Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
+    """
+    ts = {
+        "uniform": jd.grids.uniform,
+        "quadratic": jd.grids.quadratic,
+        "log_snr": partial(jd.grids.log_snr, run.schedule),
+        "karras": partial(jd.grids.karras, run.schedule),
+    }[grid](steps)
+    num_devices = jax.local_device_count()
+    per_device = -(-min(batch_size, num) // num_devices)
+    key_prior, key_run = jax.random.split(jax.random.key(seed))
+
+    def chunk(params: Any, label: Any, first: Any) -> Any:
+        here = Run(run.config, run.dataset, run.schedule, run.model, params, run.step)
+        denoiser = here.denoiser(label, guidance=guidance, threshold=threshold)
+        kernel = (
+            jd.kernels.ddim(denoiser, run.schedule, eta)
+            if sampler == "ddim"
+            else jd.kernels.ancestral(denoiser, run.schedule)
+        )
+        x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *run.dataset.event_shape), first=first)
+        samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=save_every)
+        return samples.x, samples.trajectory
+
+    mapped = jax.pmap(chunk, in_axes=(None, 0, 0))
+    whole = per_device * num_devices
+    pieces = []
+    for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
+        index = np.arange(start, start + whole)
+        label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
+        shaped = training.shard((index, label), num_devices)
+        x, trajectory = mapped(run.params, shaped[1], shaped[0][:, 0])
+        # [devices, S, b, *D] to [S, devices b, *D].
+        moved = None if trajectory is None else np.moveaxis(np.asarray(trajectory), 0, 1)
+        pieces.append(
+            (
+                np.asarray(x).reshape(whole, *run.dataset.event_shape),
+                None if moved is None else moved.reshape(len(moved), whole, *run.dataset.event_shape),
+            )
+        )
+    x = np.concatenate([piece[0] for piece in pieces])[:num]
+    trajectory = None if save_every is None else np.concatenate([p[1] for p in pieces], axis=1)[:, :num]
+    return Generated(x, trajectory)

@@ -1,0 +1,159 @@
+"""Train a diffusion model; the same command again goes on with a run that was stopped."""
+
+import _process
+
+_process.configure()
+
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import _config
+import _datasets
+import _pictures
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import models, training
+
+EVAL_EXAMPLES = 512
+
+
+class Stop:
+    """Whether the user has asked to stop: Ctrl-C finishes the step in hand, a second one is an ordinary interrupt."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Catch Ctrl-C and a scheduler's SIGTERM for the time of the loop."""
+    stop = Stop()
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(config: _config.Config) -> bool:
+    """Bring a run to its last step; False if it was stopped on the way."""
+    dataset = _datasets.load(config)
+    schedule, model = _config.make_schedule(config), _config.make_model(config, dataset)
+    _config.save_config(config)
+    with training.Checkpoints(config.run / "checkpoints") as checkpoints:
+        state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
+        if state is None:
+            state = jax.jit(lambda: _config.initial_state(config, model, dataset.event_shape))()
+        if int(state.step) >= config.steps:
+            print(f"{config.run} is trained already ({int(state.step)} steps)")
+            return True
+        state = loop(config, dataset, model, schedule, state, checkpoints)
+    done = int(state.step) >= config.steps
+    if done:
+        pictures(config, dataset, schedule)
+    else:
+        print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {shlex.join(sys.argv)}")
+    return done
+
+
+def loop(
+    config: _config.Config,
+    dataset: _datasets.Dataset,
+    model: models.Model,
+    schedule: jd.Schedule,
+    state: training.TrainState,
+    checkpoints: training.Checkpoints,
+) -> training.TrainState:
+    """The updates from the state's step to the last, with log, evaluation and checkpoints."""
+    num_devices = jax.local_device_count()
+    objective = training.denoising_loss(
+        model.apply,
+        schedule,
+        prediction=config.diffusion.prediction,
+        weight=_config.make_weight(config),
+        num_classes=model.num_classes,
+        label_drop=config.label_drop,
+        sigma_data=config.diffusion.sigma_data,
+    )
+    step = training.make_step(objective, _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay)
+    update = training.pmap_step(step)
+    evaluate = held_out_loss(config, dataset, objective)
+    first = int(state.step)
+    batches = dataset.batches(config.batch_size, config.seed)
+    log = training.Log(config.run, step=first)
+    replicated = training.replicate(state, num_devices)
+    began, examples = time.monotonic(), 0
+    with stopping() as stop, tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name) as bar:
+        for n in range(first, config.steps):
+            replicated, metrics = update(replicated, training.shard(batches(n), num_devices))
+            bar.update()
+            done = n + 1
+            examples += config.batch_size
+            last = done == config.steps or stop.asked
+            if done % config.log_every == 0 or last:
+                scalars = {name: float(value[0]) for name, value in metrics.items()}
+                require_finite(done, scalars["loss"])
+                rate = examples / (time.monotonic() - began)
+                bar.set_postfix(loss=f"{scalars['loss']:.4f}", examples_per_s=f"{rate:.0f}")
+                log.write(done, **scalars, examples_per_second=rate)
+                began, examples = time.monotonic(), 0
+            if done % config.eval_every == 0 or last:
+                state = training.unreplicate(replicated)
+                loss = float(evaluate(state.ema_params))
+                log.write(done, held_out_loss=loss)
+                checkpoints.save(done, state, loss=loss)
+            if stop.asked:
+                break
+    log.close()
+    return training.unreplicate(replicated)
+
+
+def require_finite(step: int, loss: float) -> None:
+    """Stop at the first sign of divergence, before a checkpoint keeps it."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate")
+
+
+def held_out_loss(config: _config.Config, dataset: _datasets.Dataset, objective: Any) -> Any:
+    """The training objective of the averaged parameters on held-out examples, with noise that never changes."""
+    x_0, label = dataset.head("test", EVAL_EXAMPLES)
+    key = jax.random.key(config.seed + 1)
+    rows = training.Rows(key, jax.random.split(key, len(x_0)), jnp.zeros((), int), len(x_0))
+    return jax.jit(lambda params: jnp.mean(objective(params, rows, (x_0, label))))
+
+
+def pictures(config: _config.Config, dataset: _datasets.Dataset, schedule: jd.Schedule) -> None:
+    """Leave what a person looks at first."""
+    _pictures.loss_curve(training.read_log(config.run), config.run / "loss.png")
+    real, _ = dataset.head("train", 64)
+    _pictures.forward(schedule, dataset, real, config.run / "forward.png")
+    run = _sampling.load_run(config.run)
+    labels = None if run.model.num_classes is None else np.arange(64) % run.model.num_classes
+    samples = _sampling.generate(run, 64, labels=labels, save_every=2)
+    _pictures.samples(dataset, samples.x, real, config.run / "samples.png")
+    _pictures.reverse(dataset, samples.trajectory, config.run / "reverse.gif")
+
+
+def main() -> None:
+    config = _config.parse_config(__doc__ or "")
+    sys.exit(0 if train(config) else 130)
+
+
+if __name__ == "__main__":
+    with _process.plain_errors():
+        main()

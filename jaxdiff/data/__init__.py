@@ -1,0 +1,45 @@
+"""Data: the embedded digits, toy densities, IDX files, and image sets prepared by TFDS.
+
+dataset = data.load("digits")
+batches = data.batches(dataset.train, batch_size=128, seed=0)
+x_0 = data.to_unit(batches[step].images, dataset.levels)
+"""
+
+import os
+
+from jaxdiff.data import digits, idx, mnist, tfds, toy
+from jaxdiff.data.images import ImageDataset, Split, from_unit, to_unit
+from jaxdiff.data.mnist import prepare
+from jaxdiff.data.pipeline import Batch, Batches, batches
+
+__all__ = [
+    "Batch",
+    "Batches",
+    "ImageDataset",
+    "Split",
+    "batches",
+    "digits",
+    "from_unit",
+    "idx",
+    "load",
+    "mnist",
+    "prepare",
+    "tfds",
+    "to_unit",
+    "toy",
+]
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
+    """Load an image set by name.
+
+    Args:
+      name: "digits", which is embedded, or any image set as TFDS names it: "mnist", "fashion_mnist", "cifar10", ...
+      data_dir: folder of the prepared sets; None for $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    Returns:
+      ImageDataset: splits of uint8 images, [N, H, W, C], and int32 labels, [N], or None.
+    Raises:
+      FileNotFoundError: the set is not prepared in data_dir; the error says how to do it.
+      ValueError: there is no such set (near names are listed), or it is not one of 8-bit images of one size.
+    """
+    return digits.load() if name == "digits" else tfds.load(name, data_dir)

@@ -1,0 +1,210 @@
+"""Image sets prepared by TensorFlow Datasets (TFDS), read without TensorFlow."""
+
+import contextlib
+import difflib
+import json
+import logging
+import os
+import re
+import shlex
+import uuid
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxdiff.data.images import ImageDataset, Split
+
+# What experiments/prepare.py builds from IDX files; for any other set, TFDS itself has to do it.
+EMNIST = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+FROM_IDX = ("mnist", "fashion_mnist", "kmnist", *(f"emnist/{part}" for part in EMNIST))
+
+CACHE = "jaxdiff-decoded.npz"
+CACHE_VERSION = 1
+READ_AT_ONCE = 1024
+
+
+def data_root(data_dir: str | os.PathLike | None = None) -> Path:
+    """The folder of the prepared sets: data_dir, else $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    environment = os.environ.get("JAXDIFF_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
+    return Path(data_dir if data_dir is not None else environment or "~/tensorflow_datasets").expanduser().absolute()
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
+    """Load every split of a prepared image set into memory.
+
+    The first call decodes the records and keeps the arrays beside them, in one file that holds until a file of the set
+    changes; later calls read that file. Labels are the ClassLabel feature named `label`, or else the only one; a
+    split whose labels are all -1, TFDS's mark for hidden ones, has none.
+
+    Args:
+      name: as TFDS names it: set, set/config, set:version.
+      data_dir: folder of the prepared sets; None for the default of `data_root`.
+    Returns:
+      ImageDataset: images uint8, [N, H, W, C]; labels int32, [N], or None.
+    Raises:
+      FileNotFoundError: the set is not prepared in data_dir.
+      ValueError: no such set, not one image feature of 8 bits and one size, or damaged files.
+    """
+    root = data_root(data_dir)
+    builder = find(name, root)
+    if builder is None:
+        raise _not_found(name, root)
+    image, label = _features(name, builder.info.features)
+    folder = Path(builder.data_path)
+    fingerprint = _fingerprint(folder)
+    arrays = _read_cache(folder / CACHE, fingerprint)
+    if arrays is None:
+        arrays = _decode(builder, image, label)
+        _write_cache(folder / CACHE, fingerprint, arrays)
+    splits = {split: Split(arrays[f"{split}/images"], arrays.get(f"{split}/labels")) for split in builder.info.splits}
+    return ImageDataset(name, splits, num_classes=builder.info.features[label].num_classes if label else None)
+
+
+def find(name: str, root: Path) -> Any:
+    """Return the TFDS builder that reads a prepared set, or None where root holds no set of that name.
+
+    The files alone are asked: the stock code of many sets needs TensorFlow even to describe them.
+    """
+    import tensorflow_datasets as tfds
+
+    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):
+        return None
+    with quiet():
+        try:
+            builder = tfds.core.read_only_builder.builder_from_files(name, data_dir=root)
+        except tfds.core.DatasetNotFoundError:
+            return None
+        except Exception as error:  # JSON, protocol buffers and TFDS have errors of their own
+            raise _damaged(root / name.split(":")[0], "a readable description", error) from error
+    if builder.info.file_format.value != "array_record":
+        raise ValueError(
+            f"{builder.data_path}: expected array_record files, got {builder.info.file_format.value}, "
+            "which needs TensorFlow; prepare the set again in another folder"
+        )
+    return builder
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back TFDS's log lines (OpenCV is missing, a folder is empty): what matters is raised as an error."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _not_found(name: str, root: Path) -> Exception:
+    """The error for a set that is not prepared, with the command that does it, or for one that does not exist."""
+    import tensorflow_datasets as tfds
+
+    key = name.split(":")[0]
+    family = key.split("/")[0]
+    known = tfds.list_builders(with_community_datasets=False)
+    if family in known and key != family:
+        with contextlib.suppress(ImportError):  # a set's code may ask for a package that is not installed
+            known = [*known, *(f"{family}/{config}" for config in tfds.builder_cls(family).builder_configs)]
+    folder = shlex.quote(str(root))
+    if key in FROM_IDX:
+        how = f"run `python experiments/prepare.py --name {key} --source FOLDER_OF_IDX_FILES --data-dir {folder}`"
+    else:
+        how = f"where TensorFlow is installed, run `tfds build {key} --data_dir {folder} --file_format array_record`"
+    if key in known:
+        return FileNotFoundError(f"{name} is not prepared in {root}: {how}")
+    prepared = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    near = difflib.get_close_matches(name.lower(), {"digits", *prepared, *known}, n=5)
+    hint = f"did you mean {', '.join(near)}?" if near else "expected digits, or an image set as TFDS names it"
+    return ValueError(f"name: no data set {name!r}; {hint}")
+
+
+def _damaged(where: Any, expected: str, error: Exception) -> ValueError:
+    reason = str(error).strip().split("\n")[0]
+    got = f"{type(error).__name__} ({reason})"
+    return ValueError(f"{where}: expected {expected}, got {got}; delete the folder and prepare the set again")
+
+
+def _features(name: str, features: Any) -> tuple[str, str | None]:
+    """The names of the image feature and of the label feature, if any."""
+    import tensorflow_datasets as tfds
+
+    # Labelled images (segmentation maps) derive from Image, but are no pictures.
+    images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
+    if len(images) != 1:
+        raise ValueError(f"{name}: expected one image feature, got {len(images)} among {', '.join(features)}")
+    image = features[images[0]]
+    if len(image.shape) != 3 or None in image.shape or image.np_dtype != np.uint8:
+        raise ValueError(f"{name}: expected uint8 images of one size, got {image.np_dtype} {image.shape}")
+    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    label = "label" if "label" in classes else classes[0] if len(classes) == 1 else None
+    return images[0], label
+
+
+def _decode(builder: Any, image: str, label: str | None) -> dict[str, np.ndarray]:
+    arrays = {}
+    for split in builder.info.splits:
+        try:
+            with quiet():
+                images, labels = _decode_split(builder, split, image, label)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # every layer (records, protocol buffers, PNG) has errors of its own
+            raise _damaged(builder.data_path, f"readable records of split {split}", error) from error
+        arrays[f"{split}/images"] = images
+        if label and (labels != -1).any():
+            arrays[f"{split}/labels"] = labels
+    return arrays
+
+
+def _decode_split(builder: Any, split: str, image: str, label: str | None) -> tuple[np.ndarray, np.ndarray]:
+    source = builder.as_data_source(split=split)
+    num, shape = builder.info.splits[split].num_examples, builder.info.features[image].shape
+    if len(source) != num:
+        raise ValueError(f"{num} expected, {len(source)} there")
+    images, labels = np.empty((num, *shape), np.uint8), np.full(num, -1, np.int32)
+    with tqdm(total=num, desc=f"decoding {builder.name} {split}", delay=1, leave=False, disable=None) as progress:
+        for start in range(0, num, READ_AT_ONCE):
+            rows = range(start, min(start + READ_AT_ONCE, num))
+            for row, example in zip(rows, source.__getitems__(rows), strict=True):
+                if example[image].shape != shape:  # an assignment would broadcast one channel to three
+                    raise ValueError(f"image {row}: {shape} expected, {example[image].shape} there")
+                images[row] = example[image]
+                labels[row] = example[label] if label else -1
+            progress.update(len(rows))
+    return images, labels
+
+
+def _fingerprint(folder: Path) -> str:
+    """What changes whenever a file of the prepared set does: names, sizes and times of all of them."""
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(CACHE))
+    return json.dumps([CACHE_VERSION, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)])
+
+
+def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """The cached arrays; None where there are none, or they are stale or damaged (the file has checksums)."""
+    try:
+        # Opened here: np.load leaves the file open where it finds it damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if str(file["fingerprint"]) == fingerprint:
+                return {key: file[key] for key in file.files if key != "fingerprint"}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass
+    return None
+
+
+def _write_cache(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write the cache under another name first, so that no reader sees half of it; do without in a read-only folder."""
+    content: dict[str, Any] = {"fingerprint": fingerprint, **arrays}
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    with contextlib.suppress(OSError):
+        try:
+            with temporary.open("xb") as file:
+                np.savez(file, **content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

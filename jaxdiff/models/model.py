@@ -1,0 +1,111 @@
+"""A network as two pure functions, `init` and `apply`: nothing outside this package sees the network library."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks, _rows
+
+Params = Any  # A nested dict of float32 arrays.
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network without its parameters: static, and equal to any other of the same configuration.
+
+    The prediction is whatever the loss trained it to be (eps, x_0, v, ...). Rows of a batch never see each other.
+    """
+
+    module: nn.Module
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None for an unconditional network; the label num_classes is the null class."""
+        return self.module.num_classes
+
+    def init(self, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
+        """Draw the parameters; they depend on the key and on the number of channels of an event.
+
+        Args:
+          key: typed PRNG key, consumed.
+          event_shape: shape of one example without the batch axis, (H, W, C) or (d,).
+        Returns:
+          A nested dict of float32 arrays. The last layer is zero, so that the first prediction is zero.
+        Raises:
+          TypeError: key is not a typed key, or a side is not an int.
+          ValueError: event_shape has the wrong length.
+        """
+        _checks.key("key", key)
+        event_shape = tuple(event_shape)
+        if len(event_shape) != self.module.event_ndim:
+            raise ValueError(f"event_shape: expected {self.module.event_ndim} sides, got {event_shape}")
+        for side in event_shape:
+            _checks.positive_int("event_shape", side)
+        return _init(self.module, key, event_shape)
+
+    def apply(
+        self, params: Params, x: jax.Array, t: Any, label: Any = None, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Evaluate the network.
+
+        Args:
+          params: what `init` returned, or a tree of the same structure.
+          x: noisy state, [B, H, W, C] or [B, d], floating.
+          t: time, [B] or [], in [0, 1].
+          label: class of each row, [B], integer, 0 .. num_classes; num_classes is the null class, and so is None.
+          dropout_key: typed key, or one a row, [B]; None (the default) switches dropout off.
+        Returns:
+          The prediction, [B, H, W, C] or [B, d], dtype of x, at least float32. With learned_variance twice the
+          channels: the prediction, then the interpolation fraction between the bounds of the reverse log-variance.
+        Raises:
+          ValueError: a shape does not fit, or a label was given to a network without classes.
+          TypeError: x or t is not floating, label is not integer, or dropout_key is not typed.
+        Numerics: the layers run in the model's dtype whatever the dtype of x is, and the result is cast: in float64
+          programs ask for dtype="float64" to get more than float32 digits. Normalisation, softmax and time features
+          are at least float32. Any composition of forward and reverse mode differentiates it.
+        """
+        self._check(params, x, t, label)
+        batch = x.shape[0]
+        row_keys = None if dropout_key is None else _rows.keys(dropout_key, batch)
+        t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x.dtype)), (batch,))
+        out = self.module.apply({"params": params}, x, t, label, row_keys)
+        return out.astype(_rows.state_dtype(x.dtype))
+
+    def _check(self, params: Params, x: Any, t: Any, label: Any) -> None:
+        _checks.floating("x", x)
+        if x.ndim != self.module.event_ndim + 1:
+            raise ValueError(f"x: expected {self.module.event_ndim + 1} axes, batch first, got shape {x.shape}")
+        size = self.module.event_size(params)
+        if x.shape[-1] != size:
+            raise ValueError(f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}")
+        _checks.time("t", t, x)
+        if label is None:
+            return
+        if self.num_classes is None:
+            raise ValueError("label: expected None, because the model has num_classes=None")
+        if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+            raise TypeError(f"label: expected an integer dtype, got {jnp.result_type(label)}")
+        if jnp.shape(label) != x.shape[:1]:
+            raise ValueError(f"label: expected shape {x.shape[:1]}, got {jnp.shape(label)}")
+        _checks.values("label", label, f"0 .. {self.num_classes}", lambda k: (k >= 0) & (k <= self.num_classes))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _init(module: nn.Module, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
+    """Jitted, because linen runs the network to find its parameters, and op by op that takes seconds."""
+    x = jnp.zeros((1, *event_shape))
+    return module.init(key, x, jnp.zeros(1), None, None)["params"]
+
+
+@functools.cache
+def model(module: nn.Module) -> Model:
+    """One object for each configuration.
+
+    Bound methods compare by the identity of their owner: so `Partial(model.apply, params)` of a model built again, as
+    in a notebook's cell run twice, hits the compilation caches.
+    """
+    return Model(module)

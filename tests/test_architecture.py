@@ -1,0 +1,95 @@
+"""The structure: imports point up the list, and modules and functions stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "jaxdiff"
+
+# Each module imports only modules above it.
+CORE = [
+    "_checks", "_functions", "_rows", "schedules", "grids", "forward", "prediction", "oracles", "losses", "kernels",
+    "sampling", "guidance", "metrics",
+]  # fmt: skip
+# These stand on the core; data and models know nothing of each other, and training of neither.
+OUTER = {"models": set(), "data": set(), "training": set()}
+
+
+def imported(path: Path) -> set[str]:
+    """First names below jaxdiff that a file imports."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("jaxdiff.")}
+        elif isinstance(node, ast.ImportFrom) and node.module == "jaxdiff":
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxdiff."):
+            names.add(node.module.split(".")[1])
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+    return names
+
+
+def test_every_module_is_on_the_list() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    packages = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert modules == set(CORE)
+    assert packages == set(OUTER)
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_imports_only_upwards(module: str) -> None:
+    allowed = set(CORE[: CORE.index(module)])
+    assert imported(PACKAGE / f"{module}.py") <= allowed
+
+
+@pytest.mark.parametrize("package", OUTER)
+def test_packages_stand_on_the_core(package: str) -> None:
+    allowed = set(CORE) | OUTER[package] | {package}
+    for path in (PACKAGE / package).glob("*.py"):
+        assert imported(path) <= allowed, path
+
+
+def test_the_core_needs_no_network_or_data_library() -> None:
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            tops = {name.split(".")[0] for name in names}
+            assert tops.isdisjoint({"flax", "optax", "orbax", "tensorflow_datasets", "sklearn", "matplotlib"}), path
+
+
+def test_one_scan_and_one_jit_in_the_core() -> None:
+    """The driver is the only lax.scan and the only thing jitted inside the library's core."""
+    source = {path.stem: path.read_text() for path in PACKAGE.glob("*.py")}
+    assert [name for name, text in source.items() if "lax.scan" in text] == ["sampling"]
+    assert [name for name, text in source.items() if "jax.jit" in text] == ["sampling"]
+
+
+def test_size() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") < 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                doc = ast.get_docstring(node, clean=False) or ""
+                lines = node.end_lineno - node.body[0].lineno + 1 - (doc.count("\n") + 1 if doc else 0)
+                assert lines <= 50, f"{path}:{node.lineno} {node.name} has {lines} lines"
+
+
+def test_public_functions_have_the_documented_docstring() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.stem.startswith("_"):
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                doc = ast.get_docstring(node) or ""
+                arguments = node.args.args + node.args.kwonlyargs
+                assert not arguments or "Args:" in doc, f"{path}:{node.lineno} {node.name}: no Args"
+                assert "Returns:" in doc or ast.unparse(node.returns or ast.Constant(None)) == "None", (
+                    f"{path}:{node.lineno} {node.name}: no Returns"
+                )
+                for argument in arguments:
+                    assert f"{argument.arg}:" in doc, f"{path}:{node.lineno} {node.name}: {argument.arg} undocumented"
