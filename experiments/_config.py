@@ -135,7 +135,7 @@ def parse_config(description: str) -> Config:
 def save_config(config: Config) -> None:
     """Write config.json; a run that is there already must have the same one."""
     path = config.run / "config.json"
-    new = json.loads(tyro_json(config))
+    new = json.loads(_as_json(config))
     if not path.exists():
         training.write_json(path, new)
         return
@@ -148,7 +148,7 @@ def save_config(config: Config) -> None:
         )
 
 
-def tyro_json(config: Config) -> str:
+def _as_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), default=str)
 
 

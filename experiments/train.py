@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import _cli
 import _config
 import _datasets
 import _pictures
@@ -80,7 +81,7 @@ def loop(
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
     """The updates from the state's step to the last, with log, evaluation and checkpoints."""
-    num_devices = jax.local_device_count()
+    devices = jax.local_devices()
     objective = training.denoising_loss(
         model.apply,
         schedule,
@@ -91,16 +92,16 @@ def loop(
         sigma_data=config.diffusion.sigma_data,
     )
     step = training.make_step(objective, _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay)
-    update = training.pmap_step(step)
+    update = training.pmap_step(step, devices)
     evaluate = held_out_loss(config, dataset, objective)
     first = int(state.step)
     batches = dataset.batches(config.batch_size, config.seed)
     log = training.Log(config.run, step=first)
-    replicated = training.replicate(state, num_devices)
+    replicated = training.replicate(state, devices)
     began, examples = time.monotonic(), 0
     with stopping() as stop, tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name) as bar:
         for n in range(first, config.steps):
-            replicated, metrics = update(replicated, training.shard(batches(n), num_devices))
+            replicated, metrics = update(replicated, training.shard(batches(n), len(devices)))
             bar.update()
             done = n + 1
             examples += config.batch_size
@@ -155,5 +156,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with _process.plain_errors():
+    with _cli.one_line_errors():
         main()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdiff import _checks, _rows
@@ -95,7 +96,7 @@ def make_step(
         n = state.step.astype(jnp.float32)
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         ema = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics = {"loss": value, "grad_norm": optax.global_norm(grads)}
+        metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
 
     return step
@@ -118,16 +119,18 @@ def pmap_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Ca
     return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
 
 
-def replicate(tree: Any, num_devices: int) -> Any:
-    """Put a copy for each device in front, [num_devices, ...].
+def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
+    """Give each device a copy.
 
     Args:
       tree: a pytree of arrays.
-      num_devices: number of copies.
+      devices: where the copies go.
     Returns:
-      The pytree with a new leading axis.
+      The pytree with a leading axis of devices, [num_devices, ...], as the mapped step takes it.
     """
-    return jax.tree.map(lambda leaf: jnp.stack([leaf] * num_devices), tree)
+    mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
+    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.device_put(jnp.stack([leaf] * len(devices)), placed), tree)
 
 
 def unreplicate(tree: Any) -> Any:
@@ -136,9 +139,10 @@ def unreplicate(tree: Any) -> Any:
     Args:
       tree: a pytree with a leading axis of devices.
     Returns:
-      The pytree without it.
+      The pytree without it, on the first device alone.
     """
-    return jax.tree.map(lambda leaf: leaf[0], tree)
+    first = jax.local_devices()[0]
+    return jax.tree.map(lambda leaf: jax.device_put(leaf[0], first), tree)
 
 
 def shard(batch: Any, num_devices: int) -> Any:

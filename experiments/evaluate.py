@@ -1,0 +1,157 @@
+"""Evaluate a trained run on held-out data: denoising error by noise level, recognised classes, two-sample test."""
+
+import _process
+
+_process.configure()
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import _cli
+import _pictures
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from sklearn.svm import SVC
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import training
+
+# A support vector machine's training time grows with the square of this.
+CLASSIFIER_EXAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, as train.py left it."""
+    num_times: int = 12
+    """Noise levels at which the denoising error is measured."""
+    examples: int = 1000
+    """Held-out examples for it, at most."""
+    samples: int = 500
+    """Samples to classify and compare; 0 for none."""
+    steps: int = 50
+    """Steps of the sampler (DDIM)."""
+    guidance: float = 1.0
+    """Guidance scale of the samples."""
+    seed: int = 0
+    """Seed of noise and samples."""
+    best: bool = False
+    """Use the checkpoint of the lowest held-out loss instead of the newest."""
+
+
+def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, float]]:
+    """Mean squared error of x_0, by time, with its standard error over examples.
+
+    Two denoisers that need no network stand beside it: the data's mean, and the best linear one, which is the exact
+    denoiser of a normal distribution with the data's mean and covariance.
+    """
+    x_0, label = run.dataset.head("test", options.examples)
+    if run.model.num_classes is None:
+        label = None
+    train, _ = run.dataset.head("train", 10_000)
+    flat = train.reshape(len(train), -1).astype(np.float64)
+    mean, covariance = flat.mean(0), np.cov(flat, rowvar=False) + 1e-6 * np.eye(flat.shape[1])
+    gaussian = jd.oracles.GaussianMixture(
+        jnp.zeros(1), jnp.asarray(mean, jnp.float32)[None], jnp.asarray(covariance, jnp.float32)[None]
+    )
+    eps = jax.random.normal(jax.random.key(options.seed), x_0.shape)
+
+    @jax.jit
+    def errors(linear: Any, network: Any, x_0: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x_t = jd.q_sample(run.schedule, x_0, t, eps)
+
+        def error(guess: jax.Array) -> jax.Array:
+            return jnp.mean((guess.reshape(len(x_0), -1) - x_0.reshape(len(x_0), -1)) ** 2, axis=1)
+
+        return error(network(x_t, t)), error(linear(x_t.reshape(len(x_0), -1), t))
+
+    network = run.denoiser(None if label is None else jnp.asarray(label))
+    linear = gaussian.denoiser(run.schedule)
+    mean_error = float(np.mean((x_0.reshape(len(x_0), -1) - mean) ** 2))
+    rows = []
+    for t in tqdm(np.linspace(0, 1, options.num_times + 1)[1:], desc="denoising", unit="time"):
+        ours, best_linear = errors(linear, network, jnp.asarray(x_0), jnp.asarray(t, jnp.float32))
+        rows.append(
+            {
+                "t": float(t),
+                "log_snr": float(run.schedule.log_snr(float(t))),
+                "x_0_error": float(jnp.mean(ours)),
+                "x_0_error_se": float(jnp.std(ours) / np.sqrt(len(x_0))),
+                "gaussian_error": float(jnp.mean(best_linear)),
+                "mean_error": mean_error,
+            }
+        )
+    return rows
+
+
+def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
+    """What an independent classifier and a nearest-neighbour test say of samples, beside what they say of real data."""
+    held_out, held_out_labels = run.dataset.examples("test")
+    num = min(options.samples, len(held_out))
+    labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
+    x = _sampling.generate(
+        run, num, seed=options.seed, labels=labels, guidance=options.guidance, steps=options.steps
+    ).x
+    random = np.random.default_rng(options.seed)
+    train, train_labels = run.dataset.examples("train")
+    some = random.permutation(len(train))[: max(num, CLASSIFIER_EXAMPLES)]
+    held = random.permutation(len(held_out))[:num]
+    ours = jd.metrics.nearest_neighbour_accuracy(x, held_out[held])
+    floor = jd.metrics.nearest_neighbour_accuracy(train[some[:num]], held_out[held])
+    quality: dict[str, Any] = {
+        "num_samples": num,
+        "nearest_neighbour_accuracy": ours.value,
+        "nearest_neighbour_accuracy_se": ours.standard_error,
+        "nearest_neighbour_accuracy_real_vs_real": floor.value,
+        "nearest_neighbour_accuracy_real_vs_real_se": floor.standard_error,
+    }
+    if labels is not None and train_labels is not None and held_out_labels is not None:
+        few = some[:CLASSIFIER_EXAMPLES]
+        classifier = SVC(C=10.0, gamma="scale").fit(train[few].reshape(len(few), -1), train_labels[few])
+        heads = held_out[:2000]
+        quality["classifier_held_out_accuracy"] = float(
+            np.mean(classifier.predict(heads.reshape(len(heads), -1)) == held_out_labels[:2000])
+        )
+        recognised = classifier.predict(np.clip(x, -1, 1).reshape(num, -1)) == labels
+        quality["recognised"] = float(np.mean(recognised))
+        quality["recognised_se"] = float(np.std(recognised) / np.sqrt(num))
+    return quality
+
+
+def print_table(rows: list[dict[str, float]]) -> None:
+    """The denoising errors, a line for each time."""
+    print(f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}   (mean squared, data in [-1, 1])")
+    for row in rows:
+        error = f"{row['x_0_error']:.5f} +- {row['x_0_error_se']:.5f}"
+        print(f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} {row['gaussian_error']:12.5f} {row['mean_error']:9.5f}")
+
+
+def evaluate(options: Options) -> dict[str, Any]:
+    """Measure, print and save."""
+    if options.num_times < 1 or options.examples < 2:
+        raise ValueError(f"num_times, examples: expected at least 1 and 2, got {options.num_times}, {options.examples}")
+    run = _sampling.load_run(options.run, best=options.best)
+    rows = denoising_errors(run, options)
+    print_table(rows)
+    _pictures.error_by_time(rows, options.run / "denoising.png")
+    result: dict[str, Any] = {"step": run.step, "denoising": rows}
+    if options.samples:
+        quality = sample_quality(run, options)
+        result |= quality
+        for name, value in quality.items():
+            print(f"{name}: {value:.4g}")
+    training.write_json(options.run / "evaluation.json", result)
+    return result
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        evaluate(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,103 @@
+"""Draw samples from a trained run: a sheet, a GIF of the reverse process, and the arrays."""
+
+import _process
+
+_process.configure()
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import _cli
+import _pictures
+import _sampling
+import numpy as np
+import tyro
+
+from jaxdiff import training
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to draw and how."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Folder of the run, as train.py left it."""
+    num: int = 100
+    """Number of samples."""
+    labels: tuple[int, ...] = ()
+    """Classes to draw, repeated in turn; all of them in turn if not given."""
+    unconditional: bool = False
+    """Hide the label from a class-conditional network."""
+    guidance: float = 1.0
+    """Classifier-free guidance: 1 is the model, more follows the label harder (needs a label)."""
+    sampler: Literal["ddim", "ancestral"] = "ddim"
+    """ddim is deterministic at eta 0; ancestral is DDPM's."""
+    steps: int = 50
+    """Number of steps, each a network call."""
+    eta: float = 0.0
+    """Noise of ddim: 0 none, 1 as much as DDPM's."""
+    grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+    """Where the steps are."""
+    threshold: Literal["none", "static", "dynamic"] = "none"
+    """Whether the denoised image is kept within [-1, 1] on the way."""
+    seed: int = 0
+    """Sample i depends on (seed, i) alone, whatever the batch size and the number of devices."""
+    batch_size: int = 256
+    """Samples at a time, over all devices."""
+    best: bool = False
+    """Use the checkpoint of the lowest held-out loss instead of the newest."""
+    output: Path | None = None
+    """Folder for the results; RUN/samples if not given."""
+
+
+def labels_of(options: Options, run: _sampling.Run) -> np.ndarray | None:
+    """The label of each sample, None without."""
+    num_classes = run.model.num_classes
+    if num_classes is None or options.unconditional:
+        if options.labels or options.guidance != 1:
+            why = "the run has no classes" if num_classes is None else "--unconditional hides them"
+            raise ValueError(f"labels, guidance: expected none, because {why}")
+        return None
+    chosen = np.asarray(options.labels or range(num_classes))
+    if chosen.min() < 0 or chosen.max() >= num_classes:
+        raise ValueError(f"labels: expected classes 0 to {num_classes - 1}, got {options.labels}")
+    return np.resize(chosen, options.num)
+
+
+def main(options: Options) -> None:
+    if options.num < 1:
+        raise ValueError(f"num: expected at least 1 sample, got {options.num}")
+    run = _sampling.load_run(options.run, best=options.best)
+    labels = labels_of(options, run)
+    began = time.monotonic()
+    generated = _sampling.generate(
+        run,
+        options.num,
+        seed=options.seed,
+        labels=labels,
+        guidance=options.guidance,
+        sampler=options.sampler,
+        eta=options.eta,
+        steps=options.steps,
+        grid=options.grid,
+        threshold=None if options.threshold == "none" else options.threshold,
+        batch_size=options.batch_size,
+        save_every=max(1, options.steps // 25),
+    )
+    seconds = time.monotonic() - began
+    folder = options.output or options.run / "samples"
+    with training.atomic(folder / "samples.npz") as draft:
+        np.savez_compressed(draft, x=generated.x, **({} if labels is None else {"labels": labels}))
+    real, _ = run.dataset.head("train", min(options.num, 100))
+    _pictures.samples(run.dataset, generated.x[:100], real, folder / "samples.png")
+    _pictures.reverse(run.dataset, generated.trajectory[:, :64], folder / "reverse.gif")
+    print(
+        f"{options.num} samples in {seconds:.1f} s, compilation included, from step {run.step}: {folder / 'samples.png'}"
+    )
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))

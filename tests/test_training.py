@@ -1,0 +1,261 @@
+"""Training: the step on any number of devices, exact resume, verified checkpoints, the log."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import training
+
+COSINE = jd.schedules.cosine()
+
+
+def apply(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+    """A linear network with a bias for each of three classes and the null class, and a dropout of its own."""
+    h = x @ params["w"] + t[:, None] * params["b"][None]
+    if label is not None:
+        h = h + params["label"][label]
+    return h * jax.vmap(lambda k: jax.random.bernoulli(k, 0.9, h.shape[1:]))(dropout_key)
+
+
+def make_params() -> dict[str, jax.Array]:
+    key = jax.random.key(5)
+    return {"w": jax.random.normal(key, (4, 4)) / 2, "b": jnp.ones(4) / 10, "label": jnp.eye(4)}
+
+
+OPTIMIZER = training.make_optimizer(1e-2, num_steps=20, warmup=3)
+LOSS = training.denoising_loss(apply, COSINE, prediction="v", num_classes=3, label_drop=0.3)
+
+
+def batch(step: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(step)
+    return random.normal(size=(size, 4)).astype(np.float32), random.integers(0, 3, size).astype(np.int32)
+
+
+def run(num_devices: int, steps: range, state: Any = None) -> tuple[Any, list[float]]:
+    state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER) if state is None else state
+    update = training.pmap_step(training.make_step(LOSS, OPTIMIZER), jax.devices()[:num_devices])
+    replicated, losses = training.replicate(state, jax.devices()[:num_devices]), []
+    for n in steps:
+        replicated, metrics = update(replicated, training.shard(batch(n), num_devices))
+        np.testing.assert_array_equal(metrics["loss"], metrics["loss"][:1].repeat(num_devices))
+        losses.append(float(metrics["loss"][0]))
+    return training.unreplicate(replicated), losses
+
+
+def test_the_same_gradient_on_any_number_of_devices() -> None:
+    """Noise, times, dropped labels and dropout belong to a row of the whole batch: only the order of sums differs."""
+    results = {n: run(n, range(5)) for n in (1, 2, 4)}
+    for n in (2, 4):
+        np.testing.assert_allclose(results[n][1], results[1][1], rtol=1e-5)
+        # Adam divides by the root of the second moment: a rounding of a gradient near zero can show more.
+        chex.assert_trees_all_close(results[n][0].params, results[1][0].params, atol=1e-5)
+
+
+def test_gradients_themselves_agree() -> None:
+    state = training.init_state(jax.random.key(1), make_params(), optax.sgd(1.0))
+    moved = []
+    for n in (1, 2, 4):
+        update = training.pmap_step(training.make_step(LOSS, optax.sgd(1.0)), jax.devices()[:n])
+        after, _ = update(training.replicate(state, jax.devices()[:n]), training.shard(batch(0), n))
+        moved.append(jax.tree.map(jnp.subtract, state.params, training.unreplicate(after).params))
+    for other in moved[1:]:
+        chex.assert_trees_all_close(other, moved[0], rtol=1e-5, atol=1e-6)  # the order of a sum of 8
+
+
+def test_training_lowers_the_loss() -> None:
+    optimizer = training.make_optimizer(0.05, num_steps=100, warmup=3)
+    state = training.init_state(jax.random.key(1), make_params(), optimizer)
+    update = training.pmap_step(training.make_step(LOSS, optimizer), jax.devices()[:2])
+    replicated, losses = training.replicate(state, jax.devices()[:2]), []
+    for _ in range(100):
+        replicated, metrics = update(replicated, training.shard(batch(0, 64), 2))
+        losses.append(float(metrics["loss"][0]))
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+
+
+def test_resume_is_exact(tmp_path: Path) -> None:
+    """Killed at step 7 and resumed from the checkpoint of step 5: bit for bit the uninterrupted run."""
+    whole, losses = run(2, range(12))
+    state, _ = run(2, range(5))
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(5, state, loss=1.0)
+    run(2, range(5, 7), state)  # what the kill loses
+    with training.Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    resumed, rest = run(2, range(int(restored.step), 12), restored)
+    assert rest == losses[5:]
+    chex.assert_trees_all_equal(jax.tree.map(plain, resumed), jax.tree.map(plain, whole))
+
+
+def plain(leaf: jax.Array) -> jax.Array:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def test_average_warms_up() -> None:
+    """After one step the average is nearly the new parameters; the decay rises to its final value."""
+    state = training.init_state(jax.random.key(1), {"w": jnp.zeros(())}, optax.sgd(1.0))
+    step = training.make_step(lambda params, rows, batch: params["w"] * jnp.ones(len(batch)), optax.sgd(1.0))
+    update = training.pmap_step(step, jax.devices()[:1])
+    replicated, expected = training.replicate(state, jax.devices()[:1]), 0.0
+    for n in range(30):
+        replicated, _ = update(replicated, jnp.zeros((1, 2)))
+        decay = min(0.9995, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * -(n + 1)
+        np.testing.assert_allclose(replicated.ema_params["w"][0], expected, rtol=1e-5)
+
+
+def test_labels_are_dropped_at_the_rate_asked_for() -> None:
+    seen = []
+
+    def record(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+        seen.append(label)
+        return x
+
+    loss = training.denoising_loss(record, COSINE, num_classes=3, label_drop=0.3)
+    rows = training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), 5000), jnp.zeros((), int), 5000)
+    loss({}, rows, (jnp.zeros((5000, 2)), jnp.ones(5000, int)))
+    dropped = np.mean(np.asarray(seen[0]) == 3)
+    assert abs(dropped - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 5000)
+    assert set(np.unique(seen[0])) == {1, 3}
+
+
+def test_learning_rate_and_clipping() -> None:
+    params = {"w": jnp.zeros(3)}
+    optimizer = training.make_optimizer(0.1, num_steps=100, warmup=10, clip_norm=1.0, final_scale=0.1)
+    state, sizes = optimizer.init(params), []
+    for _ in range(100):
+        updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
+        sizes.append(float(jnp.max(jnp.abs(updates["w"]))))  # Adam on a constant gradient: the learning rate
+    assert sizes[0] == 0
+    np.testing.assert_allclose(sizes[10], 0.1, rtol=1e-3)
+    np.testing.assert_allclose(sizes[-1], 0.01, rtol=0.05)
+    constant = training.make_optimizer(0.1, num_steps=10, warmup=0)
+    np.testing.assert_allclose(
+        constant.update({"w": jnp.ones(3)}, constant.init(params), params)[0]["w"], -0.1, rtol=1e-3
+    )
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def tree(value: float) -> dict[str, Any]:
+    return {"a": jnp.full((3, 2), value), "key": jax.random.key(int(value)), "step": jnp.asarray(int(value), jnp.int32)}
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
+    with training.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(tree(0)) is None
+        for step, loss in ((1, 0.5), (2, 0.1), (3, 0.4), (4, 0.3), (5, 0.35)):
+            checkpoints.save(step, tree(step), loss=loss)
+        assert checkpoints.steps() == [5, 4, 2]
+        assert checkpoints.steps(best=True) == [2, 4, 5]
+        chex.assert_trees_all_equal(plain(checkpoints.restore(tree(0))["key"]), plain(tree(5)["key"]))
+        assert int(checkpoints.restore(tree(0), best=True)["step"]) == 2
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    with training.Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, tree(step), loss=1.0)
+    data = max((tmp_path / "2" / "state").rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(data.read_bytes())
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    elif damage == "truncate":
+        data.write_bytes(content[: len(content) // 2])
+    else:
+        data.unlink()
+    with caplog.at_level(logging.WARNING), training.Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(tree(0))["step"]) == 1
+    assert "2" in caplog.text
+    for other in (tmp_path / "1" / "state").rglob("d/*"):
+        other.unlink()
+    with (
+        training.Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(ValueError, match="none of the steps .* is sound"),
+    ):
+        checkpoints.restore(tree(0))
+
+
+def test_a_save_cut_short_is_not_a_checkpoint(tmp_path: Path) -> None:
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree(1), loss=1.0)
+    (tmp_path / "2.orbax-checkpoint-tmp").mkdir()
+    with training.Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [1]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree(1), loss=1.0)
+        for other in (tree(1) | {"a": jnp.zeros((3, 3))}, tree(1) | {"b": jnp.zeros(1)}, {"a": jnp.zeros((3, 2))}):
+            with pytest.raises(ValueError, match=r"is of another model: \d leaves differ, the first: expected"):
+                checkpoints.restore(other)
+
+
+def test_restores_on_any_number_of_devices(tmp_path: Path) -> None:
+    state, _ = run(4, range(3))
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state, loss=1.0)
+        restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    for n in (1, 2, 4):
+        _, losses = run(n, range(3, 5), restored)
+        np.testing.assert_allclose(losses, run(4, range(3, 5), state)[1], rtol=1e-5)  # the order of a sum
+
+
+# --- the run's folder ----------------------------------------------------------------------------------------------
+
+
+def test_log_goes_on_from_the_step_it_resumes(tmp_path: Path) -> None:
+    log = training.Log(tmp_path)
+    for step in (1, 2, 3):
+        log.write(step, loss=float(step))
+    log.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')  # a kill in the middle of a line
+    log = training.Log(tmp_path, step=2)
+    log.write(3, loss=30.0)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_atomic_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    training.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError, match="cut"), training.atomic(path) as draft:
+        draft.write_text("half")
+        raise RuntimeError("cut")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+BAD = {
+    "uneven batch": (lambda: training.shard(np.zeros((5, 2)), 2), ValueError, "batch: expected a multiple of 2 devices, got 5 rows"),
+    "old key": (lambda: training.init_state(jax.random.PRNGKey(0), {}, OPTIMIZER), TypeError, "key: expected a typed key"),
+    "decay": (lambda: training.make_step(LOSS, OPTIMIZER, ema_decay=1.0), ValueError, r"ema_decay: expected a decay in \[0, 1\)"),
+    "drop": (lambda: training.denoising_loss(apply, COSINE, label_drop=2.0), ValueError, "label_drop: expected a probability"),
+    "rate": (lambda: training.make_optimizer(0.0, num_steps=10, warmup=0), ValueError, "learning_rate: expected a positive rate"),
+    "warm-up": (lambda: training.make_optimizer(num_steps=10, warmup=11), ValueError, "warmup: expected 0 to num_steps = 10"),
+    "clip": (lambda: training.make_optimizer(num_steps=10, warmup=0, clip_norm=0.0), ValueError, "clip_norm: expected a positive norm"),
+    "no steps": (lambda: training.make_optimizer(num_steps=0), ValueError, "num_steps: expected a positive int"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()
