@@ -1,6 +1,7 @@
 """What every script does with its errors: one clear line, and an exit code that is not zero."""
 
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,3 +20,14 @@ def one_line_errors() -> Iterator[None]:
             raise
         print(f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
         sys.exit(1)
+
+
+def machine() -> str:
+    """The machine in words, for the figures it made."""
+    import jax  # late: the process is configured before jax is
+
+    device = jax.devices()[0].device_kind
+    cpuinfo = "/proc/cpuinfo"
+    names = [line.split(":")[1].strip() for line in open(cpuinfo) if "model name" in line] if os.path.exists(cpuinfo) else []
+    cpu = names[0] if names else platform.processor()
+    return f"{os.cpu_count()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"

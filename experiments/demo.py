@@ -44,7 +44,7 @@ def main(options: Options) -> int:
         "seed": config.seed,
         "training_seconds_this_call": round(trained - began, 1),
         "evaluation_seconds": round(ended - trained, 1),
-        "machine": _process.machine(),
+        "machine": _cli.machine(),
     } | {name: value for name, value in evaluation.items() if name != "denoising"}
     training.write_json(options.run / "summary.json", summary)
     _report.write(options.run, summary, evaluation["denoising"])
