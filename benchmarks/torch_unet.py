@@ -13,20 +13,19 @@ HALF = 0.5**0.5
 class ResBlock(nn.Module):
     """Two convolutions with normalisation, modulated by the embedding (FiLM), added to their input."""
 
-    def __init__(self, inputs, channels, embedding, groups):
+    def __init__(self, channels, embedding, groups):
         super().__init__()
-        self.norm_1 = nn.GroupNorm(groups, inputs)
-        self.conv_1 = nn.Conv2d(inputs, channels, 3, padding=1)
+        self.norm_1 = nn.GroupNorm(groups, channels)
+        self.conv_1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.film = nn.Linear(embedding, 2 * channels)
         self.norm_2 = nn.GroupNorm(groups, channels)
         self.conv_2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.skip = nn.Conv2d(inputs, channels, 1) if inputs != channels else nn.Identity()
 
     def forward(self, x, embedding):
         h = self.conv_1(F.silu(self.norm_1(x)))
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
         h = self.conv_2(F.silu(self.norm_2(h) * (1 + scale) + shift))
-        return (self.skip(x) + h)
+        return x + h
 
 
 class Attention(nn.Module):
@@ -44,7 +43,7 @@ class Attention(nn.Module):
         h = self.qkv(self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels))
         q, k, v = h.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
-        return (x + self.out(h).permute(0, 3, 1, 2))
+        return x + self.out(h).permute(0, 3, 1, 2)
 
 
 class TorchUNet(nn.Module):
@@ -59,31 +58,20 @@ class TorchUNet(nn.Module):
         self.register_buffer("frequencies", torch.tensor(frequencies, dtype=torch.float32))
         self.time_1, self.time_2 = nn.Linear(channels, width), nn.Linear(width, width)
         self.stem = nn.Conv2d(shape[2], channels, 3, padding=1)
-        self.res, self.attend, self.resample = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.res, self.attend, self.down, self.up = (nn.ModuleList() for _ in range(4))
 
-        def block(inputs, outputs, attend):
-            self.res.append(ResBlock(inputs, outputs, width, norm_groups))
-            self.attend.append(Attention(outputs, num_heads, norm_groups) if attend else nn.Identity())
+        def block(width, attend):
+            self.res.append(ResBlock(width, 4 * channels, norm_groups))
+            self.attend.append(Attention(width, num_heads, norm_groups) if attend else nn.Identity())
 
-        skips = [channels]
-        for level, outputs in enumerate(widths):
-            if level > 0:
-                self.resample.append(nn.Conv2d(skips[-1], skips[-1], 3, stride=2))
-                skips.append(skips[-1])
-            for _ in range(num_blocks):
-                block(skips[-1], outputs, heights[level] in attention)
-                skips.append(outputs)
-        block(widths[-1], widths[-1], True)
-        block(widths[-1], widths[-1], False)
-        inputs = widths[-1]
-        for level in reversed(range(len(widths))):
-            if level < len(widths) - 1:
-                self.resample.append(nn.Conv2d(inputs, inputs, 3, padding=1))
-            for _ in range(num_blocks + 1):
-                block(inputs + skips.pop(), widths[level], heights[level] in attention)
-                inputs = widths[level]
-        self.norm_out = nn.GroupNorm(norm_groups, inputs)
-        self.head = nn.Conv2d(inputs, shape[2], 3, padding=1)
+        levels = [(w, h in attention) for w, h in zip(widths, heights, strict=True) for _ in range(num_blocks)]
+        for width, attend in [*levels, (widths[-1], True), (widths[-1], False), *reversed(levels)]:
+            block(width, attend)
+        for wide, narrow in zip(widths[1:], widths[:-1], strict=True):
+            self.down.append(nn.Conv2d(narrow, wide, 3, stride=2))
+            self.up.append(nn.Conv2d(wide, narrow, 3, padding=1))
+        self.norm_out = nn.GroupNorm(norm_groups, widths[0])
+        self.head = nn.Conv2d(widths[0], shape[2], 3, padding=1)
 
     def embed(self, t):
         """Time features through two layers, [B, 4 * channels]."""
@@ -94,41 +82,38 @@ class TorchUNet(nn.Module):
     def forward(self, x, t):
         embedding = self.embed(t)
         blocks = iter(zip(self.res, self.attend, strict=True))
-        resample = iter(self.resample)
-        levels = (len(self.resample) // 2) + 1
 
         def block(h):
             res, attend = next(blocks)
             return attend(res(h, embedding))
 
         h = self.stem(x)
-        skips = [h]
-        for level in range(levels):
-            if level > 0:
-                h = next(resample)(F.pad(h, (0, 1, 0, 1) if h.shape[-1] % 2 == 0 else (1, 1, 1, 1)))
-                skips.append(h)
+        skips = []
+        for down in [None, *self.down]:
+            if down is not None:  # As XLA pads "SAME": one more row at the end of an even side.
+                h = down(F.pad(h, [p for side in (h.shape[3], h.shape[2]) for p in (side % 2, 1)]))
             for _ in range(self.num_blocks):
                 h = block(h)
                 skips.append(h)
         h = block(block(h))
-        for level in range(levels):
-            if level > 0:
+        for up in [None, *reversed(self.up)]:
+            if up is not None:
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
-                h = next(resample)(h[:, :, : skips[-1].shape[2], : skips[-1].shape[3]])
-            for _ in range(self.num_blocks + 1):
-                h = block(torch.cat([h, skips.pop()], dim=1))
+                h = up(h[:, :, : skips[-1].shape[2], : skips[-1].shape[3]])
+            for _ in range(self.num_blocks):
+                h = block(h + skips.pop())
         return self.head(F.silu(self.norm_out(h)))
 
 
 def copy_weights(net, params):
     """Give net the parameters of the JAX network, params: the nested dict that `Model.init` returned."""
-    count = {kind: sum(name.startswith(kind) for name in params) for kind in ("ResBlock", "Conv", "Attention")}
     pairs = [(net.stem, params["stem"]), (net.head, params["head"]), (net.norm_out, params["norm_out"])]
     pairs += [(net.time_1, params["Embedding_0"]["time_1"]), (net.time_2, params["Embedding_0"]["time_2"])]
-    pairs += [(net.res[i], params[f"ResBlock_{i}"]) for i in range(count["ResBlock"])]
-    pairs += [(net.resample[i], params[f"Conv_{i}"]) for i in range(count["Conv"])]
     attend = [module for module in net.attend if isinstance(module, Attention)]
-    pairs += [(attend[i], params[f"Attention_{i}"]) for i in range(count["Attention"])]
+    pairs += [(module, params[f"ResBlock_{i}"]) for i, module in enumerate(net.res)]
+    pairs += [(module, params[f"Attention_{i}"]) for i, module in enumerate(attend)]
+    pairs += [(module, params[f"down_{i + 1}"]) for i, module in enumerate(net.down)]
+    pairs += [(module, params[f"up_{i}"]) for i, module in enumerate(net.up)]
     copied = sum(_copy(module, leaves) for module, leaves in pairs)
     expected = sum(p.numel() for p in net.parameters())
     if copied != expected:

@@ -5,6 +5,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def machine() -> str:
     import jax  # late: the process is configured before jax is
 
     device = jax.devices()[0].device_kind
-    cpuinfo = "/proc/cpuinfo"
-    names = [line.split(":")[1].strip() for line in open(cpuinfo) if "model name" in line] if os.path.exists(cpuinfo) else []
-    cpu = names[0] if names else platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
     return f"{os.cpu_count()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"

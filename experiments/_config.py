@@ -135,7 +135,7 @@ def parse_config(description: str) -> Config:
 def save_config(config: Config) -> None:
     """Write config.json; a run that is there already must have the same one."""
     path = config.run / "config.json"
-    new = json.loads(_as_json(config))
+    new = json.loads(as_json(config))
     if not path.exists():
         training.write_json(path, new)
         return
@@ -148,7 +148,8 @@ def save_config(config: Config) -> None:
         )
 
 
-def _as_json(config: Config) -> str:
+def as_json(config: Config) -> str:
+    """The configuration as JSON."""
     return json.dumps(dataclasses.asdict(config), default=str)
 
 
@@ -224,5 +225,3 @@ def initial_state(config: Config, model: models.Model, event_shape: tuple[int, .
     """The run's state before its first step."""
     key_params, key_run = jax.random.split(jax.random.key(config.seed))
     return training.init_state(key_run, model.init(key_params, event_shape), make_optimizer(config))
-
-

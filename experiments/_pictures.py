@@ -76,7 +76,9 @@ def reverse(dataset: Dataset, trajectory: np.ndarray, path: Path, *, scale: int 
         frames = [grid(x / max(1.0, float(np.std(x)))) for x in trajectory]
         stills = [Image.fromarray((255 * frame).astype(np.uint8)) for frame in frames]
         scale = max(1, min(scale, 640 // stills[0].width))
-        stills = [still.resize((still.width * scale, still.height * scale), Image.Resampling.NEAREST) for still in stills]
+        stills = [
+            still.resize((still.width * scale, still.height * scale), Image.Resampling.NEAREST) for still in stills
+        ]
     else:
         stills = [_points(x) for x in trajectory]
     pauses = [milliseconds] * (len(stills) - 1) + [1500]

@@ -1,7 +1,7 @@
 """A trained run and samples from it."""
 
+import dataclasses
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,10 +57,17 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
 
 
 class Generated(NamedTuple):
-    """Samples [N, *D] and, if asked for, their trajectory [S, N, *D]."""
+    """Samples [N, *D] and their trajectory [S, N, *D], whose last state is the samples."""
 
     x: np.ndarray
-    trajectory: np.ndarray | None
+    trajectory: np.ndarray
+
+
+def make_grid(run: Run, grid: str, steps: int) -> jax.Array:
+    """The times a sampler visits, by the name of their spacing."""
+    if grid in ("uniform", "quadratic"):
+        return getattr(jd.grids, grid)(steps)
+    return getattr(jd.grids, grid)(run.schedule, steps)
 
 
 def generate(
@@ -82,44 +89,28 @@ def generate(
 
     Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
     """
-    ts = {
-        "uniform": jd.grids.uniform,
-        "quadratic": jd.grids.quadratic,
-        "log_snr": partial(jd.grids.log_snr, run.schedule),
-        "karras": partial(jd.grids.karras, run.schedule),
-    }[grid](steps)
+    ts, event = make_grid(run, grid, steps), run.dataset.event_shape
     num_devices = jax.local_device_count()
     per_device = -(-min(batch_size, num) // num_devices)
     key_prior, key_run = jax.random.split(jax.random.key(seed))
 
-    def chunk(params: Any, label: Any, first: Any) -> Any:
-        here = Run(run.config, run.dataset, run.schedule, run.model, params, run.step)
-        denoiser = here.denoiser(label, guidance=guidance, threshold=threshold)
-        kernel = (
-            jd.kernels.ddim(denoiser, run.schedule, eta)
-            if sampler == "ddim"
-            else jd.kernels.ancestral(denoiser, run.schedule)
-        )
-        x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *run.dataset.event_shape), first=first)
-        samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=save_every)
-        return samples.x, samples.trajectory
+    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array:
+        denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
+        if sampler == "ddim":
+            kernel = jd.kernels.ddim(denoiser, run.schedule, eta)
+        else:
+            kernel = jd.kernels.ancestral(denoiser, run.schedule)
+        x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *event), first=first)
+        every = steps if save_every is None else save_every
+        return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
 
-    mapped = jax.pmap(chunk, in_axes=(None, 0, 0))
+    mapped = jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)  # [S, devices, b, *D]
     whole = per_device * num_devices
     pieces = []
     for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
         index = np.arange(start, start + whole)
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
-        shaped = training.shard((index, label), num_devices)
-        x, trajectory = mapped(run.params, shaped[1], shaped[0][:, 0])
-        # [devices, S, b, *D] to [S, devices b, *D].
-        moved = None if trajectory is None else np.moveaxis(np.asarray(trajectory), 0, 1)
-        pieces.append(
-            (
-                np.asarray(x).reshape(whole, *run.dataset.event_shape),
-                None if moved is None else moved.reshape(len(moved), whole, *run.dataset.event_shape),
-            )
-        )
-    x = np.concatenate([piece[0] for piece in pieces])[:num]
-    trajectory = None if save_every is None else np.concatenate([p[1] for p in pieces], axis=1)[:, :num]
-    return Generated(x, trajectory)
+        trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
+        pieces.append(np.asarray(trajectory).reshape(-1, whole, *event))
+    states = np.concatenate(pieces, axis=1)[:, :num]
+    return Generated(states[-1], states)

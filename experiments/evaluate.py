@@ -29,7 +29,7 @@ CLASSIFIER_EXAMPLES = 10_000
 class Options:
     """What to measure."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, as train.py left it."""
     num_times: int = 12
     """Noise levels at which the denoising error is measured."""
@@ -97,9 +97,7 @@ def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     held_out, held_out_labels = run.dataset.examples("test")
     num = min(options.samples, len(held_out))
     labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
-    x = _sampling.generate(
-        run, num, seed=options.seed, labels=labels, guidance=options.guidance, steps=options.steps
-    ).x
+    x = _sampling.generate(run, num, seed=options.seed, labels=labels, guidance=options.guidance, steps=options.steps).x
     random = np.random.default_rng(options.seed)
     train, train_labels = run.dataset.examples("train")
     some = random.permutation(len(train))[: max(num, CLASSIFIER_EXAMPLES)]
@@ -128,10 +126,14 @@ def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, float]]) -> None:
     """The denoising errors, a line for each time."""
-    print(f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}   (mean squared, data in [-1, 1])")
+    print(
+        f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}   (mean squared, data in [-1, 1])"
+    )
     for row in rows:
         error = f"{row['x_0_error']:.5f} +- {row['x_0_error_se']:.5f}"
-        print(f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} {row['gaussian_error']:12.5f} {row['mean_error']:9.5f}")
+        print(
+            f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} {row['gaussian_error']:12.5f} {row['mean_error']:9.5f}"
+        )
 
 
 def evaluate(options: Options) -> dict[str, Any]:

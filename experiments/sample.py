@@ -7,7 +7,7 @@ _process.configure()
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import _cli
 import _pictures
@@ -22,7 +22,7 @@ from jaxdiff import training
 class Options:
     """What to draw and how."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, as train.py left it."""
     num: int = 100
     """Number of samples."""
@@ -87,15 +87,14 @@ def main(options: Options) -> None:
         save_every=max(1, options.steps // 25),
     )
     seconds = time.monotonic() - began
-    folder = options.output or options.run / "samples"
+    folder = options.run / "samples" if options.output is None else options.output
+    arrays: dict[str, Any] = {"x": generated.x} | ({} if labels is None else {"labels": labels})
     with training.atomic(folder / "samples.npz") as draft:
-        np.savez_compressed(draft, x=generated.x, **({} if labels is None else {"labels": labels}))
+        np.savez_compressed(draft, **arrays)
     real, _ = run.dataset.head("train", min(options.num, 100))
     _pictures.samples(run.dataset, generated.x[:100], real, folder / "samples.png")
     _pictures.reverse(run.dataset, generated.trajectory[:, :64], folder / "reverse.gif")
-    print(
-        f"{options.num} samples in {seconds:.1f} s, compilation included, from step {run.step}: {folder / 'samples.png'}"
-    )
+    print(f"{options.num} samples of step {run.step} in {seconds:.1f} s with compilation: {folder / 'samples.png'}")
 
 
 if __name__ == "__main__":

@@ -68,7 +68,9 @@ def train(config: _config.Config) -> bool:
     if done:
         pictures(config, dataset, schedule)
     else:
-        print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {shlex.join(sys.argv)}")
+        print(
+            f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {shlex.join(sys.argv)}"
+        )
     return done
 
 

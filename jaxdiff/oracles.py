@@ -1,8 +1,10 @@
 """Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,20 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff.forward import level
 from jaxdiff.schedules import Schedule
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _exactly(function: Callable[P, R]) -> Callable[P, R]:
+    """Run with full float32 matrix products: accelerators default to fewer digits, which an oracle may not lose."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "covariances"], meta_fields=[])
@@ -40,10 +56,12 @@ class GaussianMixture:
                 f"log_weights, means, covariances: expected shapes [K], [K, d], [K, d, d], got {list(shapes)}"
             )
 
+    @_exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
         return logsumexp(self._joint_log_prob(x, *self._spectrum()), axis=-1)
 
+    @_exactly
     def score(self, x: jax.Array) -> jax.Array:
         """Return grad_x log p(x), [..., d], for x [..., d]: the responsible components' pull, -C_k^-1 (x - m_k)."""
         values, vectors = self._spectrum()
@@ -51,6 +69,7 @@ class GaussianMixture:
         centred = self._rotate(x, vectors) / _rows.lead(values, jnp.ndim(x) + 1)
         return -jnp.einsum("...k,...ki,kji->...j", responsibility, centred, vectors)
 
+    @_exactly
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Return independent draws, [*shape, d]."""
         _checks.key("key", key)
@@ -77,6 +96,7 @@ class GaussianMixture:
         """
         return Partial(_mixture_denoiser, self, schedule, *self._spectrum())
 
+    @_exactly
     def posterior(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
         """Return p(x | y) for y = A x + noise: again a mixture.
 
@@ -97,6 +117,7 @@ class GaussianMixture:
         log_weights = evidence._joint_log_prob(y, *evidence._spectrum())
         return GaussianMixture(log_weights, means, covariances)
 
+    @_exactly
     def log_evidence(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> jax.Array:
         """Return log p(y), [], in nats, for y = A x + noise; arguments as in `posterior`."""
         return self._observed(A, noise_covariance).log_prob(y)
@@ -127,6 +148,7 @@ def _log_normal(centred: jax.Array, variances: jax.Array) -> jax.Array:
     return -0.5 * jnp.sum(centred**2 / variances + jnp.log(2 * jnp.pi * variances), axis=-1)
 
 
+@_exactly
 def _mixture_denoiser(
     mixture: GaussianMixture, schedule: Schedule, values: jax.Array, vectors: jax.Array, x_t: jax.Array, t: Any
 ) -> jax.Array:

@@ -17,7 +17,7 @@ SCHEDULES: dict[str, Callable[[], jd.Schedule]] = {
     "edm": jd.schedules.edm,
     "rectified_flow": jd.schedules.rectified_flow,
 }
-FAMILY = {name: "vp" for name in SCHEDULES} | {"edm": "ve", "rectified_flow": "flow"}
+FAMILY = dict.fromkeys(SCHEDULES, "vp") | {"edm": "ve", "rectified_flow": "flow"}
 
 
 def asymmetric_mixture() -> jd.oracles.GaussianMixture:

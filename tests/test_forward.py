@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from helpers import SCHEDULES
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxdiff as jd
-from helpers import SCHEDULES
 
 every = pytest.mark.parametrize("name", SCHEDULES)
 shapes = st.sampled_from([(3,), (2, 5), (1, 5, 4, 1), (2, 3, 3, 2)])  # each new shape compiles: a few will do

@@ -1,14 +1,13 @@
 """Grids: every one runs from 1 to 0, and equally spaced in what it says."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import SCHEDULES
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxdiff as jd
-from helpers import SCHEDULES
 
 every = pytest.mark.parametrize("name", SCHEDULES)
 

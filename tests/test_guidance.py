@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import asymmetric_mixture, correlated_gaussian
 
 import jaxdiff as jd
-from helpers import asymmetric_mixture, correlated_gaussian
 
 
 def denoisers(schedule: jd.Schedule) -> tuple:

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores
 from scipy import stats
 
 import jaxdiff as jd
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores
 
 MIXTURES = {"mixture": asymmetric_mixture, "gaussian": correlated_gaussian}
 every = pytest.mark.parametrize("name", MIXTURES)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from helpers import SCHEDULES, asymmetric_mixture
 from jax.tree_util import Partial
 
 import jaxdiff as jd
-from helpers import SCHEDULES, asymmetric_mixture
 from jaxdiff.prediction import CONVERTIBLE, PREDICTIONS, affine, convert, from_x_0, target, to_x_0
 
 every = pytest.mark.parametrize("name", SCHEDULES)

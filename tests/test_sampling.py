@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import asymmetric_mixture, z_scores
 from jax.tree_util import Partial
 from scipy import stats
 
 import jaxdiff as jd
-from helpers import asymmetric_mixture, z_scores
 from jaxdiff import _rows
 from jaxdiff.sampling import effective_sample_size, systematic
 

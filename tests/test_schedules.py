@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from helpers import FAMILY, SCHEDULES
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxdiff as jd
-from helpers import FAMILY, SCHEDULES
 
 EPS = {"float32": 1e-6, "float64": 1e-14}  # a few roundings
 TIMES = np.concatenate([[0.0, 1e-12, 1e-6, 1e-3], np.linspace(0.01, 0.99, 37), [0.999, 1 - 1e-6, 1.0]])
@@ -143,7 +143,7 @@ class Variants(chex.TestCase, parameterized.TestCase):
     def test_variants_agree(self, name: str) -> None:
         schedule = SCHEDULES[name]()
         t = jnp.linspace(0, 1, 12)
-        out = self.variant(lambda t: schedule.alpha_sigma(t) + (schedule.log_snr(t),))(t)
+        out = self.variant(lambda t: (*schedule.alpha_sigma(t), schedule.log_snr(t)))(t)
         expected = (*schedule.alpha_sigma(t), schedule.log_snr(t))
         chex.assert_trees_all_close(out, expected, rtol=2e-6)  # fused and unfused roundings
 

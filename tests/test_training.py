@@ -1,5 +1,6 @@
 """Training: the step on any number of devices, exact resume, verified checkpoints, the log."""
 
+import contextlib
 import gc
 import json
 import logging
@@ -186,9 +187,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog
         other.unlink()
     with (
         training.Checkpoints(tmp_path) as checkpoints,
-        pytest.raises(ValueError, match="none of the steps .* is sound"),
+        pytest.raises(ValueError, match=r"none of the steps .* is sound"),
     ):
         checkpoints.restore(tree(0))
+    gc.collect()
 
 
 def test_a_save_cut_short_is_not_a_checkpoint(tmp_path: Path) -> None:
@@ -238,9 +240,11 @@ def test_log_goes_on_from_the_step_it_resumes(tmp_path: Path) -> None:
 def test_atomic_files(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     training.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError, match="cut"), training.atomic(path) as draft:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        training.write_json(path, {"a": object()})
+    with contextlib.suppress(KeyboardInterrupt), training.atomic(path) as draft:
         draft.write_text("half")
-        raise RuntimeError("cut")
+        raise KeyboardInterrupt
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 

@@ -1,5 +1,6 @@
 """A U-Net for images, [H, W, C] of any size and number of channels."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,33 +51,28 @@ class UNet(nn.Module):
 
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
         """Down, middle and up, at the resolution of h and back."""
-        num_blocks = 0
+        dtype = jnp.dtype(self.dtype)
+        indices = itertools.count()
 
-        def block(h: jax.Array, width: int, attend: bool) -> jax.Array:
-            nonlocal num_blocks
-            num_blocks += 1
-            dtype = jnp.dtype(self.dtype)
-            h = layers.ResBlock(width, self.norm_groups, self.dropout, num_blocks, dtype)(h, embedding, key)
+        def block(h: jax.Array, attend: bool) -> jax.Array:
+            h = layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(h, embedding, key)
             return layers.Attention(self.num_heads, self.norm_groups, dtype)(h) if attend else h
 
-        def conv(h: jax.Array, stride: int) -> jax.Array:
-            return nn.Conv(h.shape[-1], (3, 3), stride, dtype=jnp.dtype(self.dtype))(h)
-
         widths = [self.channels * m for m in self.multipliers]
-        skips = [h]
+        skips = []
         for level, width in enumerate(widths):
             if level > 0:
-                h = conv(h, 2)
-                skips.append(h)
+                h = nn.Conv(width, (3, 3), 2, dtype=dtype, name=f"down_{level}")(h)
             for _ in range(self.num_blocks):
-                h = block(h, width, h.shape[1] in self.attention)
+                h = block(h, h.shape[1] in self.attention)
                 skips.append(h)
-        h = block(block(h, widths[-1], True), widths[-1], False)
-        for width in reversed(widths):
-            if h.shape[1:3] != skips[-1].shape[1:3]:
-                h = conv(layers.upsample(h, *skips[-1].shape[1:3]), 1)
-            for _ in range(self.num_blocks + 1):
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, h.shape[1] in self.attention)
+        h = block(block(h, True), False)
+        for level, width in reversed(list(enumerate(widths))):
+            if level < len(widths) - 1:
+                h = layers.upsample(h, *skips[-1].shape[1:3])
+                h = nn.Conv(width, (3, 3), dtype=dtype, name=f"up_{level}")(h)
+            for _ in range(self.num_blocks):
+                h = block(h + skips.pop(), h.shape[1] in self.attention)
         return h
 
 

@@ -156,7 +156,7 @@ def shard(batch: Any, num_devices: int) -> Any:
     Raises:
       ValueError: the number of rows is no multiple of num_devices.
     """
-    rows = len(jax.tree.leaves(batch)[0])
+    rows = max((len(leaf) for leaf in jax.tree.leaves(batch)), default=0)
     if rows % num_devices:
         raise ValueError(f"batch: expected a multiple of {num_devices} devices, got {rows} rows")
     return jax.tree.map(lambda leaf: leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:]), batch)

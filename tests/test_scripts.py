@@ -1,0 +1,244 @@
+"""The scripts, as a user runs them: stop and go on, sample, evaluate, and one clear line for every mistake."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _cli
+import _config
+import _report
+import _sampling
+import evaluate
+import numpy as np
+import pytest
+import sample
+import train
+from PIL import Image
+
+from jaxdiff import training
+
+ROOT = Path(__file__).parents[1]
+TINY = dataclasses.replace(
+    _config.PRESETS["digits"][1],
+    steps=6,
+    batch_size=8,
+    log_every=1,
+    eval_every=3,
+    network=_config.Network(channels=8, multipliers=(1, 2), num_blocks=1, attention=()),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    assert train.train(dataclasses.replace(TINY, run=run))
+    return run
+
+
+def test_training_leaves_what_it_promises(tiny_run: Path) -> None:
+    for name in ("samples.png", "forward.png", "loss.png"):
+        assert Image.open(tiny_run / name).size[0] > 300
+    assert Image.open(tiny_run / "reverse.gif").n_frames == 26  # the start, and every second of 50 steps
+    assert list(tiny_run.glob("events.out.tfevents.*"))
+    log = training.read_log(tiny_run)
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in log if "held_out_loss" in line] == [3, 6]
+
+
+def test_configuration_round_trip(tiny_run: Path) -> None:
+    assert _config.load_config(tiny_run) == dataclasses.replace(TINY, run=tiny_run)
+
+
+def test_a_finished_run_is_left_alone(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
+    before = (tiny_run / "metrics.jsonl").read_text()
+    assert train.train(dataclasses.replace(TINY, run=tiny_run))
+    assert "trained already (6 steps)" in capsys.readouterr().out
+    assert (tiny_run / "metrics.jsonl").read_text() == before
+
+
+def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
+    options = sample.Options(
+        run=tiny_run,
+        num=6,
+        steps=3,
+        labels=(3, 7),
+        guidance=2.0,
+        sampler="ancestral",
+        threshold="static",
+        output=tmp_path,
+    )
+    sample.main(options)
+    saved = np.load(tmp_path / "samples.npz")
+    assert saved["x"].shape == (6, 8, 8, 1)
+    np.testing.assert_array_equal(saved["labels"], [3, 7, 3, 7, 3, 7])
+    assert Image.open(tmp_path / "samples.png").size[0] > 300
+
+
+def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
+    run = _sampling.load_run(tiny_run)
+    labels = np.arange(10) % 10
+    whole, parts = (_sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4))
+    np.testing.assert_allclose(whole, parts, atol=1e-4)  # convolutions sum in another order for another batch size
+
+
+def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
+    result = evaluate.evaluate(evaluate.Options(run=tiny_run, num_times=3, examples=32, samples=40, steps=3))
+    assert json.loads((tiny_run / "evaluation.json").read_text()) == result
+    assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
+    for row in result["denoising"]:
+        assert row["gaussian_error"] <= row["mean_error"]  # the best linear denoiser knows the mean
+        assert np.isfinite(row["x_0_error"])
+    assert "recognised" in capsys.readouterr().out
+    _report.write(tiny_run, {"steps": 6}, result["denoising"])
+    page = (tiny_run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/gif;base64,") == 1
+    assert "http" not in page  # nothing to fetch
+
+
+def test_a_toy_density_trains(tmp_path: Path) -> None:
+    toy = dataclasses.replace(
+        _config.PRESETS["toy"][1], run=tmp_path / "toy", steps=4, batch_size=8, eval_every=4,
+        network=_config.Network(channels=8, num_blocks=2),
+    )  # fmt: skip
+    assert train.train(toy)
+    assert Image.open(toy.run / "samples.png").size[0] > 300
+    result = evaluate.evaluate(evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3))
+    assert "recognised" not in result
+
+
+# --- stopping and going on -----------------------------------------------------------------------------------------
+
+
+def command(run: Path) -> list[str]:
+    options = "--steps 40 --batch-size 8 --log-every 1 --eval-every 10 --network.channels 8 --network.num-blocks 1"
+    return [
+        sys.executable,
+        "experiments/train.py",
+        "digits",
+        "--run",
+        str(run),
+        *options.split(),
+        "--network.attention",
+    ]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+
+
+def final_digest(run: Path) -> str:
+    """The digest in the last checkpoint: parameters, average, optimiser, key and step."""
+    paths = list((run / "checkpoints" / "40").glob("about/metadata"))
+    return json.loads(paths[0].read_text())["sha256"]
+
+
+def stop_at(run: Path, step: int, number: int) -> subprocess.CompletedProcess:
+    """Start a run and send it a signal once its log has reached a step."""
+    process = subprocess.Popen(
+        command(run), cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 200
+    while not any(line["step"] >= step for line in training.read_log(run)):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=200)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
+    """Interrupted, gone on with, killed in cold blood, gone on with: bit for bit the run that was left in peace."""
+    peace, war = tmp_path / "peace", tmp_path / "war"
+    done = subprocess.run(command(peace), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    interrupted = stop_at(war, 3, signal.SIGINT)
+    assert interrupted.returncode == 130
+    assert "saved; to go on, repeat:" in interrupted.stdout
+    assert "Traceback" not in interrupted.stderr
+    stop_at(war, 15, signal.SIGKILL)
+    last = subprocess.run(command(war), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    assert final_digest(war) == final_digest(peace)
+    losses = [[(x["step"], x["loss"]) for x in training.read_log(run) if "loss" in x] for run in (peace, war)]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, 41))
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------
+
+
+def bad_input(case: str, run: Path, tmp_path: Path) -> None:
+    """Each mistake a user can make on the command line."""
+    other = tmp_path / "other"
+    calls = {
+        "unknown data set": lambda: train.train(dataclasses.replace(TINY, run=other, dataset="digitz")),
+        "set not prepared": lambda: train.train(
+            dataclasses.replace(TINY, run=other, dataset="mnist", data_dir=tmp_path / "nothing")
+        ),
+        "another configuration": lambda: train.train(dataclasses.replace(TINY, run=run, batch_size=16)),
+        "batch for no devices": lambda: train.train(dataclasses.replace(TINY, run=other, batch_size=6)),
+        "no run": lambda: sample.main(sample.Options(run=other)),
+        "unknown label": lambda: sample.main(sample.Options(run=run, labels=(10,))),
+        "guided without labels": lambda: sample.main(sample.Options(run=run, unconditional=True, guidance=2.0)),
+        "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
+        "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
+        "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
+    }
+    with _cli.one_line_errors():
+        calls[case]()
+
+
+MESSAGES = {
+    "unknown data set": "did you mean",
+    "set not prepared": "prepare.py",
+    "another configuration": "was begun with another batch_size",
+    "batch for no devices": "batch: expected a multiple of 4 devices, got 6 rows",
+    "no run": "is no run folder",
+    "unknown label": "labels: expected classes 0 to 9",
+    "guided without labels": "labels, guidance: expected none",
+    "no samples": "num: expected at least 1",
+    "no steps": "num_steps: expected a positive int",
+    "no times": "num_times, examples: expected at least 1 and 2",
+}
+
+
+@pytest.mark.parametrize("case", MESSAGES)
+def test_mistakes_are_answered_in_one_line(
+    case: str, tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        bad_input(case, tiny_run, tmp_path)
+    assert exit_info.value.code == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert MESSAGES[case] in error[0]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
+    wider = dataclasses.replace(TINY, run=tiny_run, network=dataclasses.replace(TINY.network, channels=16))
+    path = tiny_run / "config.json"
+    before = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(_config.as_json(wider))))
+        with pytest.raises(ValueError, match=r"is of another model: .* leaves differ, the first: expected"):
+            _sampling.load_run(tiny_run)
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "demo", "prepare"])
+def test_help_can_be_read(script: str) -> None:
+    arguments = ["digits", "--help"] if script == "train" else ["--help"]
+    out = subprocess.run(
+        [sys.executable, f"experiments/{script}.py", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert out.returncode == 0, out.stderr
+    assert "--run" in out.stdout or "RUN" in out.stdout or "--source" in out.stdout
+    assert len(out.stdout.splitlines()) > 8
