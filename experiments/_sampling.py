@@ -94,7 +94,7 @@ def generate(
     per_device = -(-min(batch_size, num) // num_devices)
     key_prior, key_run = jax.random.split(jax.random.key(seed))
 
-    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array:
+    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
         denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
         if sampler == "ddim":
             kernel = jd.kernels.ddim(denoiser, run.schedule, eta)
@@ -102,7 +102,8 @@ def generate(
             kernel = jd.kernels.ancestral(denoiser, run.schedule)
         x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *event), first=first)
         every = steps if save_every is None else save_every
-        return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
+        samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every)
+        return samples.trajectory
 
     mapped = jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)  # [S, devices, b, *D]
     whole = per_device * num_devices

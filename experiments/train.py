@@ -98,10 +98,10 @@ def loop(
     evaluate = held_out_loss(config, dataset, objective)
     first = int(state.step)
     batches = dataset.batches(config.batch_size, config.seed)
-    log = training.Log(config.run, step=first)
     replicated = training.replicate(state, devices)
     began, examples = time.monotonic(), 0
-    with stopping() as stop, tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name) as bar:
+    bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
+    with stopping() as stop, training.Log(config.run, step=first) as log, bar:
         for n in range(first, config.steps):
             replicated, metrics = update(replicated, training.shard(batches(n), len(devices)))
             bar.update()
@@ -122,7 +122,6 @@ def loop(
                 checkpoints.save(done, state, loss=loss)
             if stop.asked:
                 break
-    log.close()
     return training.unreplicate(replicated)
 
 

@@ -33,6 +33,11 @@ TINY = dataclasses.replace(
 )
 
 
+def width_and_frames(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size[0], getattr(image, "n_frames", 1)
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
@@ -42,8 +47,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_leaves_what_it_promises(tiny_run: Path) -> None:
     for name in ("samples.png", "forward.png", "loss.png"):
-        assert Image.open(tiny_run / name).size[0] > 300
-    assert Image.open(tiny_run / "reverse.gif").n_frames == 26  # the start, and every second of 50 steps
+        assert width_and_frames(tiny_run / name)[0] > 300
+    assert width_and_frames(tiny_run / "reverse.gif")[1] == 26  # the start, and every second of 50 steps
     assert list(tiny_run.glob("events.out.tfevents.*"))
     log = training.read_log(tiny_run)
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -76,7 +81,7 @@ def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
     saved = np.load(tmp_path / "samples.npz")
     assert saved["x"].shape == (6, 8, 8, 1)
     np.testing.assert_array_equal(saved["labels"], [3, 7, 3, 7, 3, 7])
-    assert Image.open(tmp_path / "samples.png").size[0] > 300
+    assert width_and_frames(tmp_path / "samples.png")[0] > 300
 
 
 def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
@@ -91,7 +96,7 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     assert json.loads((tiny_run / "evaluation.json").read_text()) == result
     assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
     for row in result["denoising"]:
-        assert row["gaussian_error"] <= row["mean_error"]  # the best linear denoiser knows the mean
+        assert row["gaussian_error"] < 1.01 * row["mean_error"]  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
     assert "recognised" in capsys.readouterr().out
     _report.write(tiny_run, {"steps": 6}, result["denoising"])
@@ -107,7 +112,7 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
         network=_config.Network(channels=8, num_blocks=2),
     )  # fmt: skip
     assert train.train(toy)
-    assert Image.open(toy.run / "samples.png").size[0] > 300
+    assert width_and_frames(toy.run / "samples.png")[0] > 300
     result = evaluate.evaluate(evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3))
     assert "recognised" not in result
 

@@ -223,15 +223,13 @@ def test_restores_on_any_number_of_devices(tmp_path: Path) -> None:
 
 
 def test_log_goes_on_from_the_step_it_resumes(tmp_path: Path) -> None:
-    log = training.Log(tmp_path)
-    for step in (1, 2, 3):
-        log.write(step, loss=float(step))
-    log.close()
+    with training.Log(tmp_path) as log:
+        for step in (1, 2, 3):
+            log.write(step, loss=float(step))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # a kill in the middle of a line
-    log = training.Log(tmp_path, step=2)
-    log.write(3, loss=30.0)
-    log.close()
+    with training.Log(tmp_path, step=2) as log:
+        log.write(3, loss=30.0)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
     assert list(tmp_path.glob("events.out.tfevents.*"))

@@ -26,7 +26,7 @@ def time_features(t: jax.Array, size: int, kind: str) -> jax.Array:
     else:
         frequencies = 2 * np.pi * 16 * ndtri(0.5 + (i + 0.5) / (2 * len(i)))
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)
+    angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -61,18 +61,20 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax
 def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
     """Group normalisation with a scale and a shift, [C] or [B, C], of images [B, H, W, C]; at least float32.
 
-    Written as x * a + b with a, b [B, C], so that the image is read once for the moments and once for the result.
+    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2
+
+    Numerics: a and b are [B, C], so the image is read once for the moments and once for the result. Two details keep
+    XLA on CPU from recomputing long chains for every pixel: groups are averaged by a small matrix product, which no
+    fusion swallows, and E x^2 precedes E x, so that the last term of x's gradient is a product of two full images.
+    The difference loses digits where |mean| >> standard deviation; a convolution's outputs are far from there.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    batch, channels = x.shape[0], x.shape[-1]
-
-    def group_mean(per_channel: jax.Array) -> jax.Array:
-        mean = per_channel.reshape(batch, groups, -1).mean(-1, keepdims=True)
-        return jnp.broadcast_to(mean, (batch, groups, channels // groups)).reshape(batch, channels)
-
-    mean = group_mean(x.mean((1, 2)))
-    variance = jnp.maximum(group_mean(jnp.square(x).mean((1, 2))) - jnp.square(mean), 0)
-    a = scale * jax.lax.rsqrt(variance + 1e-5)
+    square = jnp.square(x).mean((1, 2))
+    moments = jnp.stack([x.mean((1, 2)), square], axis=1)
+    size = x.shape[-1] // groups
+    average = np.kron(np.eye(groups), np.full((size, size), 1 / size))
+    mean, square = jnp.moveaxis(moments @ jnp.asarray(average, x.dtype), 1, 0)
+    a = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-5)
     b = shift - mean * a
     return x * a[:, None, None] + b[:, None, None]
 

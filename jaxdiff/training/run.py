@@ -67,8 +67,10 @@ class Log:
         for name, value in scalars.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Write everything out."""
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         self._file.close()
         self._events.close()
 
