@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow check lock clean
+.PHONY: demo test test-slow check bench lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxdiff needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
@@ -17,7 +17,7 @@ demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/
 	$(BIN)/python experiments/demo.py --run $(RUN)
 
 test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
 
 test-slow: $(STAMP)  ## the longer proofs
 	$(BIN)/python -m pytest -m slow
@@ -26,6 +26,10 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed beside PyTorch (installs the bench extra)
+	$(BIN)/pip install --quiet "torch>=2.8"
+	$(BIN)/python benchmarks/speed.py
 
 lock:  ## resolve the pins again (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra dev pyproject.toml -o requirements.lock --no-header --no-annotate --upgrade

@@ -101,7 +101,7 @@ class TorchUNet(nn.Module):
                 h = F.interpolate(h, scale_factor=2, mode="nearest")
                 h = up(h[:, :, : skips[-1].shape[2], : skips[-1].shape[3]])
             for _ in range(self.num_blocks):
-                h = block(h + skips.pop())
+                h = block((h + skips.pop()) * HALF)
         return self.head(F.silu(self.norm_out(h)))
 
 

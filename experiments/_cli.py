@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
@@ -16,7 +18,7 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, TypeError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, jax.errors.JaxRuntimeError) as error:
         if os.environ.get("JAXDIFF_TRACEBACK"):
             raise
         print(f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
@@ -25,8 +27,6 @@ def one_line_errors() -> Iterator[None]:
 
 def machine() -> str:
     """The machine in words, for the figures it made."""
-    import jax  # late: the process is configured before jax is
-
     device = jax.devices()[0].device_kind
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from _datasets import Dataset
 import jaxdiff as jd
 from jaxdiff import models, training
 
-Prediction = Literal["eps", "x0", "v", "velocity", "edm"]
+Prediction = Literal["eps", "x0", "v", "score", "velocity", "edm"]
 ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow"]
 WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 
@@ -26,7 +27,7 @@ class Network:
     """Channels at full resolution (width of an MLP)."""
     multipliers: tuple[int, ...] = (1, 2)
     """Channels of each resolution, as multiples; each further one halves the sides."""
-    num_blocks: int = 2
+    num_blocks: int = 1
     """Residual blocks per resolution (layers of an MLP)."""
     attention: tuple[int, ...] = (4,)
     """Side lengths at which there is self-attention."""
@@ -64,8 +65,12 @@ class Optimizer:
     """Steps of linear warm-up."""
     final_scale: float = 0.02
     """Last learning rate, as a share of the peak."""
-    clip_norm: float = 1.0
-    """Largest norm of a gradient."""
+    clip_norm: float | None = 1.0
+    """Largest norm of a gradient; None for no clipping."""
+    b1: float = 0.9
+    """Adam's decay of the first moment."""
+    b2: float = 0.99
+    """Adam's decay of the second moment."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     ema_decay: float = 0.998
@@ -82,7 +87,7 @@ class Config:
     """digits (embedded), any prepared TFDS image set such as mnist, or a 2-D density such as swiss_roll."""
     data_dir: Path | None = None
     """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
-    steps: int = 3000
+    steps: int = 1500
     """Number of updates."""
     batch_size: int = 128
     """Examples in an update, over all devices."""
@@ -108,7 +113,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
         Config(
             run=Path("runs/mnist"),
             dataset="mnist",
-            steps=6000,
+            steps=4000,
             batch_size=64,
             network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2),
             optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
@@ -132,20 +137,43 @@ def parse_config(description: str) -> Config:
     return tyro.extras.overridable_config_cli(PRESETS, description=description)
 
 
-def save_config(config: Config) -> None:
-    """Write config.json; a run that is there already must have the same one."""
+def check(config: Config) -> None:
+    """Refuse counts that mean nothing."""
+    for name in ("steps", "batch_size", "log_every", "eval_every"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
+
+
+def check_same(config: Config) -> None:
+    """Require the configuration of a run that is there already to be this one."""
     path = config.run / "config.json"
-    new = json.loads(as_json(config))
     if not path.exists():
-        training.write_json(path, new)
         return
-    old = json.loads(path.read_text())
+    new, old = json.loads(as_json(config)), read_json(path)
     differing = [name for name in new if new[name] != old.get(name) and name not in ("run", "data_dir")]
     if differing:
         raise ValueError(
             f"run: {config.run} was begun with another {', '.join(differing)}; "
             "repeat its own command to go on with it, or give another --run"
         )
+
+
+def save(config: Config) -> None:
+    """Write config.json, from which the run can be read back."""
+    training.write_json(config.run / "config.json", json.loads(as_json(config)))
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, naming it where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: expected JSON, got {error}") from error
+
+
+def key_of(seed: int, purpose: str) -> jax.Array:
+    """The key of one purpose of a seed: training, sampling and data never share a stream."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
 def as_json(config: Config) -> str:
@@ -158,7 +186,7 @@ def load_config(run: Path) -> Config:
     path = run / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"run: {run} is no run folder (it has no config.json); train one with train.py")
-    fields = json.loads(path.read_text())
+    fields = read_json(path)
     parts = {"network": Network, "diffusion": Diffusion, "optimizer": Optimizer}
     nested = {name: kind(**_tuples(fields.pop(name))) for name, kind in parts.items()}
     data_dir = None if fields["data_dir"] is None else Path(fields["data_dir"])
@@ -209,10 +237,26 @@ def make_optimizer(config: Config) -> Any:
     return training.make_optimizer(
         optimizer.learning_rate,
         num_steps=config.steps,
-        warmup=min(optimizer.warmup, config.steps),
+        warmup=min(optimizer.warmup, config.steps // 2),  # a short run warms up over its first half
         final_scale=optimizer.final_scale,
         clip_norm=optimizer.clip_norm,
         weight_decay=optimizer.weight_decay,
+        b1=optimizer.b1,
+        b2=optimizer.b2,
+    )
+
+
+def make_loss(config: Config, model: models.Model, schedule: jd.Schedule, *, training_time: bool = True) -> Any:
+    """The loss of a run, per example; without dropout and hidden labels outside training."""
+    return training.denoising_loss(
+        model.apply,
+        schedule,
+        prediction=config.diffusion.prediction,
+        weight=make_weight(config),
+        num_classes=model.num_classes,
+        label_drop=config.label_drop if training_time else 0.0,
+        sigma_data=config.diffusion.sigma_data,
+        dropout=training_time,
     )
 
 
@@ -223,5 +267,5 @@ def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, 
 
 def initial_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
     """The run's state before its first step."""
-    key_params, key_run = jax.random.split(jax.random.key(config.seed))
+    key_params, key_run = (key_of(config.seed, purpose) for purpose in ("parameters", "training"))
     return training.init_state(key_run, model.init(key_params, event_shape), make_optimizer(config))

@@ -33,7 +33,9 @@ class Dataset:
 
     def batches(self, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
         """The batch of each step, a function of (seed, step) alone: a resumed run sees what it would have seen."""
-        batches = data.batches(self.splits["train"], batch_size=batch_size, seed=seed)
+        batches = data.batches(
+            self.splits["train"], batch_size=batch_size, seed=seed, rank=jax.process_index(), world=jax.process_count()
+        )
 
         def batch(step: int) -> tuple[np.ndarray, np.ndarray | None]:
             rows = batches[step]
@@ -49,7 +51,7 @@ class Dataset:
 def load(config: Any) -> Dataset:
     """The data set of a run."""
     if config.dataset in data.toy.names():
-        keys = jax.random.split(jax.random.key(0))
+        keys = jax.random.split(jax.random.key(2015))  # the set is one and the same, whatever a run's seed
         splits = {
             name: data.Split(np.asarray(data.toy.sample(key, config.dataset, num)), None)
             for key, (name, num) in zip(keys, TOY_EXAMPLES.items(), strict=True)

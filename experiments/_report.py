@@ -38,7 +38,7 @@ $figures
 
 def write(run: Path, summary: dict[str, Any], denoising: list[dict[str, float]]) -> None:
     """Write report.html into a run folder."""
-    figures = "\n".join(_figure(run / name, text) for name, text in PICTURES.items() if (run / name).exists())
+    figures = "\n".join(_figure(run / name, text) for name, text in PICTURES.items())
     rows = "\n".join(_row(name.replace("_", " "), value) for name, value in summary.items())
     head = "<tr>" + "".join(f"<th>{name.replace('_', ' ')}</th>" for name in denoising[0]) + "</tr>"
     body = "\n".join("<tr>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>" for row in denoising)

@@ -57,7 +57,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
 
 
 class Generated(NamedTuple):
-    """Samples [N, *D] and their trajectory [S, N, *D], whose last state is the samples."""
+    """Samples [N, *D], and the trajectory of the first chunk of them, [S, up to batch_size, *D]."""
 
     x: np.ndarray
     trajectory: np.ndarray
@@ -89,10 +89,12 @@ def generate(
 
     Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
     """
+    if num < 1 or batch_size < 1:
+        raise ValueError(f"num, batch_size: expected at least 1, got {num}, {batch_size}")
     ts, event = make_grid(run, grid, steps), run.dataset.event_shape
     num_devices = jax.local_device_count()
     per_device = -(-min(batch_size, num) // num_devices)
-    key_prior, key_run = jax.random.split(jax.random.key(seed))
+    key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
         denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
@@ -107,11 +109,11 @@ def generate(
 
     mapped = jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)  # [S, devices, b, *D]
     whole = per_device * num_devices
-    pieces = []
+    pieces: list[np.ndarray] = []
     for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
         index = np.arange(start, start + whole)
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
         trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
-        pieces.append(np.asarray(trajectory).reshape(-1, whole, *event))
-    states = np.concatenate(pieces, axis=1)[:, :num]
-    return Generated(states[-1], states)
+        states = np.asarray(trajectory).reshape(-1, whole, *event)
+        pieces.append(states if not pieces else states[-1:])
+    return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])

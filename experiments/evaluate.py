@@ -36,7 +36,7 @@ class Options:
     examples: int = 1000
     """Held-out examples for it, at most."""
     samples: int = 500
-    """Samples to classify and compare; 0 for none."""
+    """Samples to classify and compare, at most as many as there are held-out examples; 0 for none."""
     steps: int = 50
     """Steps of the sampler (DDIM)."""
     guidance: float = 1.0
@@ -95,7 +95,7 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
 def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     """What an independent classifier and a nearest-neighbour test say of samples, beside what they say of real data."""
     held_out, held_out_labels = run.dataset.examples("test")
-    num = min(options.samples, len(held_out))
+    num = min(options.samples, len(held_out))  # the two-sample test needs as many real ones
     labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
     x = _sampling.generate(run, num, seed=options.seed, labels=labels, guidance=options.guidance, steps=options.steps).x
     random = np.random.default_rng(options.seed)

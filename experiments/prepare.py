@@ -3,17 +3,19 @@
 python experiments/prepare.py --name mnist --source FOLDER
 """
 
-import dataclasses
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+import _cli
 import tyro
 
 from jaxdiff import data
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True)
+class Options:
+    """Where the files are and where the set goes."""
+
     source: Path
     """Folder of the four IDX files, plain or .gz."""
     name: str = "mnist"
@@ -22,16 +24,12 @@ class Config:
     """Folder of the prepared sets; by default $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
 
-def main(config: Config) -> None:
-    try:
-        path, new, num_examples = data.prepare(config.name, config.source, config.data_dir)
-    except (OSError, ValueError) as error:
-        sys.exit(f"prepare: {error}")
-    except KeyboardInterrupt:
-        sys.exit("prepare: interrupted, nothing was kept; run it again")
+def main(options: Options) -> None:
+    path, new, num_examples = data.prepare(options.name, options.source, options.data_dir)
     counts = ", ".join(f"{count} {split}" for split, count in num_examples.items())
-    print(f"{config.name}: {'prepared' if new else 'already prepared'} in {path} ({counts})")
+    print(f"{options.name}: {'prepared' if new else 'already prepared'} in {path} ({counts})")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))

@@ -67,8 +67,10 @@ def labels_of(options: Options, run: _sampling.Run) -> np.ndarray | None:
 
 
 def main(options: Options) -> None:
-    if options.num < 1:
-        raise ValueError(f"num: expected at least 1 sample, got {options.num}")
+    if options.sampler == "ancestral" and options.eta:
+        raise ValueError(
+            f"eta: expected none with --sampler ancestral, which has all of DDPM's noise, got {options.eta}"
+        )
     run = _sampling.load_run(options.run, best=options.best)
     labels = labels_of(options, run)
     began = time.monotonic()

@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ import jaxdiff as jd
 from jaxdiff import models, training
 
 EVAL_EXAMPLES = 512
+PICTURES = ("loss.png", "forward.png", "samples.png", "reverse.gif")
 
 
 class Stop:
@@ -53,25 +54,25 @@ def stopping() -> Iterator[Stop]:
 
 def train(config: _config.Config) -> bool:
     """Bring a run to its last step; False if it was stopped on the way."""
+    _config.check(config)
     dataset = _datasets.load(config)
     schedule, model = _config.make_schedule(config), _config.make_model(config, dataset)
-    _config.save_config(config)
+    _config.check_same(config)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
         if state is None:
             state = jax.jit(lambda: _config.initial_state(config, model, dataset.event_shape))()
-        if int(state.step) >= config.steps:
+        if int(state.step) < config.steps:
+            state = loop(config, dataset, model, schedule, state, checkpoints)
+        else:
             print(f"{config.run} is trained already ({int(state.step)} steps)")
-            return True
-        state = loop(config, dataset, model, schedule, state, checkpoints)
-    done = int(state.step) >= config.steps
-    if done:
+    if int(state.step) < config.steps:
+        command = shlex.join([sys.executable, *sys.argv])
+        print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {command}")
+        return False
+    if not all((config.run / name).exists() for name in PICTURES):
         pictures(config, dataset, schedule)
-    else:
-        print(
-            f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {shlex.join(sys.argv)}"
-        )
-    return done
+    return True
 
 
 def loop(
@@ -82,61 +83,59 @@ def loop(
     state: training.TrainState,
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
-    """The updates from the state's step to the last, with log, evaluation and checkpoints."""
+    """The updates from the state's step on, with log, evaluation and checkpoints; returns the last state saved."""
     devices = jax.local_devices()
-    objective = training.denoising_loss(
-        model.apply,
-        schedule,
-        prediction=config.diffusion.prediction,
-        weight=_config.make_weight(config),
-        num_classes=model.num_classes,
-        label_drop=config.label_drop,
-        sigma_data=config.diffusion.sigma_data,
-    )
-    step = training.make_step(objective, _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay)
-    update = training.pmap_step(step, devices)
-    evaluate = held_out_loss(config, dataset, objective)
-    first = int(state.step)
     batches = dataset.batches(config.batch_size, config.seed)
+    training.shard(batches(0), len(devices))  # an uneven batch is refused before anything is written
+    step = training.make_step(
+        _config.make_loss(config, model, schedule), _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay
+    )
+    update, evaluate = training.pmap_step(step, devices), held_out_loss(config, dataset, model, schedule)
+    _config.save(config)
+    first = int(state.step)
     replicated = training.replicate(state, devices)
-    began, examples = time.monotonic(), 0
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
+    began, examples = time.monotonic(), 0
     with stopping() as stop, training.Log(config.run, step=first) as log, bar:
         for n in range(first, config.steps):
             replicated, metrics = update(replicated, training.shard(batches(n), len(devices)))
+            done, examples = n + 1, examples + config.batch_size
             bar.update()
-            done = n + 1
-            examples += config.batch_size
-            last = done == config.steps or stop.asked
-            if done % config.log_every == 0 or last:
+            if done % config.log_every == 0 or done == config.steps:
                 scalars = {name: float(value[0]) for name, value in metrics.items()}
-                require_finite(done, scalars["loss"])
                 rate = examples / (time.monotonic() - began)
                 bar.set_postfix(loss=f"{scalars['loss']:.4f}", examples_per_s=f"{rate:.0f}")
                 log.write(done, **scalars, examples_per_second=rate)
                 began, examples = time.monotonic(), 0
-            if done % config.eval_every == 0 or last:
+            stopped = stop.asked  # read once: a signal that comes later is the next step's
+            if done % config.eval_every == 0 or done == config.steps or stopped:
+                require_finite(done, float(metrics["loss"][0]))
                 state = training.unreplicate(replicated)
                 loss = float(evaluate(state.ema_params))
+                require_finite(done, loss)
                 log.write(done, held_out_loss=loss)
                 checkpoints.save(done, state, loss=loss)
-            if stop.asked:
+                began, examples = time.monotonic(), 0  # what this took is no training
+            if stopped:
                 break
-    return training.unreplicate(replicated)
+    return state
 
 
 def require_finite(step: int, loss: float) -> None:
-    """Stop at the first sign of divergence, before a checkpoint keeps it."""
+    """Stop before a checkpoint keeps a run that has diverged."""
     if not np.isfinite(loss):
         raise FloatingPointError(f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate")
 
 
-def held_out_loss(config: _config.Config, dataset: _datasets.Dataset, objective: Any) -> Any:
-    """The training objective of the averaged parameters on held-out examples, with noise that never changes."""
+def held_out_loss(
+    config: _config.Config, dataset: _datasets.Dataset, model: models.Model, schedule: jd.Schedule
+) -> Callable[[Any], jax.Array]:
+    """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes."""
+    loss = _config.make_loss(config, model, schedule, training_time=False)
     x_0, label = dataset.head("test", EVAL_EXAMPLES)
-    key = jax.random.key(config.seed + 1)
+    key = _config.key_of(config.seed, "held out")
     rows = training.Rows(key, jax.random.split(key, len(x_0)), jnp.zeros((), int), len(x_0))
-    return jax.jit(lambda params: jnp.mean(objective(params, rows, (x_0, label))))
+    return jax.jit(lambda params: jnp.mean(loss(params, rows, (x_0, label))))
 
 
 def pictures(config: _config.Config, dataset: _datasets.Dataset, schedule: jd.Schedule) -> None:

@@ -39,8 +39,7 @@ def time(name: str, t: Any, x: Any = None) -> None:
     dtype = getattr(t, "dtype", None)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating time in [0, 1], got dtype {dtype} (a step i of T is t = i / T)")
-    if isinstance(t, int | float) and not 0 <= t <= 1:
-        raise ValueError(f"{name}: expected a time in [0, 1], got {t}")
+    values(name, t, "a time in [0, 1]", lambda now: (now >= 0) & (now <= 1))
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -60,11 +59,25 @@ def choice(name: str, value: Any, options: Sequence[str]) -> None:
 def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any]) -> None:
     """Require that a predicate holds for every entry, where the value is known now."""
     now = known(value)
-    if now is not None and not np.all(holds(now)):
-        raise ValueError(f"{name}: expected {expected}, got {now if now.size <= 8 else f'{now.ravel()[:8]}...'}")
+    if now is None:
+        return
+    good = np.asarray(holds(now)).ravel()
+    if not good.all():
+        first = int(np.argmin(good))
+        # A predicate on neighbours has an entry less than the value: show both of the pair.
+        shown = now.ravel()[first : first + 1 + now.size - good.size].tolist()
+        where = f" at index {first} of {now.size}" if now.ndim else ""
+        raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}")
 
 
 def key(name: str, value: Any) -> None:
     """Require typed PRNG keys (jax.random.key)."""
     if not jnp.issubdtype(getattr(value, "dtype", np.dtype(object)), jax.dtypes.prng_key):
         raise TypeError(f"{name}: expected a typed key from jax.random.key, got {type(value).__name__}")
+
+
+def one_key(name: str, value: Any) -> None:
+    """Require a single typed PRNG key."""
+    key(name, value)
+    if value.shape != ():
+        raise ValueError(f"{name}: expected one key, shape (), got {value.shape}")

@@ -4,12 +4,16 @@ Schedules, denoisers and kernels are `jax.tree_util.Partial`: a static function 
 go through jit, vmap and pmap as arguments, so new parameters never compile a program again.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 from jax.tree_util import Partial
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @jax.tree_util.register_static
@@ -25,3 +29,14 @@ def as_function(name: str, function: Callable) -> Partial:
     if not callable(function):
         raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
     return function if isinstance(function, Partial) else Partial(function)
+
+
+def exactly(function: Callable[P, R]) -> Callable[P, R]:
+    """Run with full float32 matrix products: accelerators default to fewer digits, which a reference may not lose."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return call

@@ -134,5 +134,8 @@ def _ordered(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, L
     _checks.time("t", t, x)
     late = _checks.known(t)
     if late is not None:
-        _checks.values("s", s, f"a time s <= t = {late if late.ndim == 0 else 't'}", lambda v: v <= late)
+        # Compared in the dtype they are used in: 0.3 is not the same number in all of them.
+        dtype = _rows.state_dtype(x.dtype)
+        order = f"a time s <= t = {late}" if late.ndim == 0 else "times s <= t"
+        _checks.values("s", s, order, lambda early: early.astype(dtype) <= late.astype(dtype))
     return level(schedule, s, x), level(schedule, t, x)

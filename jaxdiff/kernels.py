@@ -19,10 +19,11 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
 from jaxdiff.forward import Normal, level, q_posterior
-from jaxdiff.prediction import Denoised
+from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
 VARIANCES = ("small", "large", "learned")
+_TINY = 1e-35  # next to numbers of order one: nothing; still a normal float32
 
 
 class Kernel(NamedTuple):
@@ -62,8 +63,7 @@ def p_mean_variance(
     """
     _checks.choice("variance", variance, VARIANCES)
     denoised = denoiser(x_t, t)
-    x_0 = denoised.x_0 if isinstance(denoised, Denoised) else denoised
-    mean, small = q_posterior(schedule, x_t, x_0, t, s)
+    mean, small = q_posterior(schedule, x_t, x_0_of(denoised), t, s)
     if variance == "small":
         return Normal(mean, small)
     large = jnp.broadcast_to(_large_variance(schedule, x_t, t, s), mean.shape).astype(mean.dtype)
@@ -71,7 +71,8 @@ def p_mean_variance(
         return Normal(mean, large)
     if not isinstance(denoised, Denoised):
         raise TypeError("denoiser: expected a Denoised (make_denoiser(..., learned_variance=True)), got an array")
-    return Normal(mean, small ** (1 - denoised.fraction) * large**denoised.fraction)
+    log_small, log_large = (jnp.log(jnp.maximum(v, jnp.finfo(v.dtype).tiny)) for v in (small, large))
+    return Normal(mean, jnp.exp(log_small + denoised.fraction * (log_large - log_small)))
 
 
 def _large_variance(schedule: Schedule, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
@@ -128,7 +129,7 @@ def ddim(denoiser: Callable, schedule: Schedule, eta: Any = 0.0) -> Kernel:
       A Kernel without memory and with zero increments.
     Raises:
       ValueError: eta known and outside [0, 1].
-    Numerics: at s = 0 the step returns x_0.
+    Numerics: where sigma_s = 0 the step returns x_0; gradients, also in eta and the schedule, are finite for s < t.
     Source: Song et al. 2021, arXiv:2010.02502, Eqs. (12) and (16).
     """
     _checks.values("eta", eta, "a share in [0, 1]", lambda e: (e >= 0) & (e <= 1))
@@ -139,12 +140,15 @@ def _ddim_step(
     denoiser: Partial, schedule: Schedule, eta: Any, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    denoised = denoiser(x_t, t)
-    x_0 = denoised.x_0 if isinstance(denoised, Denoised) else denoised
+    x_0 = x_0_of(denoiser(x_t, t))
     eps = (x_t - late.alpha * x_0) / late.sigma
-    share = -jnp.expm1(late.log_snr - early.log_snr) * jnp.asarray(eta, early.sigma.dtype) ** 2  # v / sigma_s^2
-    fresh = jnp.where(jnp.asarray(s) > 0, jnp.sqrt(share), 0) * _rows.normal(key, x_t)
-    x_s = early.alpha * x_0 + early.sigma * (jnp.sqrt(1 - share) * eps + fresh)
+    eta = jnp.asarray(eta, early.sigma.dtype)
+    ratio = jnp.exp(late.log_snr - early.log_snr)
+    kept = -jnp.expm1(late.log_snr - early.log_snr)
+    # sqrt(sigma_s^2 - v) / sigma_s without its cancellation; the last term keeps the root's gradient finite at 0.
+    old = jnp.sqrt(ratio + (1 - eta**2) * kept + _TINY)
+    new = jnp.where(jnp.asarray(s) > 0, eta * jnp.sqrt(kept), 0)
+    x_s = early.alpha * x_0 + early.sigma * (old * eps + new * _rows.normal(key, x_t))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
 
 

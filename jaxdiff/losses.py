@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff.forward import level, q_sample
-from jaxdiff.prediction import affine, target
+from jaxdiff._functions import as_function
+from jaxdiff.forward import q_sample
+from jaxdiff.prediction import affine, edm_input, target
 from jaxdiff.schedules import Schedule
 
 
@@ -46,7 +47,8 @@ def simple(
       ValueError: shapes do not fit, unknown prediction.
       TypeError: integer images, or key is no typed key.
     Numerics: the weighted error is computed from the prediction's own error, never from a difference of two x_0.
-    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14); weights: Kingma & Gao 2023, arXiv:2303.00848, Section 3.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14). The weights multiply the error at the times drawn, whatever the
+      schedule: there is no factor -dlambda/dt as in Kingma & Gao 2023, arXiv:2303.00848, Section 3.
     """
     _checks.floating("x_0", x_0)
     key_time, key_noise = _split_rows(key, x_0.shape[0])
@@ -56,20 +58,16 @@ def simple(
     eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
     x_t = q_sample(schedule, x_0, t, eps)
     wanted = target(schedule, x_0, eps, t, prediction=prediction, sigma_data=sigma_data)
-    output = network(_network_input(schedule, x_t, t, prediction, sigma_data), t)
+    seen = edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t
+    output = network(seen, t)
     _checks.same_shape("the network's output", output, "x_0", x_0)
     error = _event_mean((output.astype(_rows.state_dtype(output.dtype)) - wanted) ** 2)
     if weight is None:
         return error
     out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
-    return weight(schedule.log_snr(t)) * jnp.reshape(out, (-1,)) ** 2 * error
-
-
-def _network_input(schedule: Schedule, x_t: jax.Array, t: jax.Array, prediction: str, sigma_data: float) -> jax.Array:
-    if prediction != "edm":
-        return x_t
-    alpha, sigma, _ = level(schedule, t, x_t)
-    return (x_t / jnp.hypot(sigma, alpha * sigma_data)).astype(x_t.dtype)
+    # The root first: near t = 0 the weight is huge where out^2 underflows.
+    scale = jnp.sqrt(as_function("weight", weight)(schedule.log_snr(t))) * jnp.reshape(out, (-1,))
+    return scale**2 * error
 
 
 def _split_rows(key: jax.Array, num_rows: int) -> tuple[jax.Array, jax.Array]:
@@ -129,8 +127,11 @@ def log_normal_times(
       std: of log(sigma / alpha).
     Returns:
       [num] times in [0, 1], float32.
+    Raises:
+      ValueError: std is not positive.
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
+    _checks.values("std", std, "a positive standard deviation", lambda v: v > 0)
     noise = jax.vmap(lambda k: jax.random.normal(k, (), jnp.float32))(_rows.keys(key, num))
     return schedule.time(-2 * (mean + std * noise))
 

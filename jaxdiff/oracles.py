@@ -1,33 +1,19 @@
 """Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
+from jaxdiff._functions import exactly
 from jaxdiff.forward import level
 from jaxdiff.schedules import Schedule
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _exactly(function: Callable[P, R]) -> Callable[P, R]:
-    """Run with full float32 matrix products: accelerators default to fewer digits, which an oracle may not lose."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with jax.default_matmul_precision("highest"):
-            return function(*args, **kwargs)
-
-    return call
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "covariances"], meta_fields=[])
@@ -48,20 +34,24 @@ class GaussianMixture:
     covariances: jax.Array
 
     def __post_init__(self) -> None:
-        shapes = tuple(map(jnp.shape, (self.log_weights, self.means, self.covariances)))
-        if all(isinstance(x, jax.Array) for x in (self.log_weights, self.means, self.covariances)) and (
-            len(shapes[1]) != 2 or shapes[0] != shapes[1][:1] or shapes[2] != (*shapes[1], shapes[1][1])
-        ):
-            raise ValueError(
-                f"log_weights, means, covariances: expected shapes [K], [K, d], [K, d, d], got {list(shapes)}"
-            )
+        fields = (self.log_weights, self.means, self.covariances)
+        if any(isinstance(field, list | tuple) for field in fields):
+            raise TypeError("log_weights, means, covariances: expected arrays, got a list")
+        if not all(isinstance(field, jax.Array | np.ndarray) for field in fields):
+            return  # a placeholder of a tree transformation
+        for name, field in zip(("log_weights", "means", "covariances"), fields, strict=True):
+            _checks.floating(name, field)
+        shapes = [field.shape for field in fields]
+        # Leading axes make a batch of mixtures, such as vmap returns.
+        if len(shapes[1]) < 2 or shapes[0] != shapes[1][:-1] or shapes[2] != (*shapes[1], shapes[1][-1]):
+            raise ValueError(f"log_weights, means, covariances: expected shapes [K], [K, d], [K, d, d], got {shapes}")
 
-    @_exactly
+    @exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
         return logsumexp(self._joint_log_prob(x, *self._spectrum()), axis=-1)
 
-    @_exactly
+    @exactly
     def score(self, x: jax.Array) -> jax.Array:
         """Return grad_x log p(x), [..., d], for x [..., d]: the responsible components' pull, -C_k^-1 (x - m_k)."""
         values, vectors = self._spectrum()
@@ -69,7 +59,7 @@ class GaussianMixture:
         centred = self._rotate(x, vectors) / _rows.lead(values, jnp.ndim(x) + 1)
         return -jnp.einsum("...k,...ki,kji->...j", responsibility, centred, vectors)
 
-    @_exactly
+    @exactly
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Return independent draws, [*shape, d]."""
         _checks.key("key", key)
@@ -83,6 +73,8 @@ class GaussianMixture:
 
     def diffuse(self, schedule: Schedule, t: Any) -> "GaussianMixture":
         """Return the marginal of x_t at one time t []: components N(alpha m_k, alpha^2 C_k + sigma^2 I)."""
+        if jnp.ndim(t) != 0:
+            raise ValueError(f"t: expected one time, shape (), got {jnp.shape(t)}")
         alpha, sigma = (value.astype(self.means.dtype) for value in schedule.alpha_sigma(t))
         noise = sigma**2 * jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
         return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise[None])
@@ -96,7 +88,7 @@ class GaussianMixture:
         """
         return Partial(_mixture_denoiser, self, schedule, *self._spectrum())
 
-    @_exactly
+    @exactly
     def posterior(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
         """Return p(x | y) for y = A x + noise: again a mixture.
 
@@ -117,12 +109,16 @@ class GaussianMixture:
         log_weights = evidence._joint_log_prob(y, *evidence._spectrum())
         return GaussianMixture(log_weights, means, covariances)
 
-    @_exactly
+    @exactly
     def log_evidence(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> jax.Array:
         """Return log p(y), [], in nats, for y = A x + noise; arguments as in `posterior`."""
         return self._observed(A, noise_covariance).log_prob(y)
 
     def _observed(self, A: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
+        size = self.means.shape[1]
+        if jnp.ndim(A) != 2 or A.shape[1] != size or jnp.shape(noise_covariance) != (A.shape[0], A.shape[0]):
+            shapes = [jnp.shape(A), jnp.shape(noise_covariance)]
+            raise ValueError(f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}")
         return GaussianMixture(self.log_weights, self.means @ A.T, A @ self.covariances @ A.T + noise_covariance[None])
 
     def _spectrum(self) -> tuple[jax.Array, jax.Array]:
@@ -148,7 +144,7 @@ def _log_normal(centred: jax.Array, variances: jax.Array) -> jax.Array:
     return -0.5 * jnp.sum(centred**2 / variances + jnp.log(2 * jnp.pi * variances), axis=-1)
 
 
-@_exactly
+@exactly
 def _mixture_denoiser(
     mixture: GaussianMixture, schedule: Schedule, values: jax.Array, vectors: jax.Array, x_t: jax.Array, t: Any
 ) -> jax.Array:

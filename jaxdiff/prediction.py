@@ -42,6 +42,17 @@ class Denoised(NamedTuple):
     fraction: jax.Array
 
 
+def x_0_of(denoised: Any) -> jax.Array:
+    """Return E[x_0 | x_t] from what a denoiser returned.
+
+    Args:
+      denoised: an array, or a `Denoised`.
+    Returns:
+      x_0, [B, *D].
+    """
+    return denoised.x_0 if isinstance(denoised, Denoised) else denoised
+
+
 class Affine(NamedTuple):
     """x_0 = skip x_t + out prediction: a prediction type at one time, broadcasting against x_t."""
 
@@ -83,7 +94,7 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
         wronskian = d_sigma * alpha - d_alpha * sigma  # positive, since lambda decreases
         return Affine(d_sigma / wronskian, -sigma / wronskian)
     # EDM's network sees x_t / alpha, whose noise level is the ratio sigma / alpha.
-    total = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)
+    total = jnp.hypot(sigma, alpha * sigma_data)
     return Affine(alpha * sigma_data**2 / total**2, sigma * sigma_data / total)
 
 
@@ -194,8 +205,11 @@ def clip(limit: Any = 1.0) -> Partial:
       limit: the bound, in units of the data.
     Returns:
       A function x_0 [B, *D] -> [B, *D].
+    Raises:
+      ValueError: limit is not positive.
     Source: Ho et al. 2020, released code (clip_denoised).
     """
+    _checks.values("limit", limit, "a positive bound", lambda bound: bound > 0)
     return Partial(_clip, limit)
 
 
@@ -214,10 +228,11 @@ def dynamic_threshold(quantile: Any = 0.995, limit: Any = 1.0) -> Partial:
     Returns:
       A function x_0 [B, *D] -> [B, *D], independent between rows.
     Raises:
-      ValueError: quantile outside [0, 1].
+      ValueError: quantile outside [0, 1], or limit is not positive.
     Source: Saharia et al. 2022, arXiv:2205.11487, Section 2.3.
     """
     _checks.values("quantile", quantile, "a fraction in [0, 1]", lambda q: (q >= 0) & (q <= 1))
+    _checks.values("limit", limit, "a positive bound", lambda bound: bound > 0)
     return Partial(_dynamic, quantile, limit)
 
 
@@ -278,7 +293,7 @@ def _denoise(
     prediction, learned_variance = options.value
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
     skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
-    output = apply(_edm_input(schedule, t, x_t, sigma_data) if prediction == "edm" else x_t, t)
+    output = apply(edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t, t)
     if learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)
     _checks.same_shape("the network's output", output, "x_t", x_t)
@@ -288,6 +303,19 @@ def _denoise(
     return Denoised(x_0, ((fraction + 1) / 2).astype(x_t.dtype)) if learned_variance else x_0
 
 
-def _edm_input(schedule: Schedule, t: jax.Array, x_t: jax.Array, sigma_data: Any) -> jax.Array:
+def edm_input(schedule: Schedule, t: Any, x_t: jax.Array, *, sigma_data: Any = 0.5) -> jax.Array:
+    """Scale the input of an EDM-preconditioned network to unit variance.
+
+        c_in x_t = x_t / sqrt(sigma_t^2 + (alpha_t sigma_data)^2)
+
+    Args:
+      schedule: the noise schedule.
+      t: time, [] or [B].
+      x_t: noisy state, [B, *D].
+      sigma_data: standard deviation of the data.
+    Returns:
+      [B, *D], dtype of x_t.
+    Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
+    """
     alpha, sigma, _ = level(schedule, t, x_t)
-    return (x_t / jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)).astype(x_t.dtype)
+    return (x_t / jnp.hypot(sigma, alpha * sigma_data)).astype(x_t.dtype)

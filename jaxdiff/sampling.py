@@ -53,8 +53,9 @@ def prior_sample(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, 
       TypeError: key is no typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not preserve variance.
     """
-    if len(shape) < 1:
-        raise ValueError(f"shape: expected [B, *D], got {shape}")
+    _checks.one_key("key", key)
+    if not isinstance(shape, tuple) or len(shape) < 1:
+        raise ValueError(f"shape: expected a tuple [B, *D], got {shape}")
     like = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
     noise = _rows.normal(_rows.keys(key, shape[0], first=first), like)
     return schedule.sigma(1.0).astype(noise.dtype) * noise
@@ -90,8 +91,15 @@ def sample(
     Numerics: the state is float32 at least.
     Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et al. 2006).
     """
-    _checks.key("key", key)
+    _checks.one_key("key", key)
     _checks.floating("x_init", x_init)
+    if jnp.ndim(x_init) < 1:
+        raise ValueError("x_init: expected a batch of states, [B, *D], got shape ()")
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
+        )
+    kernel = Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
     _check_grid(ts)
     if save_every is not None:
         _checks.positive_int("save_every", save_every)

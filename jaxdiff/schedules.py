@@ -7,9 +7,9 @@
     ve       1                       exp(-lambda / 2)
     flow     sigmoid(lambda / 2)     sigmoid(-lambda / 2)
 
-Where lambda is infinite (t = 0 of a DDPM schedule, t = 1 of a flow), it takes the finite value +-LOG_SNR_LIMIT: sigma
-or alpha is then exp(-40), far below rounding next to any number of order one, and every formula built on lambda keeps
-finite values and finite gradients without a special case.
+Where lambda is infinite (t = 0 of a DDPM schedule, t = 1 of a flow) or beyond +-LOG_SNR_LIMIT, it takes that value:
+sigma or alpha is then exp(-40), far below rounding next to any number of order one, and every formula built on lambda
+keeps finite values and finite gradients without a special case.
 """
 
 import math
@@ -38,8 +38,7 @@ class Schedule:
       time_fn: lambda -> t, its inverse.
       coefficients_fn: (t, lambda) -> (alpha, sigma).
 
-    Times are arrays or Python numbers in [0, 1], of any shape; results have t's shape and floating dtype, computed in
-    float32 at least. A Python number outside [0, 1] raises ValueError, an integer array TypeError.
+    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError); results follow their shape and dtype.
     """
 
     log_snr_fn: Partial
@@ -166,7 +165,7 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
 
 def _log_snr_from_decay(decay: jax.Array) -> jax.Array:
     """lambda of a variance-preserving process from B = -log alpha^2 >= 0."""
-    return -jnp.log(jnp.expm1(decay) + _TINY**2)
+    return jnp.maximum(-decay - jnp.log(-jnp.expm1(-decay) + _TINY**2), -LOG_SNR_LIMIT)
 
 
 def _linear_log_snr(beta_min: Any, beta_max: Any, t: jax.Array) -> jax.Array:
@@ -193,23 +192,28 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min
       A variance-preserving Schedule with lambda = +inf (LOG_SNR_LIMIT) at t = 0.
     Raises:
       ValueError: an argument is out of its range.
-    Numerics: differences of logistic functions are written with sinh, without cancellation at the end-points.
-    Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1 (whose clipping at clip_min is made affine here, so that
-      lambda stays strictly decreasing).
+    Numerics: differences of logistic functions are written with log sinh: no cancellation, no overflow.
+    Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1, with its clipping at clip_min made affine: no plateau.
     """
     _checks.values("end", end, f"a value above start = {start}", lambda v: v > start)
     _checks.values("tau", tau, "a positive temperature", lambda v: v > 0)
     _checks.values("clip_min", clip_min, "a value in (0, 1)", lambda v: (v > 0) & (v < 1))
-    arguments = (start / tau, end / tau, clip_min)
-    return _schedule(Partial(_sigmoid_log_snr, *arguments), Partial(_sigmoid_time, *arguments))
+    options = (start / tau, end / tau, clip_min)
+    return _schedule(Partial(_sigmoid_log_snr, *options), Partial(_sigmoid_time, *options))
 
 
 def _sigmoid_log_snr(start: Any, end: Any, clip_min: Any, t: jax.Array) -> jax.Array:
     # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)); the common 1 / cosh(z / 2) cancels in g / (1 - g).
     span = end - start
-    left = jnp.sinh((1 - t) * span / 2) / jnp.cosh(end / 2)  # proportional to g
-    gone = jnp.sinh(t * span / 2) / jnp.cosh(start / 2)  # proportional to 1 - g
-    return jnp.log(left + clip_min * gone) - jnp.log((1 - clip_min) * gone + _TINY**2 * left)
+    left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(end / 2, -end / 2)  # log g, but for a constant
+    gone = _log_sinh(t * span / 2) - jnp.logaddexp(start / 2, -start / 2)  # log(1 - g), with the same constant
+    log_snr = jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone - jnp.log1p(-clip_min)
+    return jnp.minimum(log_snr.astype(t.dtype), LOG_SNR_LIMIT)
+
+
+def _log_sinh(x: jax.Array) -> jax.Array:
+    """log(2 sinh(x)) for x >= 0, however large."""
+    return x + jnp.log(-jnp.expm1(-2 * x) + _TINY**2)
 
 
 def _sigmoid_time(start: Any, end: Any, clip_min: Any, log_snr: jax.Array) -> jax.Array:
@@ -286,8 +290,7 @@ def _edm_log_snr(sigma_min: Any, sigma_max: Any, t: jax.Array) -> jax.Array:
 
 
 def _edm_time(sigma_min: Any, sigma_max: Any, log_snr: jax.Array) -> jax.Array:
-    low, high = jnp.log(sigma_min), jnp.log(sigma_max)
-    return ((-log_snr / 2 - low) / (high - low)).astype(log_snr.dtype)
+    return ((-log_snr / 2 - jnp.log(sigma_min)) / jnp.log(sigma_max / sigma_min)).astype(log_snr.dtype)
 
 
 def rectified_flow() -> Schedule:

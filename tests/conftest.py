@@ -1,11 +1,15 @@
 """Every test runs on four forced CPU devices, under rank promotion "raise", with warnings as errors."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
 import pytest
 
+# On the CPU wherever it runs; JAX_PLATFORMS=cuda asks for a GPU, where the tests of several devices need several.
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)  # before the backend starts: chex skips its pmap variant on one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -26,3 +30,13 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test in both precisions."""
     with jax.enable_x64(request.param == "float64"):
         yield request.param
+
+
+@pytest.fixture(scope="session")
+def mnist_source() -> Path:
+    """The folder of MNIST's four files, which are no part of the repository: tests that need them skip without."""
+    beside = Path(__file__).parents[2] / "shared" / "data" / "mnist"
+    folder = Path(os.environ.get("JAXDIFF_MNIST_DIR", beside))
+    if not folder.is_dir():
+        pytest.skip(f"MNIST's IDX files are not in {folder}; set JAXDIFF_MNIST_DIR to their folder")
+    return folder

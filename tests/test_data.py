@@ -629,7 +629,7 @@ def test_prepare_script(tmp_path: Path) -> None:
     failed = run(*PREPARE, *arguments[:-1], str(tmp_path / "others"))
     assert failed.returncode == 1
     assert failed.stderr.endswith("plain or .gz; missing: t10k-labels-idx1-ubyte\n")
-    assert failed.stderr.startswith("prepare: source: expected IDX files in ")
+    assert failed.stderr.startswith("error: source: expected IDX files in ")
     assert failed.stderr.count("\n") == 1
 
 
@@ -689,15 +689,6 @@ def test_missing_sources(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"missing: train-images.*, train-labels.*, t10k-images.*, t10k-labels"):
         data.prepare("mnist", tmp_path, tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def mnist_source() -> Path:
-    """The folder of the four original files."""
-    folder = Path(os.environ.get("JAXDIFF_MNIST_DIR", REPOSITORY.parent / "shared" / "data" / "mnist"))
-    if not folder.is_dir():
-        pytest.skip(f"MNIST's IDX files are not in {folder}; set JAXDIFF_MNIST_DIR to their folder")
-    return folder
 
 
 def test_mnist_through_tfds_is_the_original_bit_by_bit(mnist_source: Path, tmp_path: Path) -> None:

@@ -140,6 +140,11 @@ def test_rows_have_their_own_times() -> None:
         np.testing.assert_allclose(together[row], alone[0], rtol=1e-6)
 
 
+def test_equal_times_of_two_precisions_are_equal(x64: None) -> None:
+    x = jnp.ones((2, 2), jnp.float32)
+    np.testing.assert_array_equal(jd.q_step(COSINE, x, jnp.float32(0.3), 0.3, x), x)
+
+
 class Variants(chex.TestCase, parameterized.TestCase):
     @chex.all_variants(with_pmap=True)
     @parameterized.parameters("cosine", "edm", "rectified_flow", "ddpm")

@@ -106,6 +106,18 @@ def test_losses_are_finite_at_the_ends(prediction: str, dtype: str) -> None:
             assert np.all(np.isfinite(loss))
 
 
+def test_weighted_losses_at_the_ends_are_the_plain_one() -> None:
+    """In float32, where a weight of exp(80) meets a squared coefficient of exp(-160)."""
+    x_0, t = jnp.ones((2, 3)), jnp.array([0.0, 1.0])
+    for prediction in ("eps", "v", "score"):
+        arguments = (jax.random.key(0), zero, jd.schedules.linear(), x_0)
+        loss = losses.simple(*arguments, t=t, prediction=prediction, weight=losses.snr())
+        eps_loss = losses.simple(*arguments, t=t)
+        if prediction != "v":  # a network that says v = 0 is not one that says eps = 0
+            np.testing.assert_allclose(loss, eps_loss, rtol=1e-4)
+        assert np.all(np.isfinite(loss))
+
+
 def test_rows_depend_on_their_own_keys() -> None:
     keys = jax.random.split(jax.random.key(0), 6)
     x_0 = jax.random.normal(jax.random.key(1), (6, 4))
@@ -163,6 +175,7 @@ BAD = {
     "prediction": (lambda: losses.simple(KEY, zero, COSINE, X, prediction="noise"), ValueError, "prediction: expected one of"),
     "output": (lambda: losses.simple(KEY, lambda x, t: x[..., :1], COSINE, X), ValueError, "the network's output: expected the shape of x_0"),
     "times": (lambda: losses.simple(KEY, zero, COSINE, X, t=jnp.zeros(5)), ValueError, "t: expected shape"),
+    "weight": (lambda: losses.simple(KEY, zero, COSINE, X, weight="min_snr"), TypeError, "weight: expected a function, got str"),
     "gamma": (lambda: losses.min_snr(0.0), ValueError, "gamma: expected a positive bound"),
     "sigma_data": (lambda: losses.edm(-1.0), ValueError, "sigma_data: expected a positive"),
 }  # fmt: skip

@@ -25,6 +25,8 @@ def test_executes(name: str) -> None:
     nbclient.NotebookClient(
         book, timeout=300, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     ).execute()
+    if name != "quickstart":
+        return
     printed = [out.get("text", "") for cell in book.cells if cell.cell_type == "code" for out in cell.outputs]
     recognised = next(text for text in printed if "recognised:" in text)
     drawn = float(recognised.split("digits, ")[1].split("%")[0])

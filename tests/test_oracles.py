@@ -98,10 +98,57 @@ def test_posterior_and_evidence_are_bayes(name: str, x64: None) -> None:
     np.testing.assert_allclose(left, mixture.log_prob(x) + likelihood, rtol=1e-10)
 
 
-def test_bad_input() -> None:
-    with pytest.raises(ValueError, match="covariances: expected shapes"):
-        jd.oracles.GaussianMixture(jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros((2, 3, 2)))
-    with pytest.raises(ValueError, match=r"x: expected shape \[..., 2\], got \(5, 3\)"):
-        asymmetric_mixture().log_prob(jnp.zeros((5, 3)))
-    with pytest.raises(ValueError, match=r"x_t: expected shape \[B, 2\]"):
-        asymmetric_mixture().denoiser(jd.schedules.cosine())(jnp.zeros((2, 2, 2)), 0.5)
+def test_a_mixture_goes_through_transformations(x64: None) -> None:
+    """As an argument and as a result of vmap and jit: here, a posterior for each of three observations."""
+    mixture, A, noise = asymmetric_mixture(), jnp.array([[1.0, -0.5]]), jnp.array([[0.3]])
+    y, x = jnp.array([[0.8], [0.1], [-2.0]]), jnp.zeros((1, 2))
+    posteriors = jax.jit(jax.vmap(lambda m, y: m.posterior(A, y, noise), (None, 0)))(mixture, y)
+    together = jax.vmap(lambda p: p.log_prob(x))(posteriors)
+    alone = [mixture.posterior(A, row, noise).log_prob(x) for row in y]
+    np.testing.assert_allclose(together, alone, rtol=1e-10)
+
+
+MIXTURE = asymmetric_mixture()
+COSINE = jd.schedules.cosine()
+EYE = np.eye(2)
+BAD = {
+    "shapes": (
+        lambda: jd.oracles.GaussianMixture(jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros((2, 3, 2))),
+        ValueError,
+        "covariances: expected shapes",
+    ),
+    "NumPy shapes": (
+        lambda: jd.oracles.GaussianMixture(np.zeros(2), np.zeros((1, 3)), np.zeros((1, 3, 3))),
+        ValueError,
+        "covariances: expected shapes",
+    ),
+    "integers": (
+        lambda: jd.oracles.GaussianMixture(jnp.zeros(1), jnp.array([[1, 2]]), EYE[None]),
+        TypeError,
+        "means: expected a floating dtype, got int32",
+    ),
+    "lists": (
+        lambda: jd.oracles.GaussianMixture([0.0], [[1.0, 2.0]], EYE[None]),
+        TypeError,
+        "expected arrays, got a list",
+    ),
+    "x": (lambda: MIXTURE.log_prob(jnp.zeros((5, 3))), ValueError, r"x: expected shape \[..., 2\], got \(5, 3\)"),
+    "x_t": (lambda: MIXTURE.denoiser(COSINE)(jnp.zeros((2, 2, 2)), 0.5), ValueError, r"x_t: expected shape \[B, 2\]"),
+    "many times": (
+        lambda: MIXTURE.diffuse(COSINE, jnp.zeros(3)),
+        ValueError,
+        r"t: expected one time, shape \(\), got \(3,\)",
+    ),
+    "A": (
+        lambda: MIXTURE.posterior(EYE[:, :1], np.zeros(2), EYE),
+        ValueError,
+        r"A, noise_covariance: expected shapes \[m, 2\], \[m, m\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()

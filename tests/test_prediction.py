@@ -169,6 +169,7 @@ BAD = {
     "edm does not convert": (lambda: to_x_0(COSINE, X, X, 0.5, prediction="edm"), ValueError, "prediction: expected one of"),
     "unknown target": (lambda: convert(COSINE, X, X, 0.5, source="x0", target="z"), ValueError, "target: expected one of"),
     "time of another batch": (lambda: to_x_0(COSINE, X, X, jnp.zeros(3), prediction="v"), ValueError, "t: expected shape"),
+    "limit": (lambda: jd.prediction.clip(-1.0), ValueError, "limit: expected a positive bound, got -1.0"),
     "quantile": (lambda: jd.prediction.dynamic_threshold(1.5), ValueError, "quantile: expected a fraction"),
 }  # fmt: skip
 

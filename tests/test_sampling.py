@@ -193,6 +193,11 @@ def test_resampling_takes_the_carry_along() -> None:
     assert len(np.unique(samples.x)) < 50  # it did resample
 
 
+def test_a_kernel_of_plain_functions_runs() -> None:
+    kernel = jd.Kernel(lambda x, t: (), lambda key, carry, x, t, s: (carry, x / 2, jnp.zeros(len(x))))
+    np.testing.assert_array_equal(jd.sample(jax.random.key(0), kernel, jnp.ones((2, 1)), jd.grids.uniform(3)).x, 1 / 8)
+
+
 def test_effective_sample_size() -> None:
     np.testing.assert_allclose(effective_sample_size(jnp.zeros(10)), 10, rtol=1e-6)
     np.testing.assert_allclose(effective_sample_size(jnp.array([0.0, -jnp.inf, -jnp.inf])), 1, rtol=1e-6)
@@ -212,7 +217,11 @@ BAD = {
     "integer state": (lambda: jd.sample(jax.random.key(0), KERNEL, X.astype(int), jd.grids.uniform(2)), TypeError, "x_init: expected a floating"),
     "save_every": (
         lambda: jd.sample(jax.random.key(0), KERNEL, X, jd.grids.uniform(2), save_every=0), ValueError, "save_every: expected a positive int"),
-    "no batch axis": (lambda: jd.prior_sample(jax.random.key(0), SCHEDULE, ()), ValueError, r"shape: expected \[B, \*D\]"),
+    "many keys": (lambda: jd.sample(jax.random.split(jax.random.key(0)), KERNEL, X, jd.grids.uniform(2)), ValueError, r"key: expected one key, shape \(\), got \(2,\)"),
+    "a denoiser for a kernel": (lambda: jd.sample(jax.random.key(0), lambda x, t: x, X, jd.grids.uniform(2)), TypeError, "kernel: expected a Kernel such as"),
+    "no states": (lambda: jd.sample(jax.random.key(0), KERNEL, jnp.zeros(()), jd.grids.uniform(2)), ValueError, "x_init: expected a batch of states"),
+    "a number for a shape": (lambda: jd.prior_sample(jax.random.key(0), SCHEDULE, 4), ValueError, r"shape: expected a tuple \[B, \*D\], got 4"),
+    "no batch axis": (lambda: jd.prior_sample(jax.random.key(0), SCHEDULE, ()), ValueError, r"shape: expected a tuple \[B, \*D\], got \(\)"),
     "row keys of another batch": (
         lambda: _rows.normal(jax.random.split(jax.random.key(0), 3), X), ValueError, "key: expected one key or one a row"),
 }  # fmt: skip

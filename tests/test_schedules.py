@@ -123,6 +123,26 @@ def test_sigmoid_matches_its_definition(x64: None) -> None:
     np.testing.assert_allclose(alpha**2, 1e-9 + (1 - 1e-9) * g, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jd.schedules.linear(0.1, 400.0),
+        lambda: jd.schedules.from_betas(np.full(200, 0.5)),
+        lambda: jd.schedules.sigmoid(tau=0.03),
+        lambda: jd.schedules.cosine(log_snr_min=-np.inf),
+    ],
+)
+def test_extreme_schedules_stay_within_the_limit(make: object) -> None:
+    """In float32, where exp(80) squared would overflow."""
+    schedule = make()
+    t = jnp.linspace(0, 1, 101)
+    log_snr = np.asarray(schedule.log_snr(t))
+    assert np.all(np.abs(log_snr) <= 80 + 1e-4)
+    assert np.all(np.diff(log_snr) <= 0)
+    for function in (schedule.log_snr, schedule.alpha, schedule.sigma):
+        assert np.all(np.isfinite(jax.vmap(jax.grad(function))(t)))
+
+
 def test_edm_levels(x64: None) -> None:
     schedule = jd.schedules.edm(0.002, 80.0)
     np.testing.assert_allclose(schedule.sigma(jnp.array([0.0, 0.5, 1.0])), [0.002, np.sqrt(0.16), 80.0], rtol=1e-13)
@@ -178,6 +198,21 @@ BAD = {
     "t above 1": (lambda: jd.schedules.cosine().alpha(1.5), ValueError, r"t: expected a time in \[0, 1\], got 1.5"),
     "t below 0": (lambda: jd.schedules.cosine().log_snr(-0.1), ValueError, "t: expected a time"),
     "t NaN": (lambda: jd.schedules.cosine().log_snr(float("nan")), ValueError, "t: expected a time"),
+    "a grid of steps": (
+        lambda: jd.schedules.cosine().alpha(np.array([0.0, 500.0])),
+        ValueError,
+        "t: expected a time .* got 500.0 at index 1 of 2",
+    ),
+    "a late NaN": (
+        lambda: jd.schedules.from_betas(np.r_[np.full(50, 0.1), np.nan]),
+        ValueError,
+        "got nan at index 50 of 51",
+    ),
+    "a late decrease": (
+        lambda: jd.schedules.from_betas(np.r_[np.full(50, 0.1), 0.05]),
+        ValueError,
+        r"got 0.1, 0.05 at index 49 of 51",
+    ),
     "t an index": (lambda: jd.schedules.cosine().sigma(jnp.arange(3)), TypeError, "t: expected a floating time"),
 }
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -119,9 +120,11 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
 
 # --- stopping and going on -----------------------------------------------------------------------------------------
 
+STEPS = 300
+
 
 def command(run: Path) -> list[str]:
-    options = "--steps 40 --batch-size 8 --log-every 1 --eval-every 10 --network.channels 8 --network.num-blocks 1"
+    options = f"--steps {STEPS} --batch-size 8 --log-every 1 --eval-every 10 --network.channels 8"
     return [
         sys.executable,
         "experiments/train.py",
@@ -139,17 +142,23 @@ def environment() -> dict[str, str]:
 
 def final_digest(run: Path) -> str:
     """The digest in the last checkpoint: parameters, average, optimiser, key and step."""
-    paths = list((run / "checkpoints" / "40").glob("about/metadata"))
-    return json.loads(paths[0].read_text())["sha256"]
+    (path,) = (run / "checkpoints" / str(STEPS)).glob("about/metadata")
+    return json.loads(path.read_text())["sha256"]
 
 
-def stop_at(run: Path, step: int, number: int) -> subprocess.CompletedProcess:
-    """Start a run and send it a signal once its log has reached a step."""
+def finish(run: Path) -> None:
+    done = subprocess.run(command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def stop_after(run: Path, steps: int, number: int) -> subprocess.CompletedProcess:
+    """Go on with a run and send it a signal once its log has grown by so many steps."""
+    before = max((line["step"] for line in training.read_log(run)), default=0)
     process = subprocess.Popen(
         command(run), cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 200
-    while not any(line["step"] >= step for line in training.read_log(run)):
+    while not any(line["step"] >= before + steps for line in training.read_log(run)):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -161,19 +170,18 @@ def stop_at(run: Path, step: int, number: int) -> subprocess.CompletedProcess:
 def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
     """Interrupted, gone on with, killed in cold blood, gone on with: bit for bit the run that was left in peace."""
     peace, war = tmp_path / "peace", tmp_path / "war"
-    done = subprocess.run(command(peace), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    interrupted = stop_at(war, 3, signal.SIGINT)
-    assert interrupted.returncode == 130
-    assert "saved; to go on, repeat:" in interrupted.stdout
+    finish(peace)
+    interrupted = stop_after(war, 3, signal.SIGINT)
+    assert interrupted.returncode == 130, interrupted.stderr
     assert "Traceback" not in interrupted.stderr
-    stop_at(war, 15, signal.SIGKILL)
-    last = subprocess.run(command(war), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert last.returncode == 0, last.stderr
+    step = int(re.search(rf"stopped at step (\d+) of {STEPS}, saved; to go on, repeat:", interrupted.stdout)[1])
+    assert (war / "checkpoints" / str(step)).is_dir()
+    assert stop_after(war, 15, signal.SIGKILL).returncode == -signal.SIGKILL
+    finish(war)
     assert final_digest(war) == final_digest(peace)
     losses = [[(x["step"], x["loss"]) for x in training.read_log(run) if "loss" in x] for run in (peace, war)]
     assert losses[0] == losses[1]
-    assert [step for step, _ in losses[0]] == list(range(1, 41))
+    assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------
@@ -192,6 +200,9 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "no run": lambda: sample.main(sample.Options(run=other)),
         "unknown label": lambda: sample.main(sample.Options(run=run, labels=(10,))),
         "guided without labels": lambda: sample.main(sample.Options(run=run, unconditional=True, guidance=2.0)),
+        "no log": lambda: train.train(dataclasses.replace(TINY, run=other, log_every=0)),
+        "ancestral eta": lambda: sample.main(sample.Options(run=run, sampler="ancestral", eta=0.5)),
+        "no chunk": lambda: sample.main(sample.Options(run=run, batch_size=0)),
         "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
         "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
         "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
@@ -208,7 +219,10 @@ MESSAGES = {
     "no run": "is no run folder",
     "unknown label": "labels: expected classes 0 to 9",
     "guided without labels": "labels, guidance: expected none",
-    "no samples": "num: expected at least 1",
+    "no log": "log_every: expected at least 1, got 0",
+    "ancestral eta": "eta: expected none with --sampler ancestral",
+    "no chunk": "num, batch_size: expected at least 1, got 100, 0",
+    "no samples": "num, batch_size: expected at least 1, got 0",
     "no steps": "num_steps: expected a positive int",
     "no times": "num_times, examples: expected at least 1 and 2",
 }
@@ -224,6 +238,25 @@ def test_mistakes_are_answered_in_one_line(
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(error) == 1
     assert MESSAGES[case] in error[0]
+
+
+def test_a_mistake_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    mistaken = dataclasses.replace(TINY, run=tmp_path / "run", batch_size=6)
+    with pytest.raises(ValueError, match="batch: expected a multiple"):
+        train.train(mistaken)
+    assert train.train(dataclasses.replace(mistaken, batch_size=8, steps=1))
+
+
+def test_lost_pictures_are_made_again(tiny_run: Path) -> None:
+    (tiny_run / "reverse.gif").unlink()
+    assert train.train(dataclasses.replace(TINY, run=tiny_run))
+    assert (tiny_run / "reverse.gif").exists()
+
+
+def test_a_damaged_configuration_is_named(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: expected JSON, got"):
+        _config.load_config(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:

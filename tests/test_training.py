@@ -130,6 +130,20 @@ def test_labels_are_dropped_at_the_rate_asked_for() -> None:
     assert set(np.unique(seen[0])) == {1, 3}
 
 
+def test_held_out_losses_are_of_the_whole_network() -> None:
+    given = []
+
+    def record(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+        given.append(dropout_key)
+        return x
+
+    rows = training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), 4), jnp.zeros((), int), 4)
+    for dropout in (True, False):
+        training.denoising_loss(record, COSINE, dropout=dropout)({}, rows, (jnp.zeros((4, 2)), None))
+    assert given[0].shape == (4,)
+    assert given[1] is None
+
+
 def test_learning_rate_and_clipping() -> None:
     params = {"w": jnp.zeros(3)}
     optimizer = training.make_optimizer(0.1, num_steps=100, warmup=10, clip_norm=1.0, final_scale=0.1)
@@ -182,8 +196,10 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog
         data.unlink()
     with caplog.at_level(logging.WARNING), training.Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(tree(0))["step"]) == 1
-    assert "2" in caplog.text
-    for other in (tmp_path / "1" / "state").rglob("d/*"):
+        assert "2 is damaged: passed over" in caplog.text
+        checkpoints.save(2, tree(2), loss=1.0)  # done again: it takes the damaged one's place
+        assert int(checkpoints.restore(tree(0))["step"]) == 2
+    for other in (path for step in "12" for path in (tmp_path / step / "state").rglob("d/*")):
         other.unlink()
     with (
         training.Checkpoints(tmp_path) as checkpoints,
@@ -255,6 +271,7 @@ BAD = {
     "rate": (lambda: training.make_optimizer(0.0, num_steps=10, warmup=0), ValueError, "learning_rate: expected a positive rate"),
     "warm-up": (lambda: training.make_optimizer(num_steps=10, warmup=11), ValueError, "warmup: expected 0 to num_steps = 10"),
     "clip": (lambda: training.make_optimizer(num_steps=10, warmup=0, clip_norm=0.0), ValueError, "clip_norm: expected a positive norm"),
+    "betas": (lambda: training.make_optimizer(num_steps=10, warmup=0, b2=1.0), ValueError, "b1, b2: expected decays"),
     "no steps": (lambda: training.make_optimizer(num_steps=0), ValueError, "num_steps: expected a positive int"),
 }  # fmt: skip
 

@@ -28,7 +28,13 @@ READ_AT_ONCE = 1024
 
 
 def data_root(data_dir: str | os.PathLike | None = None) -> Path:
-    """The folder of the prepared sets: data_dir, else $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Return the folder of the prepared sets.
+
+    Args:
+      data_dir: the folder; None for $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+    Returns:
+      An absolute path.
+    """
     environment = os.environ.get("JAXDIFF_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
     return Path(data_dir if data_dir is not None else environment or "~/tensorflow_datasets").expanduser().absolute()
 

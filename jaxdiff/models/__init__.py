@@ -1,7 +1,7 @@
 """Networks, each a pair of pure functions: `params = model.init(key, event_shape)`, `model.apply(params, x, t)`."""
 
+from jaxdiff.models._model import Model
 from jaxdiff.models.mlp import mlp
-from jaxdiff.models.model import Model
 from jaxdiff.models.unet import unet
 
 __all__ = ["Model", "mlp", "unet"]

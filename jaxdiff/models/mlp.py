@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks
-from jaxdiff.models import layers
-from jaxdiff.models.model import Model, model
+from jaxdiff.models import _layers
+from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, shared
 
 
 class MLP(nn.Module):
@@ -31,13 +31,13 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None) -> jax.Array:
         dtype = jnp.dtype(self.dtype)
         outputs = x.shape[-1] * (2 if self.learned_variance else 1)
-        embedding = layers.Embedding(self.width, self.time_embedding, self.num_classes, dtype)(t, label)
-        h = nn.Dense(self.width, dtype=dtype, name="stem")(x.astype(dtype))
+        embedding = _layers.Embedding(self.width, self.time_embedding, self.num_classes, dtype)(t, label)
+        h = _layers.dense(self.width, dtype, "stem")(x.astype(dtype))
         for layer in range(self.depth):
-            shift = nn.Dense(self.width, dtype=dtype, name=f"film_{layer}")(embedding)
-            update = nn.Dense(self.width, dtype=dtype, name=f"in_{layer}")(nn.silu(h))
-            h = h + nn.Dense(self.width, dtype=dtype, name=f"out_{layer}")(nn.silu(update + shift))
-        return nn.Dense(outputs, dtype=dtype, kernel_init=nn.initializers.zeros, name="head")(nn.silu(h))
+            shift = _layers.dense(self.width, dtype, f"film_{layer}")(embedding)
+            update = _layers.dense(self.width, dtype, f"in_{layer}")(nn.silu(h))
+            h = h + _layers.dense(self.width, dtype, f"out_{layer}")(nn.silu(update + shift))
+        return _layers.dense(outputs, dtype, "head", init=_layers.zeros)(nn.silu(h))
 
 
 def mlp(
@@ -74,6 +74,6 @@ def mlp(
         _checks.positive_int("num_classes", num_classes)
     if width % 8:
         raise ValueError(f"width: expected a multiple of 8 (the time features' pairs), got {width}")
-    _checks.choice("time_embedding", time_embedding, ("sinusoidal", "fourier"))
-    _checks.choice("dtype", dtype, ("float32", "bfloat16", "float64"))
-    return model(MLP(width, depth, num_classes, time_embedding, learned_variance, dtype))
+    _checks.choice("time_embedding", time_embedding, TIME_EMBEDDINGS)
+    _checks.choice("dtype", dtype, DTYPES)
+    return shared(MLP(width, depth, num_classes, time_embedding, learned_variance, dtype))

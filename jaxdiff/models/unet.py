@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks
-from jaxdiff.models import layers
-from jaxdiff.models.model import Model, model
+from jaxdiff.models import _layers
+from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, shared
 
 
 class UNet(nn.Module):
@@ -40,39 +40,38 @@ class UNet(nn.Module):
         dtype = jnp.dtype(self.dtype)
         height, width, channels = x.shape[1:]
         outputs = channels * (2 if self.learned_variance else 1)
-        embedding = layers.Embedding(4 * self.channels, self.time_embedding, self.num_classes, dtype)(t, label)
-        h = layers.to_patches(x.astype(dtype), self.patch)
-        h = nn.Conv(self.channels, (3, 3), dtype=dtype, name="stem")(h)
+        embedding = _layers.Embedding(4 * self.channels, self.time_embedding, self.num_classes, dtype)(t, label)
+        h = _layers.to_patches(x.astype(dtype), self.patch)
+        h = _layers.conv(self.channels, dtype, "stem")(h)
         h = self.body(h, embedding, key)
-        h = layers.Norm(self.norm_groups, name="norm_out")(h)
-        zeros = nn.initializers.zeros
-        h = nn.Conv(outputs * self.patch**2, (3, 3), dtype=dtype, kernel_init=zeros, name="head")(h)
-        return layers.from_patches(h, self.patch, height, width)
+        h = nn.silu(_layers.Norm(self.norm_groups, name="norm_out")(h)).astype(dtype)
+        h = _layers.conv(outputs * self.patch**2, dtype, "head", init=_layers.zeros)(h)
+        return _layers.from_patches(h, self.patch, height, width)
 
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Down, middle and up, at the resolution of h and back."""
+        """Down, middle and up, at the resolution of h and back; the width changes where the resolution does."""
         dtype = jnp.dtype(self.dtype)
         indices = itertools.count()
 
         def block(h: jax.Array, attend: bool) -> jax.Array:
-            h = layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(h, embedding, key)
-            return layers.Attention(self.num_heads, self.norm_groups, dtype)(h) if attend else h
+            h = _layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(h, embedding, key)
+            return _layers.Attention(self.num_heads, self.norm_groups, dtype)(h) if attend else h
 
         widths = [self.channels * m for m in self.multipliers]
         skips = []
         for level, width in enumerate(widths):
             if level > 0:
-                h = nn.Conv(width, (3, 3), 2, dtype=dtype, name=f"down_{level}")(h)
+                h = _layers.conv(width, dtype, f"down_{level}", stride=2)(h)
             for _ in range(self.num_blocks):
                 h = block(h, h.shape[1] in self.attention)
                 skips.append(h)
         h = block(block(h, True), False)
         for level, width in reversed(list(enumerate(widths))):
             if level < len(widths) - 1:
-                h = layers.upsample(h, *skips[-1].shape[1:3])
-                h = nn.Conv(width, (3, 3), dtype=dtype, name=f"up_{level}")(h)
+                h = _layers.upsample(h, *skips[-1].shape[1:3])
+                h = _layers.conv(width, dtype, f"up_{level}")(h)
             for _ in range(self.num_blocks):
-                h = block(h + skips.pop(), h.shape[1] in self.attention)
+                h = block((h + skips.pop()) * _layers.HALF, h.shape[1] in self.attention)
         return h
 
 
@@ -93,13 +92,15 @@ def unet(
 ) -> Model:
     """Build a U-Net for images of any size and number of channels.
 
-    Residual blocks with group normalisation, modulated by time and class (FiLM), at one resolution after the other:
-    ceil(side / 2) on the way down, cropped to the size of the skip connection on the way up, so odd sides work.
+        up: h <- block((h + skip) / sqrt(2)),   block: h <- h + conv(silu(FiLM(norm(conv(silu(norm(h)))))))
+
+    FiLM scales and shifts by time and class. Sides become ceil(side / 2) on the way down and are cropped to the skip
+    connection's on the way up, so odd sides work. Skip connections are added: nothing is concatenated or projected.
 
     Args:
       channels: width of the first level.
       multipliers: width of each level, in units of channels.
-      num_blocks: residual blocks a level on the way down; one more on the way up.
+      num_blocks: residual blocks a level, on the way down and again on the way up.
       attention: heights of the feature maps with self-attention; the middle always has it.
       num_heads: attention heads.
       dropout: rate in the residual blocks; drawn only where `Model.apply` gets a dropout_key.
@@ -113,27 +114,46 @@ def unet(
     Returns:
       The model. Its event_shape is (H, W, C).
     Raises:
-      ValueError: an option has a value that is not offered, or widths are not divisible by norm_groups and num_heads.
-      TypeError: a size is not an int.
-    Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal and Nichol 2021, arXiv:2105.05233.
+      ValueError: an option has a value that is not offered, or a width is not divisible by norm_groups and num_heads.
+      TypeError: a size is not an int, or dropout is no number.
+    Source: Ho et al. 2020, arXiv:2006.11239; FiLM from Dhariwal and Nichol 2021, arXiv:2105.05233; added skip
+      connections from Hoogeboom et al. 2023, arXiv:2301.11093.
     """
-    widths = [channels * m for m in multipliers]
-    sizes = {"channels": channels, "num_blocks": num_blocks, "num_heads": num_heads, "patch": patch}
-    for name, value in (sizes | {"norm_groups": norm_groups}).items():
-        _checks.positive_int(name, value)
-    return model(
-        UNet(
-            channels,
-            tuple(multipliers),
-            num_blocks,
-            tuple(attention),
-            num_heads,
-            dropout,
-            num_classes,
-            patch,
-            time_embedding,
-            learned_variance,
-            dtype,
-            norm_groups,
-        )
+    module = UNet(
+        channels=channels,
+        multipliers=tuple(multipliers),
+        num_blocks=num_blocks,
+        attention=tuple(attention),
+        num_heads=num_heads,
+        dropout=dropout,
+        num_classes=num_classes,
+        patch=patch,
+        time_embedding=time_embedding,
+        learned_variance=learned_variance,
+        dtype=dtype,
+        norm_groups=norm_groups,
     )
+    _check(module)
+    return shared(module)
+
+
+def _check(unet: UNet) -> None:
+    for name in ("channels", "num_blocks", "num_heads", "patch", "norm_groups"):
+        _checks.positive_int(name, getattr(unet, name))
+    for name in ("multipliers", "attention"):
+        for value in getattr(unet, name):
+            _checks.positive_int(name, value)
+    if unet.num_classes is not None:
+        _checks.positive_int("num_classes", unet.num_classes)
+    if not unet.multipliers:
+        raise ValueError("multipliers: expected at least one level, got none")
+    if isinstance(unet.dropout, bool) or not isinstance(unet.dropout, int | float):
+        raise TypeError(f"dropout: expected a rate in [0, 1), got {unet.dropout!r}")
+    if not 0 <= unet.dropout < 1:
+        raise ValueError(f"dropout: expected a rate in [0, 1), got {unet.dropout}")
+    divisors = {"two": 2, "norm_groups": unet.norm_groups, "num_heads": unet.num_heads}
+    for name, divisor in divisors.items():
+        if unet.channels % divisor:
+            raise ValueError(f"channels: expected a multiple of {name}, {divisor}, got {unet.channels}")
+    _checks.choice("time_embedding", unet.time_embedding, TIME_EMBEDDINGS)
+    _checks.choice("dtype", unet.dtype, DTYPES)

@@ -29,15 +29,20 @@ class Checkpoints:
         policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best])
         options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self._damaged: set[int] = set()
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
         """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
 
         Args:
-          step: the number to keep it under; one that is there already is left as it is.
+          step: the number to keep it under; one that is there already is left as it is, unless `restore` found it
+            damaged.
           tree: the pytree.
           loss: decides which checkpoint is the best one.
         """
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._damaged.remove(step)
         if step in self._manager.all_steps():
             return
         about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
@@ -59,12 +64,14 @@ class Checkpoints:
         for step in steps:
             about = self._read(step, about=ocp.args.JsonRestore())
             if about is None:
+                self._damaged.add(step)
                 continue
             _check_structure(self._manager.directory / str(step), about["structure"], structure(abstract))
             tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
             if tree is not None and digest(tree) == about["sha256"]:
                 return tree
             logger.warning("checkpoint %s is damaged: passed over", self._manager.directory / str(step))
+            self._damaged.add(step)
         if steps:
             raise ValueError(f"checkpoints: none of the steps {steps} in {self._manager.directory} is sound")
         return None

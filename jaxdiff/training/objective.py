@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxdiff import _checks, losses
@@ -21,6 +22,7 @@ def denoising_loss(
     num_classes: int | None = None,
     label_drop: float = 0.1,
     sigma_data: float = 0.5,
+    dropout: bool = True,
 ) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
     """Return the loss of a (class-conditional) network, with low-discrepancy times.
 
@@ -32,6 +34,7 @@ def denoising_loss(
       num_classes: None for an unconditional network; else also the index of the null class.
       label_drop: probability that a row's label becomes the null class, for classifier-free guidance.
       sigma_data: standard deviation of the data; only "edm" uses it.
+      dropout: whether the network is given keys for its dropout; False to evaluate.
     Returns:
       loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b].
     Raises:
@@ -50,7 +53,7 @@ def denoising_loss(
         t = losses.low_discrepancy_times(time_key, len(x_0), first=rows.first, total=rows.total)
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
-            return apply(params, x, t, label, dropout_key=key_dropout)
+            return apply(params, x, t, label, dropout_key=key_dropout if dropout else None)
 
         return losses.simple(
             key_loss, network, schedule, x_0, t=t, prediction=prediction, weight=weight, sigma_data=sigma_data
@@ -89,6 +92,8 @@ def make_optimizer(
     """
     _checks.values("learning_rate", learning_rate, "a positive rate", lambda v: v > 0)
     _checks.positive_int("num_steps", num_steps)
+    _checks.values("b1, b2", np.array([b1, b2]), "decays in [0, 1)", lambda b: (b >= 0) & (b < 1))
+    _checks.values("weight_decay, final_scale", np.array([weight_decay, final_scale]), "no negative", lambda v: v >= 0)
     _checks.values("warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps))
     if clip_norm is not None:
         _checks.values("clip_norm", clip_norm, "a positive norm or None", lambda v: v > 0)

@@ -53,7 +53,7 @@ class Log:
         with atomic(self._path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a")
-        self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._events = SummaryWriter(str(folder), purge_step=step + 1)
 
     def write(self, step: int, **scalars: float) -> None:
         """Add the scalars of a step.

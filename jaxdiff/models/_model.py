@@ -7,10 +7,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import _checks, _rows
 
 Params = Any  # A nested dict of float32 arrays.
+
+DTYPES = ("float32", "bfloat16", "float64")
+TIME_EMBEDDINGS = ("sinusoidal", "fourier")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Model:
         Raises:
           TypeError: key is not a typed key, or a side is not an int.
           ValueError: event_shape has the wrong length.
+        Numerics: weights are normal with variance 1 / fan_in; the last layer of every residual branch is zero too.
         """
         _checks.key("key", key)
         event_shape = tuple(event_shape)
@@ -72,14 +77,18 @@ class Model:
         batch = x.shape[0]
         row_keys = None if dropout_key is None else _rows.keys(dropout_key, batch)
         t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x.dtype)), (batch,))
-        out = self.module.apply({"params": params}, x, t, label, row_keys)
+        label = None if label is None else jnp.asarray(label)
+        out: Any = self.module.apply({"params": params}, x, t, label, row_keys)
         return out.astype(_rows.state_dtype(x.dtype))
 
     def _check(self, params: Params, x: Any, t: Any, label: Any) -> None:
         _checks.floating("x", x)
         if x.ndim != self.module.event_ndim + 1:
             raise ValueError(f"x: expected {self.module.event_ndim + 1} axes, batch first, got shape {x.shape}")
-        size = self.module.event_size(params)
+        try:
+            size = self.module.event_size(params)
+        except (KeyError, TypeError, AttributeError, IndexError):
+            raise ValueError(f"params: expected what init returned, got {type(params).__name__}") from None
         if x.shape[-1] != size:
             raise ValueError(f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}")
         _checks.time("t", t, x)
@@ -96,13 +105,22 @@ class Model:
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _init(module: nn.Module, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
-    """Jitted, because linen runs the network to find its parameters, and op by op that takes seconds."""
-    x = jnp.zeros((1, *event_shape))
-    return module.init(key, x, jnp.zeros(1), None, None)["params"]
+    """Multiply one draw of normals with the standard deviations that the layers initialise their weights with.
+
+    One draw, because compiling one for each parameter takes seconds; jitted, because linen runs the network to find
+    its parameters. What has a single axis (scales and shifts) is kept as it is.
+    """
+    example = jnp.zeros((1, *event_shape), jnp.float32)
+    tree: Any = module.init(key, example, jnp.zeros(1, jnp.float32), None, None)["params"]
+    leaves, structure = jax.tree.flatten(tree)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+    noise = jnp.split(jax.random.normal(key, (int(ends[-1]),), jnp.float32), ends[:-1])
+    scaled = [a * z.reshape(a.shape) if a.ndim > 1 else a for a, z in zip(leaves, noise, strict=True)]
+    return jax.tree.unflatten(structure, scaled)
 
 
 @functools.cache
-def model(module: nn.Module) -> Model:
+def shared(module: nn.Module) -> Model:
     """One object for each configuration.
 
     Bound methods compare by the identity of their owner: so `Partial(model.apply, params)` of a model built again, as

@@ -1,5 +1,6 @@
 """Building blocks of the networks: each one treats the rows of a batch independently."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -9,6 +10,24 @@ import numpy as np
 from scipy.special import ndtri
 
 HALF = 0.5**0.5  # The sum of two independent signals of unit variance, times this, has unit variance.
+
+
+def _spread(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Initialise a weight [..., fan_in, fan_out] with its standard deviation; `Model.init` draws the sign and size."""
+    return jnp.full(shape, math.prod(shape[:-1]) ** -0.5, dtype)
+
+
+def dense(size: int, dtype: Any, name: str, *, init: Any = _spread) -> nn.Dense:
+    """Make a linear layer over the last axis."""
+    return nn.Dense(size, dtype=dtype, kernel_init=init, name=name)
+
+
+def conv(channels: int, dtype: Any, name: str, *, stride: int = 1, init: Any = _spread) -> nn.Conv:
+    """Make a 3x3 convolution; stride 2 leaves ceil(side / 2)."""
+    return nn.Conv(channels, (3, 3), stride, dtype=dtype, kernel_init=init, name=name)
+
+
+zeros = nn.initializers.zeros
 
 
 def time_features(t: jax.Array, size: int, kind: str) -> jax.Array:
@@ -25,7 +44,6 @@ def time_features(t: jax.Array, size: int, kind: str) -> jax.Array:
         frequencies = 1000 * 10000.0 ** (-i / len(i))
     else:
         frequencies = 2 * np.pi * 16 * ndtri(0.5 + (i + 0.5) / (2 * len(i)))
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     angles = t[:, None] * jnp.asarray(frequencies, t.dtype)[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
@@ -41,17 +59,19 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, t: jax.Array, label: jax.Array | None) -> jax.Array:
         h = time_features(t, self.width // 4, self.kind).astype(self.dtype)
-        h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="time_1")(h))
-        h = nn.Dense(self.width, dtype=self.dtype, name="time_2")(h)
+        h = nn.silu(dense(self.width, self.dtype, "time_1")(h))
+        h = dense(self.width, self.dtype, "time_2")(h)
         if self.num_classes is not None:
             label = jnp.full(t.shape, self.num_classes) if label is None else label
-            table = nn.Embed(self.num_classes + 1, self.width, dtype=self.dtype, name="label")
-            h = h + table(label)
+            h = h + nn.Embed(self.num_classes + 1, self.width, self.dtype, embedding_init=_spread, name="label")(label)
         return nn.silu(h)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax.Array:
-    """Zero a fraction of the entries and scale up the rest; key: one a row, [B], or None for none."""
+    """Zero a fraction of the entries and scale up the rest; key: one a row, [B], or None for none.
+
+    Row i's mask depends on (key i, index) alone, not on the rest of the batch or on how devices share it.
+    """
     if key is None or rate == 0:
         return x
     draw = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, index), 1 - rate, x.shape[1:]))
@@ -59,45 +79,49 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax
 
 
 def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
-    """Group normalisation with a scale and a shift, [C] or [B, C], of images [B, H, W, C]; at least float32.
+    """Normalise groups of channels of images [B, H, W, C], with a scale and a shift, [1, C] or [B, C].
 
-    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2
+    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2;  at least float32
 
-    Numerics: a and b are [B, C], so the image is read once for the moments and once for the result. Two details keep
-    XLA on CPU from recomputing long chains for every pixel: groups are averaged by a small matrix product, which no
-    fusion swallows, and E x^2 precedes E x, so that the last term of x's gradient is a product of two full images.
-    The difference loses digits where |mean| >> standard deviation; a convolution's outputs are far from there.
+    Numerics: a and b are [B, C], so an image is read once for the moments and once for the result. Two details keep
+    XLA on CPU from recomputing long chains for every pixel. Groups are averaged by a small matrix product, which no
+    fusion swallows. And E x^2 precedes E x, so that the last term of the gradient of x multiplies a whole image.
+    The difference loses digits where |mean| >> standard deviation, which outputs of convolutions are far from.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.square(x).mean((1, 2))
     moments = jnp.stack([x.mean((1, 2)), square], axis=1)
     size = x.shape[-1] // groups
-    average = np.kron(np.eye(groups), np.full((size, size), 1 / size))
-    mean, square = jnp.moveaxis(moments @ jnp.asarray(average, x.dtype), 1, 0)
+    average = jnp.asarray(np.kron(np.eye(groups), np.full((size, size), 1 / size)), x.dtype)
+    # Full precision: an accelerator's default rounds the factors, and the difference of squares would be noise.
+    mean, square = jnp.moveaxis(jnp.matmul(moments, average, precision="highest"), 1, 0)
     a = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-5)
     b = shift - mean * a
     return x * a[:, None, None] + b[:, None, None]
 
 
-def norm_silu(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
-    """SiLU of `norm`."""
-    return nn.silu(norm(x, scale, shift, groups)).astype(x.dtype)
-
-
 class Norm(nn.Module):
-    """Group normalisation with learned affine map."""
+    """Group normalisation with a learned affine map, modulated by (scale, shift), [B, C] each, where given."""
 
     groups: int
-    silu: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, film: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))[None]
-        shift = self.param("bias", nn.initializers.zeros, (channels,))[None]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])[None]
+        shift = self.param("bias", zeros, x.shape[-1:])[None]
         if film is not None:
             scale, shift = scale * (1 + film[0]), shift * (1 + film[0]) + film[1]
-        return norm_silu(x, scale, shift, self.groups) if self.silu else norm(x, scale, shift, self.groups)
+        return norm(x, scale, shift, self.groups)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k / sqrt(size)) v for [B, pixels, heads, size]; the softmax is at least float32.
+
+    `jax.nn.dot_product_attention` would run a float64 softmax in float32.
+    """
+    precise = jnp.promote_types(q.dtype, jnp.float32)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precise) / math.sqrt(q.shape[-1])
+    return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
 
 
 class Attention(nn.Module):
@@ -110,12 +134,11 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, height, width, channels = x.shape
-        h = Norm(self.groups, silu=False, name="norm")(x).astype(self.dtype)
-        qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(h.reshape(batch, height * width, channels))
+        h = Norm(self.groups, name="norm")(x).astype(self.dtype)
+        qkv = dense(3 * channels, self.dtype, "qkv")(h.reshape(batch, height * width, channels))
         q, k, v = jnp.split(qkv.reshape(batch, height * width, 3 * self.num_heads, -1), 3, axis=2)
-        h = jax.nn.dot_product_attention(q, k, v).reshape(x.shape)
-        h = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
-        return x + h
+        h = attend(q, k, v).reshape(x.shape)
+        return x + dense(channels, self.dtype, "out", init=zeros)(h)
 
 
 class ResBlock(nn.Module):
@@ -129,13 +152,12 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
         channels = x.shape[-1]
-        h = Norm(self.groups, name="norm_1")(x)
-        h = nn.Conv(channels, (3, 3), dtype=self.dtype, name="conv_1")(h)
-        film = nn.Dense(2 * channels, dtype=self.dtype, name="film")(embedding)
-        h = Norm(self.groups, name="norm_2")(h, jnp.split(film, 2, axis=-1))
+        scale, shift = jnp.split(dense(2 * channels, self.dtype, "film")(embedding), 2, axis=-1)
+        h = nn.silu(Norm(self.groups, name="norm_1")(x)).astype(self.dtype)
+        h = conv(channels, self.dtype, "conv_1")(h)
+        h = nn.silu(Norm(self.groups, name="norm_2")(h, (scale, shift))).astype(self.dtype)
         h = dropout(h, self.rate, key, self.index)
-        h = nn.Conv(channels, (3, 3), dtype=self.dtype, kernel_init=nn.initializers.zeros, name="conv_2")(h)
-        return x + h
+        return x + conv(channels, self.dtype, "conv_2", init=zeros)(h)
 
 
 def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
