@@ -6,7 +6,9 @@ import platform
 import sys
 from pathlib import Path
 
-CACHE = Path(__file__).parents[1] / ".cache" / "jax"
+ROOT = Path(__file__).resolve().parents[1]
+CACHE = ROOT / ".cache" / "jax"
+SCRIPTS = (ROOT / "experiments", ROOT / "benchmarks")
 
 # Fused reductions of XLA's CPU backend: experimental by name, so it is asked for only of versions it was tried on.
 FUSION = "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_REDUCE"
@@ -36,7 +38,7 @@ def _jaxlib() -> str:
 def _use_huge_pages() -> None:
     again = MARK in os.environ
     os.environ[MARK] = "1"  # inherited, so that no child starts again either
-    is_script = Path(sys.argv[0]).resolve().parent == Path(__file__).resolve().parent  # and not a test or a notebook
+    is_script = Path(sys.argv[0]).resolve().parent in SCRIPTS  # and not a test or a notebook
     if again or not is_script or platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in os.environ:
         return
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"

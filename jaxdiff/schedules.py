@@ -38,7 +38,7 @@ class Schedule:
       time_fn: lambda -> t, its inverse.
       coefficients_fn: (t, lambda) -> (alpha, sigma).
 
-    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError); results follow their shape and dtype.
+    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError). Results have their shape and dtype.
     """
 
     log_snr_fn: Partial

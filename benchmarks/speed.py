@@ -1,0 +1,264 @@
+"""Speed of jaxdiff's UNet beside the same network in PyTorch, in turn, on this machine.
+
+Every ratio is PyTorch's time over jaxdiff's for the same work, run after run: above 1, jaxdiff is faster.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import _process
+
+_process.configure()
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import _cli
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import models, training
+
+SHAPE = (28, 28, 1)
+NETWORK: dict[str, Any] = {
+    "channels": 32,
+    "multipliers": (1, 2, 2),
+    "num_blocks": 2,
+    "attention": (7,),
+    "num_heads": 4,
+    "norm_groups": 8,
+}
+BATCH, STEPS, RATE = 64, 50, 1e-3
+SCHEDULE = jd.schedules.cosine()
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    rounds: int = 10
+    """How often each side runs, in turn."""
+    start_rounds: int = 3
+    """How often each side is started from nothing; 0 leaves start-up out."""
+    output: Path = ROOT / "runs" / "speed"
+    """Folder for speed.json and speed.png."""
+    worker: Literal["none", "jaxdiff", "torch"] = "none"
+    """Used by the start-up test: one training step of one side, and nothing else."""
+
+
+def jax_model() -> tuple[models.Model, Any]:
+    """The network and its parameters."""
+    model = models.unet(**NETWORK)
+    return model, model.init(jax.random.key(0), SHAPE)
+
+
+def torch_network(params: Any = None) -> Any:
+    """The same function in PyTorch, with the same parameters or its own, in its fastest memory layout."""
+    import torch
+    from torch_unet import TorchUNet, copy_weights
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    net = TorchUNet(SHAPE, **NETWORK)
+    if params is not None:
+        copy_weights(net, params)
+    return net.to(memory_format=torch.channels_last)
+
+
+def check_equal(model: models.Model, params: Any) -> float:
+    """Largest difference of the two networks' outputs, with parameters away from the zeros they begin with."""
+    import torch
+
+    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * np.random.default_rng(0).normal(size=leaf.shape), params)
+    x, t = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32), np.linspace(0.1, 0.9, 4, dtype="f")
+    ours = np.asarray(jax.jit(model.apply)(noisy, x, t))
+    with torch.no_grad():
+        theirs = torch_network(noisy)(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t)).permute(0, 2, 3, 1).numpy()
+    error = float(np.max(np.abs(ours - theirs)) / np.max(np.abs(ours)))
+    if error > 1e-4:
+        raise ValueError(f"the networks differ by {error:.1e} of the largest output: their times cannot be compared")
+    return error
+
+
+def jax_train() -> Callable[[], None]:
+    """One update: noise, forward, backward, Adam."""
+    model, params = jax_model()
+    optimizer = optax.adam(RATE)
+    state = training.init_state(jax.random.key(1), params, optimizer)
+
+    def update(state: training.TrainState, x_0: jax.Array) -> tuple[training.TrainState, jax.Array]:
+        def loss(params: Any) -> jax.Array:
+            key = jax.random.fold_in(state.key, state.step)
+            return jnp.mean(jd.losses.simple(key, Partial(model.apply, params), SCHEDULE, x_0))
+
+        value, grads = jax.value_and_grad(loss)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(step=state.step + 1, params=params, ema_params=None, opt_state=opt_state), value
+
+    compiled = jax.jit(update, donate_argnums=0)
+    x_0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, *SHAPE)), jnp.float32)
+    box = [state._replace(ema_params=None)]
+
+    def run() -> None:
+        box[0], value = compiled(box[0], x_0)
+        jax.block_until_ready((box[0], value))
+
+    return run
+
+
+def torch_train() -> Callable[[], None]:
+    """The same update in PyTorch, eager."""
+    import torch
+
+    net = torch_network()
+    optimizer = torch.optim.Adam(net.parameters(), RATE)
+    x_0 = (torch.rand(BATCH, SHAPE[2], *SHAPE[:2]) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+    def run() -> None:
+        t, eps = torch.rand(BATCH), torch.randn_like(x_0)
+        alpha, sigma = (f(t * np.pi / 2)[:, None, None, None] for f in (torch.cos, torch.sin))
+        loss = torch.nn.functional.mse_loss(net(alpha * x_0 + sigma * eps, t), eps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def jax_sample(batch: int) -> Callable[[], None]:
+    """DDIM through the library's own driver."""
+    model, params = jax_model()
+    kernel = jd.kernels.ddim(jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE)
+    x_init, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (batch, *SHAPE)), jd.grids.uniform(STEPS)
+    return lambda: jax.block_until_ready(jd.sample(jax.random.key(1), kernel, x_init, ts).x) and None
+
+
+def torch_sample(batch: int) -> Callable[[], None]:
+    """The same DDIM in PyTorch: a loop over the times."""
+    import torch
+
+    net = torch_network().eval()
+    x_init = torch.randn(batch, SHAPE[2], *SHAPE[:2]).contiguous(memory_format=torch.channels_last)
+    ts = torch.linspace(1, 0, STEPS + 1)
+    alphas, sigmas = torch.cos(ts * 0.9996 * np.pi / 2), torch.sin(ts * 0.9996 * np.pi / 2)
+
+    def run() -> None:
+        x = x_init
+        with torch.no_grad():
+            for n in range(STEPS):
+                eps = net(x, ts[n].expand(batch))
+                x = alphas[n + 1] * (x - sigmas[n] * eps) / alphas[n] + sigmas[n + 1] * eps
+
+    return run
+
+
+def race(name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, Any]:
+    """Times of both sides, in turn, after two runs that do not count."""
+    sides = (ours, theirs)
+    for side in sides * 2:
+        side()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in tqdm(range(rounds), desc=name, leave=False):
+        for side, kept in zip(sides, times, strict=True):
+            began = time.perf_counter()
+            side()
+            kept.append(time.perf_counter() - began)
+    return summary(name, *times)
+
+
+def summary(name: str, ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Medians, and the median and range of the paired ratios."""
+    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+    return {
+        "name": name,
+        "jaxdiff_seconds": statistics.median(ours),
+        "torch_seconds": statistics.median(theirs),
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+    }
+
+
+def start_up(rounds: int) -> list[dict[str, Any]]:
+    """From the start of a process to the end of its first update: nothing cached, and with the compilation cache."""
+
+    def seconds(worker: str, cache: str) -> float:
+        environment = {name: value for name, value in os.environ.items() if name != _process.MARK} | {
+            "JAX_COMPILATION_CACHE_DIR": cache
+        }
+        began = time.perf_counter()
+        subprocess.run([sys.executable, __file__, "--worker", worker], check=True, env=environment)
+        return time.perf_counter() - began
+
+    cold, warm, theirs = [], [], []
+    for _ in tqdm(range(rounds), desc="start-up", leave=False):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(seconds("jaxdiff", cache))
+            warm.append(seconds("jaxdiff", cache))
+            theirs.append(seconds("torch", cache))
+    return [summary("start-up, cold", cold, theirs), summary("start-up, cached", warm, theirs)]
+
+
+def picture(rows: list[dict[str, Any]], path: Path) -> None:
+    """The ratios as bars with their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    ratio = np.array([row["ratio"] for row in rows])
+    spread = np.array([[row["ratio"] - row["ratio_min"], row["ratio_max"] - row["ratio"]] for row in rows]).T
+    figure, axis = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
+    axis.barh([row["name"] for row in rows], ratio, xerr=spread, color="C0", alpha=0.8, capsize=3)
+    axis.axvline(1, color="k", linewidth=1)
+    axis.invert_yaxis()
+    axis.set_xlabel("PyTorch's time / jaxdiff's (above 1: jaxdiff is faster)")
+    with training.atomic(path) as draft:
+        figure.savefig(draft, dpi=120)
+
+
+def main(options: Options) -> None:
+    if options.worker != "none":
+        {"jaxdiff": jax_train, "torch": torch_train}[options.worker]()()
+        return
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ValueError("torch is not installed: run `make bench`, or pip install 'jaxdiff[bench]'") from None
+    model, params = jax_model()
+    error = check_equal(model, params)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    print(f"{_cli.machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"one network, {count:,} parameters; outputs agree to {error:.0e}")
+    rows = [race(f"training, batch {BATCH}", jax_train(), torch_train(), options.rounds)]
+    for batch in (1, 16, 64):
+        rounds = max(3, options.rounds // (1 if batch < 64 else 3))
+        rows.append(race(f"DDIM-{STEPS}, batch {batch}", jax_sample(batch), torch_sample(batch), rounds))
+    rows += start_up(options.start_rounds) if options.start_rounds else []
+    print(f"{'':22}{'jaxdiff s':>10}{'torch s':>10}{'ratio':>8}   range")
+    for row in rows:
+        span = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
+        print(f"{row['name']:22}{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}{row['ratio']:8.2f}   {span}")
+    print(f"training: {BATCH / rows[0]['jaxdiff_seconds']:.0f} images/s")
+    training.write_json(options.output / "speed.json", {"machine": _cli.machine(), "rows": rows})
+    picture(rows, options.output / "speed.png")
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))
