@@ -145,7 +145,11 @@ def jax_sample(batch: int) -> Callable[[], None]:
     model, params = jax_model()
     kernel = jd.kernels.ddim(jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE)
     x_init, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (batch, *SHAPE)), jd.grids.uniform(STEPS)
-    return lambda: jax.block_until_ready(jd.sample(jax.random.key(1), kernel, x_init, ts).x) and None
+
+    def run() -> None:
+        jax.block_until_ready(jd.sample(jax.random.key(1), kernel, x_init, ts).x)
+
+    return run
 
 
 def torch_sample(batch: int) -> Callable[[], None]:

@@ -91,7 +91,8 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
     if prediction == "velocity":
         rates = schedule.velocity(jnp.asarray(t, alpha.dtype))
         d_alpha, d_sigma = (_rows.expand(rate, x_t) for rate in rates)
-        wronskian = d_sigma * alpha - d_alpha * sigma  # positive, since lambda decreases
+        wronskian = d_sigma * alpha - d_alpha * sigma  # positive, since lambda decreases; 0 where it is at its limit
+        wronskian = jnp.maximum(wronskian, jnp.finfo(wronskian.dtype).tiny)
         return Affine(d_sigma / wronskian, -sigma / wronskian)
     # EDM's network sees x_t / alpha, whose noise level is the ratio sigma / alpha.
     total = jnp.hypot(sigma, alpha * sigma_data)

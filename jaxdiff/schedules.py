@@ -207,8 +207,8 @@ def _sigmoid_log_snr(start: Any, end: Any, clip_min: Any, t: jax.Array) -> jax.A
     span = end - start
     left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(end / 2, -end / 2)  # log g, but for a constant
     gone = _log_sinh(t * span / 2) - jnp.logaddexp(start / 2, -start / 2)  # log(1 - g), with the same constant
-    log_snr = jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone - jnp.log1p(-clip_min)
-    return jnp.minimum(log_snr.astype(t.dtype), LOG_SNR_LIMIT)
+    gone_clipped = jnp.logaddexp(gone + jnp.log1p(-clip_min), left - LOG_SNR_LIMIT)
+    return (jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone_clipped).astype(t.dtype)
 
 
 def _log_sinh(x: jax.Array) -> jax.Array:

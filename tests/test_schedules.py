@@ -165,7 +165,7 @@ class Variants(chex.TestCase, parameterized.TestCase):
         t = jnp.linspace(0, 1, 12)
         out = self.variant(lambda t: (*schedule.alpha_sigma(t), schedule.log_snr(t)))(t)
         expected = (*schedule.alpha_sigma(t), schedule.log_snr(t))
-        chex.assert_trees_all_close(out, expected, rtol=2e-6)  # fused and unfused roundings
+        chex.assert_trees_all_close(out, expected, rtol=2e-5)  # fused or not: roundings of a lambda of size 80
 
 
 def test_floats_are_traced_once() -> None:

@@ -74,6 +74,14 @@ def find(name: str, root: Path) -> Any:
     """Return the TFDS builder that reads a prepared set, or None where root holds no set of that name.
 
     The files alone are asked: the stock code of many sets needs TensorFlow even to describe them.
+
+    Args:
+      name: the set, as TFDS names it, with or without a configuration and a version.
+      root: folder of the prepared sets.
+    Returns:
+      A TFDS builder, or None.
+    Raises:
+      ValueError: the set's files are damaged or in another format than array_record.
     """
     import tensorflow_datasets as tfds
 
