@@ -13,6 +13,7 @@ import _process
 
 _process.configure()
 
+import json
 import os
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import _cli
 import jax
@@ -57,8 +58,8 @@ class Options:
     """How often each side is started from nothing; 0 leaves start-up out."""
     output: Path = ROOT / "runs" / "speed"
     """Folder for speed.json and speed.png."""
-    worker: Literal["none", "jaxdiff", "torch"] = "none"
-    """Used by the start-up test: one training step of one side, and nothing else."""
+    first_step: bool = False
+    """Do one training step and nothing else; the start-up test times it."""
 
 
 def jax_model() -> tuple[models.Model, Any]:
@@ -123,21 +124,9 @@ def jax_train() -> Callable[[], None]:
 
 def torch_train() -> Callable[[], None]:
     """The same update in PyTorch, eager."""
-    import torch
+    from torch_unet import training_step
 
-    net = torch_network()
-    optimizer = torch.optim.Adam(net.parameters(), RATE)
-    x_0 = (torch.rand(BATCH, SHAPE[2], *SHAPE[:2]) * 2 - 1).contiguous(memory_format=torch.channels_last)
-
-    def run() -> None:
-        t, eps = torch.rand(BATCH), torch.randn_like(x_0)
-        alpha, sigma = (f(t * np.pi / 2)[:, None, None, None] for f in (torch.cos, torch.sin))
-        loss = torch.nn.functional.mse_loss(net(alpha * x_0 + sigma * eps, t), eps)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return run
+    return training_step(torch_network(), SHAPE, BATCH, RATE)
 
 
 def jax_sample(batch: int) -> Callable[[], None]:
@@ -201,12 +190,20 @@ def summary(name: str, ours: list[float], theirs: list[float]) -> dict[str, Any]
 def start_up(rounds: int) -> list[dict[str, Any]]:
     """From the start of a process to the end of its first update: nothing cached, and with the compilation cache."""
 
-    def seconds(worker: str, cache: str) -> float:
+    sides = {
+        "jaxdiff": [__file__, "--first-step"],
+        "torch": [
+            str(Path(__file__).with_name("torch_unet.py")),
+            json.dumps({"shape": SHAPE, "network": NETWORK, "batch": BATCH, "rate": RATE}),
+        ],
+    }
+
+    def seconds(side: str, cache: str) -> float:
         environment = {name: value for name, value in os.environ.items() if name != _process.MARK} | {
             "JAX_COMPILATION_CACHE_DIR": cache
         }
         began = time.perf_counter()
-        subprocess.run([sys.executable, __file__, "--worker", worker], check=True, env=environment)
+        subprocess.run([sys.executable, *sides[side]], check=True, env=environment)
         return time.perf_counter() - began
 
     cold, warm, theirs = [], [], []
@@ -237,8 +234,8 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(options: Options) -> None:
-    if options.worker != "none":
-        {"jaxdiff": jax_train, "torch": torch_train}[options.worker]()()
+    if options.first_step:
+        jax_train()()
         return
     try:
         import torch

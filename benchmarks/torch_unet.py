@@ -1,6 +1,11 @@
-"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer: the other side of the comparison in speed.py."""
+"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer: the other side of the comparison in speed.py.
 
+As a script it does one training step and nothing else, and imports nothing of JAX: the start-up of a PyTorch user.
+"""
+
+import json
 import math
+import sys
 
 import numpy as np
 import torch
@@ -136,3 +141,25 @@ def _copy(module, leaves):
         target.data.copy_(value.reshape(target.shape))
         copied += value.numel()
     return copied
+
+
+def training_step(net, shape, batch, rate):
+    """Return a function that does one update: noise, forward, backward, Adam."""
+    optimizer = torch.optim.Adam(net.parameters(), rate)
+    x_0 = (torch.rand(batch, shape[2], *shape[:2]) * 2 - 1).contiguous(memory_format=torch.channels_last)
+
+    def run():
+        t, eps = torch.rand(batch), torch.randn_like(x_0)
+        alpha, sigma = (f(t * np.pi / 2)[:, None, None, None] for f in (torch.cos, torch.sin))
+        loss = F.mse_loss(net(alpha * x_0 + sigma * eps, t), eps)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    unet = TorchUNet(options["shape"], **options["network"]).to(memory_format=torch.channels_last)
+    training_step(unet, options["shape"], options["batch"], options["rate"])()
