@@ -43,6 +43,11 @@ def configure(num_devices: int | None = None) -> None:
     _keep_huge_pages()
 
 
+def training_devices() -> int:
+    """One device a core, down to a power of two and at most 8, so that the usual batch sizes divide evenly."""
+    return min(8, 2 ** ((os.cpu_count() or 1).bit_length() - 1))
+
+
 def _fusion_helps() -> bool:
     one_device = os.environ.get("JAX_NUM_CPU_DEVICES", "1") in ("1", "-1")
     tried = importlib.metadata.version("jaxlib").startswith(TRIED)

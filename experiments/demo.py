@@ -2,7 +2,7 @@
 
 import _process
 
-_process.configure()
+_process.configure(num_devices=_process.training_devices())
 
 import dataclasses
 import sys
