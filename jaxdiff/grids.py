@@ -90,7 +90,8 @@ def _fractions(num_steps: int) -> np.ndarray:
 def _spaced(schedule: Schedule, num_steps: int, margin: float, warp: Callable, unwarp: Callable) -> jax.Array:
     """Times equally spaced in warp(lambda), which is monotone with inverse unwarp."""
     _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
-    index = jnp.asarray(_fractions(num_steps) * num_steps)[::-1].astype(float)
+    _checks.positive_int("num_steps", num_steps)
+    index = jnp.arange(num_steps + 1, dtype=float)
     # One step is set apart at each steep end; both counts may be traced.
     at_start = (schedule.log_snr(1 - margin) - schedule.log_snr(1.0) > _STEEP).astype(float)
     at_end = (schedule.log_snr(0.0) - schedule.log_snr(margin) > _STEEP).astype(float)
