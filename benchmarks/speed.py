@@ -96,28 +96,21 @@ def check_equal(model: models.Model, params: Any) -> float:
 
 
 def jax_train() -> Callable[[], None]:
-    """One update: noise, forward, backward, Adam."""
+    """The update of `training.make_step` over all devices: noise, forward, backward, Adam, and the average."""
     model, params = jax_model()
-    optimizer = optax.adam(RATE)
-    state = training.init_state(jax.random.key(1), params, optimizer)
+    optimizer, devices = optax.adam(RATE), jax.local_devices()
 
-    def update(state: training.TrainState, x_0: jax.Array) -> tuple[training.TrainState, jax.Array]:
-        def loss(params: Any) -> jax.Array:
-            key = jax.random.fold_in(state.key, state.step)
-            return jnp.mean(jd.losses.simple(key, Partial(model.apply, params), SCHEDULE, x_0))
+    def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
+        return jd.losses.simple(rows.keys, Partial(model.apply, params), SCHEDULE, x_0)
 
-        value, grads = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return state._replace(step=state.step + 1, params=params, ema_params=None, opt_state=opt_state), value
-
-    compiled = jax.jit(update, donate_argnums=0)
-    x_0 = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (BATCH, *SHAPE)), jnp.float32)
-    box = [state._replace(ema_params=None)]
+    compiled = training.pmap_step(training.make_step(loss, optimizer))
+    box = [training.replicate(training.init_state(jax.random.key(1), params, optimizer), devices)]
+    x_0 = np.random.default_rng(0).uniform(-1, 1, (BATCH, *SHAPE)).astype(np.float32)
+    batch = training.shard(x_0, len(devices))
 
     def run() -> None:
-        box[0], value = compiled(box[0], x_0)
-        jax.block_until_ready((box[0], value))
+        box[0], metrics = compiled(box[0], batch)
+        jax.block_until_ready((box[0], metrics))
 
     return run
 
@@ -130,13 +123,20 @@ def torch_train() -> Callable[[], None]:
 
 
 def jax_sample(batch: int) -> Callable[[], None]:
-    """DDIM through the library's own driver."""
+    """DDIM through the library's own driver, over as many devices as have a sample to make."""
     model, params = jax_model()
-    kernel = jd.kernels.ddim(jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE)
-    x_init, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (batch, *SHAPE)), jd.grids.uniform(STEPS)
+    num_devices = min(batch, jax.local_device_count())
+    ts, rows = jd.grids.uniform(STEPS), batch // num_devices
+
+    def draw(params: Any, first: jax.Array) -> jax.Array:
+        kernel = jd.kernels.ddim(jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE)
+        x_init = jd.prior_sample(jax.random.key(0), SCHEDULE, (rows, *SHAPE), first=first)
+        return jd.sample(jax.random.key(1), kernel, x_init, ts, first=first).x
+
+    mapped = jax.pmap(draw, in_axes=(None, 0), devices=jax.local_devices()[:num_devices])
 
     def run() -> None:
-        jax.block_until_ready(jd.sample(jax.random.key(1), kernel, x_init, ts).x)
+        jax.block_until_ready(mapped(params, jnp.arange(num_devices) * rows))
 
     return run
 

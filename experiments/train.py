@@ -2,7 +2,7 @@
 
 import _process
 
-_process.configure(num_devices=_process.training_devices())
+_process.configure()
 
 import shlex
 import signal

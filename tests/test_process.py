@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 PROCESS = Path(__file__).parents[1] / "experiments" / "_process.py"
-OURS = ("JAXDIFF_PROCESS_IS_SET_UP", "GLIBC_TUNABLES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
+OURS = ("JAXDIFF_PROCESS_IS_SET_UP", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
 SCRIPT = """
 import json, os, sys
 import _process
-_process.configure({devices})
+_process.configure()
 print(json.dumps([dict(os.environ), sys.argv[1:], sys.flags.utf8_mode]))
 """
 
@@ -29,8 +29,8 @@ def script(tmp_path: Path) -> Path:
     return folder / "script.py"
 
 
-def run(script: Path, *arguments: str, devices: int | None = None, **environment: str) -> tuple[dict, list, int]:
-    script.write_text(SCRIPT.format(devices=devices))
+def run(script: Path, *arguments: str, **environment: str) -> tuple[dict, list, int]:
+    script.write_text(SCRIPT)
     inherited = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-X", "utf8", str(script), *arguments]
     result = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
@@ -51,25 +51,13 @@ def test_what_the_user_has_set_stays(script: Path) -> None:
         "GLIBC_TUNABLES": "glibc.malloc.check=0",
         "JAX_COMPILATION_CACHE_DIR": "/somewhere",
         "JAX_NUM_CPU_DEVICES": "3",
-        "XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_DOT",
     }
-    environment, _, _ = run(script, devices=2, **mine)
+    environment, _, _ = run(script, **mine)
     assert {name: environment[name] for name in mine} == mine
 
 
-def test_other_flags_of_xla_are_kept(script: Path) -> None:
-    flags = run(script, XLA_FLAGS="--xla_cpu_enable_fast_math=false")[0]["XLA_FLAGS"].split()
-    assert flags[0] == "--xla_cpu_enable_fast_math=false"
-
-
-def test_several_devices_keep_xla_s_convolutions(script: Path) -> None:
-    environment, _, _ = run(script, devices=2)
-    assert environment["JAX_NUM_CPU_DEVICES"] == "2"
-    assert "XLA_FLAGS" not in environment
-
-
-def test_jax_accepts_the_flags(script: Path) -> None:
-    """An option that XLA does not know ends the process: so this one must be known, or not be asked for."""
-    environment, _, _ = run(script)
-    command = [sys.executable, "-c", "import jax; print(jax.jit(lambda: 1 + 1)())"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "2\n"
+def test_the_largest_power_of_two_of_devices_that_the_cores_allow(script: Path) -> None:
+    devices, cores = int(run(script)[0]["JAX_NUM_CPU_DEVICES"]), os.cpu_count() or 1
+    assert devices in (1, 2, 4, 8)
+    assert devices <= cores
+    assert devices == 8 or 2 * devices > cores
