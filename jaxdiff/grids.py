@@ -1,4 +1,4 @@
-"""Grids: the times ts[0] = 1 > ts[1] > ... > ts[num_steps] = 0 that a reverse process visits."""
+"""Grids: the times ts[0] = start > ts[1] > ... > ts[num_steps] = end that a reverse process visits; from 1 to 0."""
 
 from collections.abc import Callable
 
@@ -9,39 +9,81 @@ import numpy as np
 from jaxdiff import _checks
 from jaxdiff.schedules import Schedule
 
+SPACINGS = ("leading", "trailing", "linspace")
 _STEEP = 10.0  # nats within the margin of an end: times between would be equal in float32
 
 
-def uniform(num_steps: int) -> jax.Array:
-    """Return times equally spaced in t: ts_i = 1 - i / num_steps.
+def uniform(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
+    """Return times equally spaced in t: ts_i = start + i / num_steps (end - start).
 
     On `from_betas` with T betas, num_steps dividing T visits every (T / num_steps)-th step of the discrete process.
 
     Args:
       num_steps: number of steps, at least 1.
+      start: first time.
+      end: last time, below start.
     Returns:
-      [num_steps + 1] times from 1 to 0, default floating dtype.
+      [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1.
+      ValueError: num_steps < 1, or not 0 <= end < start <= 1.
     """
-    return jnp.asarray(_fractions(num_steps), float)
+    _check_ends(start, end)
+    return jnp.asarray(_between(start, end, _fractions(num_steps)), float)
 
 
-def quadratic(num_steps: int) -> jax.Array:
-    """Return times whose square root is equally spaced: ts_i = (1 - i / num_steps)^2, denser near the data.
+def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
+    """Return times whose square root is equally spaced, denser near the data: ts_i = (1 - i / num_steps)^2.
 
     Args:
       num_steps: number of steps, at least 1.
+      start: first time.
+      end: last time, below start.
     Returns:
-      [num_steps + 1] times from 1 to 0, default floating dtype.
+      [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1.
+      ValueError: num_steps < 1, or not 0 <= end < start <= 1.
     Source: Song et al. 2021, arXiv:2010.02502, Appendix D.2.
     """
-    return jnp.asarray(_fractions(num_steps) ** 2, float)
+    _check_ends(start, end)
+    ts = _between(np.sqrt(start), np.sqrt(end), _fractions(num_steps)) ** 2
+    ts[0], ts[-1] = start, end
+    return jnp.asarray(ts, float)
 
 
-def log_snr(schedule: Schedule, num_steps: int, *, margin: float = 1e-3) -> jax.Array:
+def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Array:
+    """Return times of num_steps among the T steps of a discrete process, and then 0: ts_i = step_i / T.
+
+        leading   1 + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T, with too little noise
+        trailing  round(T - k T / num_steps),  k = 0 .. num_steps - 1
+        linspace  num_steps numbers from T to 1, rounded
+
+    Args:
+      total: T, the number of steps of `from_betas`.
+      num_steps: number of steps taken, at most T.
+      spacing: one of SPACINGS.
+    Returns:
+      [num_steps + 1] times, the last one 0, default floating dtype. Where ts[0] is below 1, the state to start from is
+      the one at ts[0], for which published samplers take that of t = 1.
+    Raises:
+      ValueError: unknown spacing, num_steps outside 1 .. total.
+    Source: Lin et al. 2023, arXiv:2305.08891, Table 2.
+    """
+    _checks.positive_int("total", total)
+    _checks.positive_int("num_steps", num_steps)
+    _checks.values("num_steps", num_steps, f"at most total = {total} steps", lambda v: v <= total)
+    _checks.choice("spacing", spacing, SPACINGS)
+    k = np.arange(num_steps)
+    steps = {
+        "leading": 1 + (k * (total // num_steps))[::-1],
+        "trailing": np.round(total - k * total / num_steps),
+        "linspace": np.round(np.linspace(total, 1, num_steps)),
+    }[spacing]
+    return jnp.asarray(np.append(steps, 0) / total, float)
+
+
+def log_snr(
+    schedule: Schedule, num_steps: int, *, start: float = 1.0, end: float = 0.0, margin: float = 1e-3
+) -> jax.Array:
     """Return times equally spaced in the log signal-to-noise ratio lambda.
 
     Where lambda moves by more than 10 nats within `margin` of an end (as a rule it is infinite there), the spacing runs
@@ -50,17 +92,27 @@ def log_snr(schedule: Schedule, num_steps: int, *, margin: float = 1e-3) -> jax.
     Args:
       schedule: the noise schedule.
       num_steps: number of steps, at least 1.
+      start: first time.
+      end: last time, below start.
       margin: distance in t from a steep end.
     Returns:
-      [num_steps + 1] times from 1 to 0, default floating dtype.
+      [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1, or margin outside (0, 0.5).
+      ValueError: num_steps < 1, margin outside (0, 0.5), or not 0 <= end < start <= 1.
     Source: Lu et al. 2022, arXiv:2206.00927, Section 3.3.
     """
-    return _spaced(schedule, num_steps, margin, lambda x: x, lambda x: x)
+    return _spaced(schedule, num_steps, (start, end, margin), lambda x: x, lambda x: x)
 
 
-def karras(schedule: Schedule, num_steps: int, rho: float = 7.0, *, margin: float = 1e-3) -> jax.Array:
+def karras(
+    schedule: Schedule,
+    num_steps: int,
+    rho: float = 7.0,
+    *,
+    start: float = 1.0,
+    end: float = 0.0,
+    margin: float = 1e-3,
+) -> jax.Array:
     """Return times at which the noise-to-signal ratio is equally spaced in its power 1 / rho.
 
         (sigma / alpha)_i = (max^(1/rho) + i / num_steps (min^(1/rho) - max^(1/rho)))^rho
@@ -69,16 +121,19 @@ def karras(schedule: Schedule, num_steps: int, rho: float = 7.0, *, margin: floa
       schedule: the noise schedule.
       num_steps: number of steps, at least 1.
       rho: the power; larger spends more steps near the data.
+      start: first time.
+      end: last time, below start.
       margin: distance in t from a steep end, as in `log_snr`.
     Returns:
-      [num_steps + 1] times from 1 to 0, default floating dtype.
+      [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1, rho not positive, or margin outside (0, 0.5).
+      ValueError: num_steps < 1, rho not positive, margin outside (0, 0.5), or not 0 <= end < start <= 1.
     Source: Karras et al. 2022, arXiv:2206.00364, Eq. (5).
     """
     _checks.values("rho", rho, "a positive power", lambda v: v > 0)
     # ratio^(1/rho) = exp(-lambda / (2 rho)), and back.
-    return _spaced(schedule, num_steps, margin, lambda x: jnp.exp(-x / (2 * rho)), lambda x: -2 * rho * jnp.log(x))
+    ends = (start, end, margin)
+    return _spaced(schedule, num_steps, ends, lambda x: jnp.exp(-x / (2 * rho)), lambda x: -2 * rho * jnp.log(x))
 
 
 def _fractions(num_steps: int) -> np.ndarray:
@@ -87,16 +142,90 @@ def _fractions(num_steps: int) -> np.ndarray:
     return np.arange(num_steps, -1, -1) / num_steps
 
 
-def _spaced(schedule: Schedule, num_steps: int, margin: float, warp: Callable, unwarp: Callable) -> jax.Array:
+def _between(start: float, end: float, fractions: np.ndarray) -> np.ndarray:
+    return fractions if (start, end) == (1, 0) else end + (start - end) * fractions
+
+
+def _check_ends(start: float, end: float) -> None:
+    _checks.values("start, end", np.array([start, end]), "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+    _checks.values("end", end, f"a time below start = {start}", lambda v: v < start)
+
+
+def _spaced(
+    schedule: Schedule, num_steps: int, ends: tuple[float, float, float], warp: Callable, unwarp: Callable
+) -> jax.Array:
     """Times equally spaced in warp(lambda), which is monotone with inverse unwarp."""
-    _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
-    _checks.positive_int("num_steps", num_steps)
     index = jnp.arange(num_steps + 1, dtype=float)
-    # One step is set apart at each steep end; both counts may be traced.
-    at_start = (schedule.log_snr(1 - margin) - schedule.log_snr(1.0) > _STEEP).astype(float)
-    at_end = (schedule.log_snr(0.0) - schedule.log_snr(margin) > _STEEP).astype(float)
+    first, last, at_start, at_end = _inner(schedule, num_steps, *ends)
     inner = jnp.maximum(num_steps - at_start - at_end, 1)
-    start = warp(schedule.log_snr(1 - margin * at_start))
-    end = warp(schedule.log_snr(margin * at_end))
-    ts = schedule.time(unwarp(start + (end - start) * jnp.clip((index - at_start) / inner, 0, 1)))
-    return ts.at[0].set(1.0).at[-1].set(0.0)
+    low, high = warp(schedule.log_snr(first)), warp(schedule.log_snr(last))
+    ts = schedule.time(unwarp(low + (high - low) * jnp.clip((index - at_start) / inner, 0, 1)))
+    return ts.at[0].set(ends[0]).at[-1].set(ends[1])
+
+
+def _inner(schedule: Schedule, num_steps: int, start: float, end: float, margin: float) -> tuple[jax.Array, ...]:
+    """The stretch between steep ends, and whether a step is set apart at each (1 or 0; both may be traced)."""
+    _checks.positive_int("num_steps", num_steps)
+    _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
+    _check_ends(start, end)
+    after, before = max(start - margin, end), min(end + margin, start)
+    at_start = (schedule.log_snr(after) - schedule.log_snr(start) > _STEEP).astype(float)
+    at_end = (schedule.log_snr(end) - schedule.log_snr(before) > _STEEP).astype(float)
+    first = start + at_start * (after - start)
+    return first, end + at_end * (before - end), at_start, at_end
+
+
+def optimised(
+    schedule: Schedule, num_steps: int, log_snr: jax.Array, error: jax.Array, *, margin: float = 1e-3
+) -> jax.Array:
+    """Return the grid of the least variational gap, found by dynamic programming over candidate times.
+
+        minimise  sum_i (snr(t_{i+1}) - snr(t_i)) e(t_i),   e(t) = E |x_0 - D(x_t, t)|^2,   snr = exp(lambda)
+
+    Half this sum is the negative ELBO of the ancestral chain in nats, up to a constant: a left Riemann sum of a falling
+    error, so fine grids cost less. The candidates are the times of the table.
+
+    Args:
+      schedule: the noise schedule.
+      num_steps: number of steps; at most one less than the table's entries, or three where both ends are steep.
+      log_snr: log-SNRs of the table, increasing, [M], concrete; those outside the grid's stretch are left out.
+      error: e at each of them, [M], positive: of an oracle or a network, as `losses.denoising_error` measures it.
+      margin: distance in t from a steep end, as in `log_snr`.
+    Returns:
+      [num_steps + 1] times from 1 to 0, default floating dtype.
+    Raises:
+      ValueError: the table is too small for num_steps, not increasing, or has an error that is not positive.
+    Source: Watson et al. 2021, arXiv:2106.03802, Section 3; the bound: Kingma et al. 2021, arXiv:2107.00630, Eq. (13).
+    """
+    lambdas, errors = np.asarray(log_snr, np.float64), np.asarray(error, np.float64)
+    if lambdas.ndim != 1 or lambdas.shape != errors.shape:
+        raise ValueError(f"log_snr, error: expected two vectors of one length, got {lambdas.shape}, {errors.shape}")
+    _checks.values("log_snr", lambdas, "increasing values", lambda v: np.diff(v) > 0)
+    _checks.values("error", errors, "positive errors", lambda v: v > 0)
+    first, last, at_start, at_end = (float(v) for v in _inner(schedule, num_steps, 1.0, 0.0, margin))
+    low, high = float(schedule.log_snr(first)), float(schedule.log_snr(last))
+    inside = (lambdas > low) & (lambdas < high)
+    nodes = np.concatenate([[low], lambdas[inside], [high]])
+    errors = np.exp(np.interp(nodes, lambdas, np.log(errors)))
+    inner = num_steps - int(at_start) - int(at_end)
+    if not 1 <= inner < len(nodes):
+        raise ValueError(f"num_steps: expected 1 to {len(nodes) - 1} steps between the steep ends, got {inner}")
+    chosen = nodes[_shortest_path(np.exp(nodes), errors, inner)]
+    ends = ([first] if at_start else [], [last] if at_end else [])
+    ts = schedule.time(jnp.asarray(chosen[1:-1], float))
+    ts = jnp.concatenate([jnp.asarray([1.0, *ends[0]]), ts, jnp.asarray([*ends[1], 0.0])])
+    return ts.astype(float)
+
+
+def _shortest_path(snr: np.ndarray, error: np.ndarray, num_steps: int) -> np.ndarray:
+    """Indices of the path from the first node to the last in num_steps steps i -> j > i of cost (snr_j - snr_i) e_i."""
+    cost = np.where(snr[None, :] > snr[:, None], (snr[None, :] - snr[:, None]) * error[:, None], np.inf)
+    best, came = np.where(np.arange(len(snr)) == 0, 0.0, np.inf), []
+    for _ in range(num_steps):
+        total = best[:, None] + cost
+        came.append(np.argmin(total, axis=0))
+        best = np.min(total, axis=0)
+    path = [len(snr) - 1]
+    for previous in reversed(came):
+        path.append(previous[path[-1]])
+    return np.array(path[::-1])

@@ -7,15 +7,25 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff import _rows
+from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
+from jaxdiff.forward import level
 from jaxdiff.prediction import Denoised, x_0_of
+from jaxdiff.schedules import Schedule
 
 
-def classifier_free(conditional: Callable, unconditional: Callable, scale: Any) -> Partial:
+def classifier_free(
+    conditional: Callable,
+    unconditional: Callable,
+    scale: Any,
+    *,
+    interval: tuple[Any, Any] = (0.0, 1.0),
+    rescale: Any = 0.0,
+) -> Partial:
     """Return the classifier-free guided denoiser.
 
-        D = D_uncond + scale (D_cond - D_uncond)
+        D = D_uncond + scale (D_cond - D_uncond)    for t in the interval, D_cond elsewhere
+        D <- rescale D std(D_cond) / std(D) + (1 - rescale) D,   std over the entries of a row
 
     The prediction types are joined to x_0 by linear maps, so this is the same combination as one of eps or of scores.
 
@@ -23,18 +33,79 @@ def classifier_free(conditional: Callable, unconditional: Callable, scale: Any) 
       conditional: denoiser given the label, (x_t, t) -> E[x_0 | x_t, y].
       unconditional: denoiser without it.
       scale: [] or [B], traced; 0 is unconditional, 1 conditional, more follows the label harder than the model.
+      interval: times between which guidance is on, both ends included, traced.
+      rescale: phi, [], in [0, 1], traced: how far the contrast is brought back to the conditional one's.
     Returns:
       A denoiser; it calls both. A learned reverse variance is the conditional one's.
     Raises:
+      ValueError: rescale or a time of the interval known and outside [0, 1].
       TypeError: a denoiser is no function.
-    Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1.
+    Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval: Kynkaanniemi et al. 2024,
+      arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023, arXiv:2305.08891, Eqs. (15) and (16).
     """
-    return Partial(
-        _classifier_free, as_function("conditional", conditional), as_function("unconditional", unconditional), scale
-    )
+    _checks.values("rescale", rescale, "a share in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+    for t in interval:
+        _checks.time("interval", t)
+    functions = (as_function("conditional", conditional), as_function("unconditional", unconditional))
+    return Partial(_classifier_free, *functions, scale, tuple(interval), rescale)
 
 
-def _classifier_free(conditional: Partial, unconditional: Partial, scale: Any, x_t: jax.Array, t: Any) -> Any:
+def _classifier_free(
+    conditional: Partial,
+    unconditional: Partial,
+    scale: Any,
+    interval: tuple[Any, Any],
+    rescale: Any,
+    x_t: jax.Array,
+    t: Any,
+) -> Any:
     given, without = conditional(x_t, t), x_0_of(unconditional(x_t, t))
-    x_0 = without + _rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * (x_0_of(given) - without)
+    target = x_0_of(given)
+    now = jnp.asarray(t, x_t.dtype)
+    scale = jnp.where((now >= interval[0]) & (now <= interval[1]), jnp.asarray(scale, x_t.dtype), 1)
+    x_0 = without + _rows.expand(scale, x_t) * (target - without)
+    size = _deviation(x_0)
+    ratio = jnp.where(size > 0, _deviation(target) / jnp.where(size > 0, size, 1), 1)
+    x_0 = x_0 * (1 + jnp.asarray(rescale, x_t.dtype) * (ratio - 1))
     return given._replace(x_0=x_0) if isinstance(given, Denoised) else x_0
+
+
+def _deviation(x: jax.Array) -> jax.Array:
+    """The standard deviation of each row's entries, [B, 1, ...]."""
+    return _rows.expand(jnp.std(x.reshape(x.shape[0], -1), axis=1), x)
+
+
+def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0) -> Partial:
+    """Return the denoiser guided by the gradient of a classifier of noisy states.
+
+        D <- D + scale (sigma_t^2 / alpha_t) grad_x log p(y | x_t, t)
+
+    With the exact log p(y | x_t) and scale 1 this is E[x_0 | x_t, y].
+
+    Args:
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+      log_likelihood: (x_t [B, *D], t [B]) -> log p(y | x_t), [B], in nats, up to a constant; differentiable.
+      scale: [] or [B], traced.
+    Returns:
+      A denoiser; a learned reverse variance passes through.
+    Raises:
+      TypeError: denoiser or log_likelihood is no function.
+    Numerics: where alpha_t = 0 a state says nothing about y: the gradient is left out.
+    Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, in terms of x_0.
+    """
+    functions = (as_function("denoiser", denoiser), as_function("log_likelihood", log_likelihood))
+    return Partial(_classifier, *functions, schedule, scale)
+
+
+def _classifier(
+    denoiser: Partial, log_likelihood: Partial, schedule: Schedule, scale: Any, x_t: jax.Array, t: Any
+) -> Any:
+    denoised = denoiser(x_t, t)
+    times = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
+    gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, times)))(x_t)
+    alpha, sigma, _ = level(schedule, t, x_t)
+    usable = alpha > jnp.finfo(alpha.dtype).eps
+    reach = jnp.where(usable, sigma**2 / jnp.where(usable, alpha, 1), 0) * _rows.expand(jnp.asarray(scale), x_t)
+    x_0 = (x_0_of(denoised) + reach * gradient).astype(x_t.dtype)
+    return denoised._replace(x_0=x_0) if isinstance(denoised, Denoised) else x_0

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
 from jaxdiff.forward import q_sample
-from jaxdiff.prediction import affine, edm_input, target
+from jaxdiff.prediction import affine, edm_input, target, x_0_of
 from jaxdiff.schedules import Schedule
 
 
@@ -199,3 +199,27 @@ def sigmoid(bias: float = 0.0) -> Partial:
 
 def _sigmoid(bias: Any, log_snr: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(bias - log_snr) * jnp.exp(log_snr)
+
+
+def denoising_error(key: jax.Array, denoiser: Callable, schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
+    """Return the squared error of a denoiser at given times.
+
+        e = sum_D (x_0 - D(x_t, t))^2,   x_t = alpha_t x_0 + sigma_t eps
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+      x_0: data, [B, *D], floating.
+      t: times, [] or [B].
+    Returns:
+      [B], in squared units of the data; its mean over rows is the mmse where the denoiser is exact.
+    Raises:
+      ValueError: t is no time for x_0.
+      TypeError: x_0 is not floating.
+    Source: Guo et al. 2005, arXiv:cs/0412108, for the mmse as a function of the SNR.
+    """
+    _checks.floating("x_0", x_0)
+    eps = _rows.normal(_rows.keys(key, x_0.shape[0]), x_0).astype(x_0.dtype)
+    error = x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t))
+    return jnp.sum(error.reshape(x_0.shape[0], -1) ** 2, axis=1)

@@ -1,5 +1,6 @@
 """Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,22 +12,27 @@ from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import exactly
+from jaxdiff._functions import Static, exactly
 from jaxdiff.forward import level
+from jaxdiff.kernels import p_mean_variance
+from jaxdiff.prediction import Denoised
 from jaxdiff.schedules import Schedule
+
+_ENTRIES = 2**24  # of rows x components x dimensions at once; beyond, components take turns
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "covariances"], meta_fields=[])
 @dataclass(frozen=True)
 class GaussianMixture:
-    """A mixture of K normal distributions in d dimensions; K = 1 is the correlated Gaussian.
+    """A mixture of K normal distributions in d dimensions.
 
         p(x) = sum_k w_k N(x; m_k, C_k)
 
     Fields:
       log_weights: [K]; normalised by every method, so log w_k + const will do.
       means: [K, d].
-      covariances: [K, d, d], symmetric positive semi-definite.
+      covariances: [K, d, d], symmetric positive semi-definite; or [K, d], their diagonals; or [K], multiples of the
+        identity, for which no [d, d] matrix is ever made.
     """
 
     log_weights: jax.Array
@@ -41,23 +47,27 @@ class GaussianMixture:
             return  # a placeholder of a tree transformation
         for name, field in zip(("log_weights", "means", "covariances"), fields, strict=True):
             _checks.floating(name, field)
-        shapes = [field.shape for field in fields]
+        weights, means, covariances = (field.shape for field in fields)
         # Leading axes make a batch of mixtures, such as vmap returns.
-        if len(shapes[1]) < 2 or shapes[0] != shapes[1][:-1] or shapes[2] != (*shapes[1], shapes[1][-1]):
-            raise ValueError(f"log_weights, means, covariances: expected shapes [K], [K, d], [K, d, d], got {shapes}")
+        if len(means) < 2 or weights != means[:-1] or covariances not in ((*means, means[-1]), means, weights):
+            raise ValueError(
+                "log_weights, means, covariances: expected shapes [K], [K, d], and [K, d, d], [K, d] or [K], got "
+                f"{weights}, {means}, {covariances}"
+            )
 
     @exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
-        return logsumexp(self._joint_log_prob(x, *self._spectrum()), axis=-1)
+        rows = self._flat(x)
+        return logsumexp(self._joint(rows, *self._spectrum(), 1.0), axis=-1).reshape(jnp.shape(x)[:-1])
 
     @exactly
     def score(self, x: jax.Array) -> jax.Array:
         """Return grad_x log p(x), [..., d], for x [..., d]: the responsible components' pull, -C_k^-1 (x - m_k)."""
         values, vectors = self._spectrum()
-        responsibility = jax.nn.softmax(self._joint_log_prob(x, values, vectors), axis=-1)
-        centred = self._rotate(x, vectors) / _rows.lead(values, jnp.ndim(x) + 1)
-        return -jnp.einsum("...k,...ki,kji->...j", responsibility, centred, vectors)
+        rows = self._flat(x)
+        share = jax.nn.softmax(self._joint(rows, values, vectors, 1.0), axis=-1)
+        return self._pull(rows, share, -1 / values, vectors, 1.0).reshape(jnp.shape(x))
 
     @exactly
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -67,26 +77,49 @@ class GaussianMixture:
         component = jax.random.categorical(key_component, self.log_weights, shape=shape)
         values, vectors = self._spectrum()
         noise = jax.random.normal(key_noise, (*shape, self.means.shape[-1]), self.means.dtype)
-        return self.means[component] + jnp.einsum(
-            "...ij,...j->...i", vectors[component], jnp.sqrt(values[component]) * noise
-        )
+        noise = jnp.sqrt(values)[component] * noise
+        if vectors is not None:
+            # Component by component: a matrix for each draw would not fit where d is large.
+            def turn(k: Any, turned: jax.Array) -> jax.Array:
+                return jnp.where((component == k)[..., None], noise @ vectors[k].T, turned)
+
+            noise = jax.lax.fori_loop(0, len(vectors), turn, noise)
+        return self.means[component] + noise
 
     def diffuse(self, schedule: Schedule, t: Any) -> "GaussianMixture":
         """Return the marginal of x_t at one time t []: components N(alpha m_k, alpha^2 C_k + sigma^2 I)."""
         if jnp.ndim(t) != 0:
             raise ValueError(f"t: expected one time, shape (), got {jnp.shape(t)}")
         alpha, sigma = (value.astype(self.means.dtype) for value in schedule.alpha_sigma(t))
-        noise = sigma**2 * jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
-        return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise[None])
+        noise = sigma**2
+        if self.covariances.ndim > self.means.ndim:
+            noise = noise * jnp.eye(self.means.shape[-1], dtype=self.means.dtype)[None]
+        return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise)
 
-    def denoiser(self, schedule: Schedule) -> Partial:
-        """Return the exact E[x_0 | x_t] as a denoiser: (x_t [B, d], t [] or [B]) -> [B, d].
+    def denoiser(self, schedule: Schedule, *, variance: bool = False) -> Partial:
+        """Return the exact E[x_0 | x_t] as a denoiser: (x_t [B, *D], t [] or [B]) -> [B, *D], where d = prod(D).
 
             sum_k r_k(x_t) (m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k))
 
-        One eigendecomposition serves every t, since noise adds a multiple of the identity.
+        With variance it returns a `Denoised` with the diagonal of Cov[x_0 | x_t] too, the optimal reverse variance's
+        ingredient. One eigendecomposition serves every t, since noise adds a multiple of the identity.
         """
-        return Partial(_mixture_denoiser, self, schedule, *self._spectrum())
+        return Partial(_mixture_denoiser, Static(variance), self, schedule, *self._spectrum())
+
+    @exactly
+    def denoised_covariance(self, schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
+        """Return Cov[x_0 | x_t], [B, d, d], for x_t [B, d]: within the components and between their means."""
+        alpha, sigma, _ = level(schedule, t, x_t)
+        eye = jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
+
+        def one(x: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
+            given = self.posterior(alpha * eye, x, sigma**2 * eye)
+            share = jax.nn.softmax(given.log_weights)
+            centred = given.means - (share @ given.means)[None]
+            return jnp.einsum("k,kij->ij", share, given.covariances + centred[:, :, None] * centred[:, None, :])
+
+        size = x_t.shape[:1]
+        return jax.vmap(one)(x_t, *(jnp.broadcast_to(v.reshape(-1), size) for v in (alpha, sigma)))
 
     @exactly
     def posterior(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
@@ -97,65 +130,210 @@ class GaussianMixture:
           y: observation, [m].
           noise_covariance: [m, m], positive definite.
         Returns:
-          GaussianMixture with log_weights w_k N(y; A m_k, A C_k A^T + noise_covariance), unnormalised.
+          GaussianMixture with log_weights w_k N(y; A m_k, A C_k A^T + noise_covariance), unnormalised, and full
+          covariances.
         Source: the Kalman update, per component.
         """
-        evidence = self._observed(A, noise_covariance)
-        gain = jnp.linalg.solve(evidence.covariances, A @ self.covariances).mT  # [K, d, m]
+        evidence, crossed = self._observed(A, noise_covariance)
+        gain = jnp.linalg.solve(evidence.covariances, crossed).mT  # [K, d, m]
         means = self.means + jnp.einsum("kdm,km->kd", gain, y[None] - evidence.means)
         # Joseph's form keeps the covariance symmetric and positive semi-definite in float32.
         left = jnp.eye(A.shape[1], dtype=A.dtype)[None] - gain @ A
-        covariances = left @ self.covariances @ left.mT + gain @ noise_covariance @ gain.mT
-        log_weights = evidence._joint_log_prob(y, *evidence._spectrum())
+        covariances = _scaled(left, self.covariances) @ left.mT + gain @ noise_covariance @ gain.mT
+        log_weights = evidence._joint(y[None], *evidence._spectrum(), 1.0)[0]
         return GaussianMixture(log_weights, means, covariances)
 
     @exactly
     def log_evidence(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> jax.Array:
         """Return log p(y), [], in nats, for y = A x + noise; arguments as in `posterior`."""
-        return self._observed(A, noise_covariance).log_prob(y)
+        return self._observed(A, noise_covariance)[0].log_prob(y)
 
-    def _observed(self, A: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
+    def _observed(self, A: jax.Array, noise_covariance: jax.Array) -> tuple["GaussianMixture", jax.Array]:
+        """The law of y, and Cov[y, x] of each component, [K, m, d]."""
         size = self.means.shape[1]
         if jnp.ndim(A) != 2 or A.shape[1] != size or jnp.shape(noise_covariance) != (A.shape[0], A.shape[0]):
             shapes = [jnp.shape(A), jnp.shape(noise_covariance)]
             raise ValueError(f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}")
-        return GaussianMixture(self.log_weights, self.means @ A.T, A @ self.covariances @ A.T + noise_covariance[None])
+        crossed = _scaled(jnp.broadcast_to(A, (len(self.means), *A.shape)), self.covariances)
+        covariances = crossed @ A.T + noise_covariance[None]
+        return GaussianMixture(self.log_weights, self.means @ A.T, covariances), crossed
 
-    def _spectrum(self) -> tuple[jax.Array, jax.Array]:
-        """Eigenvalues [K, d] and eigenvectors [K, d, d] (in columns) of the covariances."""
-        values, vectors = jnp.linalg.eigh(self.covariances)
-        return jnp.maximum(values, 0), vectors
+    def _spectrum(self) -> tuple[jax.Array, jax.Array | None]:
+        """Eigenvalues, [K, d] or [K, 1], and eigenvectors, [K, d, d] in columns; None where they are the axes."""
+        if self.covariances.ndim > self.means.ndim:
+            values, vectors = jnp.linalg.eigh(self.covariances)
+            return jnp.maximum(values, 0), vectors
+        return (self.covariances if self.covariances.ndim == self.means.ndim else self.covariances[..., None]), None
 
-    def _rotate(self, x: jax.Array, vectors: jax.Array, scale: Any = 1.0) -> jax.Array:
-        """Coordinates of x - scale m_k along the eigenvectors of each component, [..., K, d]."""
-        means = _rows.lead(self.means, jnp.ndim(x) + 1)
-        return jnp.einsum("...kj,kji->...ki", x[..., None, :] - scale * means, vectors)
+    def _flat(self, x: jax.Array) -> jax.Array:
+        size = self.means.shape[-1]
+        if jnp.shape(x)[-1:] != (size,):
+            raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
+        return jnp.reshape(x, (-1, size))
 
-    def _joint_log_prob(self, x: jax.Array, values: jax.Array, vectors: jax.Array) -> jax.Array:
-        """log w_k + log N(x; m_k, C_k), [..., K]."""
-        if jnp.shape(x)[-1:] != self.means.shape[-1:]:
-            raise ValueError(f"x: expected shape [..., {self.means.shape[-1]}], got {jnp.shape(x)}")
-        log_normal = _log_normal(self._rotate(x, vectors), _rows.lead(values, jnp.ndim(x) + 1))
-        return _rows.lead(jax.nn.log_softmax(self.log_weights), jnp.ndim(x)) + log_normal
+    def _joint(self, x: jax.Array, values: jax.Array, vectors: jax.Array | None, alpha: Any) -> jax.Array:
+        """log w_k + log N(x; alpha m_k, .), [B, K], of x [B, d]; values are variances, [(B,) K, d | 1]."""
+
+        def log_normal(mean: jax.Array, value: jax.Array, vector: jax.Array | None) -> jax.Array:
+            centred = x - alpha * mean[None]
+            centred = centred if vector is None else centred @ vector
+            value = jnp.broadcast_to(value, centred.shape)
+            return -0.5 * jnp.sum(centred**2 / value + jnp.log(2 * jnp.pi * value), axis=1)
+
+        values = _rows.lead(values, 3)
+        stacked = _each(log_normal, x.size, self.means, jnp.moveaxis(values, 1, 0), vectors)
+        return _rows.lead(jax.nn.log_softmax(self.log_weights), 2) + stacked.T
+
+    def _pull(
+        self, x: jax.Array, share: jax.Array, gain: jax.Array, vectors: jax.Array | None, alpha: Any
+    ) -> jax.Array:
+        """sum_k r_k G_k (x - alpha m_k), [B, d], of matrices G_k with eigenvalues `gain`, [(B,) K, d | 1]."""
+
+        def one(mean: jax.Array, share: jax.Array, gain: jax.Array, vector: jax.Array | None) -> jax.Array:
+            centred = x - alpha * mean[None]
+            moved = gain * (centred if vector is None else centred @ vector)
+            return share[:, None] * (moved if vector is None else moved @ vector.T)
+
+        gain = jnp.moveaxis(_rows.lead(gain, 3), 1, 0)
+        return _total(one, x.size, self.means, share.T, gain, vectors)
 
 
-def _log_normal(centred: jax.Array, variances: jax.Array) -> jax.Array:
-    """Log density of independent normals, summed over the last axis."""
-    return -0.5 * jnp.sum(centred**2 / variances + jnp.log(2 * jnp.pi * variances), axis=-1)
+def _scaled(left: jax.Array, covariances: jax.Array) -> jax.Array:
+    """left_k C_k, [K, m, d], for covariances in any of their three forms."""
+    if covariances.ndim == 3:
+        return left @ covariances
+    return left * covariances.reshape(len(covariances), 1, -1)
+
+
+def _each(function: Callable, entries: int, *components: Any) -> jax.Array:
+    """The function of every component, stacked: all at once where that fits, else in turns."""
+    count = max(1, _ENTRIES // max(entries, 1))
+    if count >= len(components[0]):
+        return jax.vmap(function)(*components)
+    return jax.lax.map(lambda arguments: function(*arguments), components, batch_size=count)
+
+
+def _total(function: Callable, entries: int, *components: Any) -> jax.Array:
+    """The sum of the function over components, without keeping its terms where they would not fit."""
+    number = len(components[0])
+    if entries * number <= _ENTRIES:
+        return jnp.sum(jax.vmap(function)(*components), axis=0)
+    take = partial(jax.tree.map, lambda leaf, k: leaf[k])
+
+    def term(k: Any) -> jax.Array:
+        return function(*(None if leaf is None else take(leaf, k) for leaf in components))
+
+    return jax.lax.fori_loop(1, number, lambda k, total: total + term(k), term(0))
 
 
 @exactly
 def _mixture_denoiser(
-    mixture: GaussianMixture, schedule: Schedule, values: jax.Array, vectors: jax.Array, x_t: jax.Array, t: Any
-) -> jax.Array:
-    if x_t.ndim != 2 or x_t.shape[1] != mixture.means.shape[1]:
-        raise ValueError(f"x_t: expected shape [B, {mixture.means.shape[1]}], got {x_t.shape}")
-    alpha, sigma, _ = (_rows.lead(value[..., None], 3) for value in level(schedule, t, x_t))  # [B or 1, 1, 1]
-    values = _rows.lead(values, 3)
-    variances = alpha**2 * values + sigma**2
-    centred = mixture._rotate(x_t, vectors, alpha)
-    log_weights = _rows.lead(mixture.log_weights, 2)
-    responsibility = jax.nn.softmax(log_weights + _log_normal(centred, variances), axis=-1)
-    shifts = jnp.einsum("bki,kji->bkj", alpha * values / variances * centred, vectors)
-    means = _rows.lead(mixture.means, 3) + shifts
-    return jnp.einsum("bk,bkj->bj", responsibility, means).astype(x_t.dtype)
+    options: Static,
+    mixture: GaussianMixture,
+    schedule: Schedule,
+    values: jax.Array,
+    vectors: jax.Array | None,
+    x_t: jax.Array,
+    t: Any,
+) -> Any:
+    size = mixture.means.shape[1]
+    if x_t.ndim < 2 or x_t[0].size != size:
+        raise ValueError(f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}")
+    rows = x_t.reshape(len(x_t), size)
+    alpha, sigma, _ = (_rows.lead(value, 2) for value in level(schedule, t, rows))  # [B or 1, 1]
+    late = alpha[..., None] ** 2 * values[None] + sigma[..., None] ** 2
+    share = jax.nn.softmax(mixture._joint(rows, late, vectors, alpha), axis=-1)
+    gain = alpha[..., None] * values[None] / late
+    x_0 = share @ mixture.means + mixture._pull(rows, share, gain, vectors, alpha)
+    mean = x_0.reshape(x_t.shape).astype(x_t.dtype)
+    if not options.value:
+        return mean
+
+    def second(m: jax.Array, share: jax.Array, value: jax.Array, late: jax.Array, vector: jax.Array | None) -> Any:
+        """r_k (Var of component k + (its mean - x_0)^2), with C_k sigma^2 / (alpha^2 C_k + sigma^2) for the first."""
+        centred = rows - alpha * m[None]
+        gain, kept = alpha * value[None] / late, jnp.broadcast_to(sigma**2 * value[None] / late, rows.shape)
+        shift = gain * (centred if vector is None else centred @ vector)
+        shift, kept = (shift, kept) if vector is None else (shift @ vector.T, kept @ (vector**2).T)
+        return share[:, None] * (kept + (m[None] + shift - x_0) ** 2)
+
+    spread = _total(second, rows.size, mixture.means, share.T, values, jnp.moveaxis(late, 1, 0), vectors)
+    return Denoised(mean, variance=spread.reshape(x_t.shape).astype(x_t.dtype))
+
+
+def gaussian(mean: jax.Array, covariance: jax.Array) -> GaussianMixture:
+    """Return one normal distribution, as a mixture of one component.
+
+    Args:
+      mean: [d].
+      covariance: [d, d], [d] (its diagonal) or [] (a multiple of the identity).
+    Returns:
+      A GaussianMixture with K = 1.
+    Raises:
+      ValueError: shapes do not fit.
+    """
+    return GaussianMixture(jnp.zeros(1, jnp.asarray(mean).dtype), mean[None], jnp.asarray(covariance)[None])
+
+
+def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
+    """Return the kernel density of a data set: the model that has learnt its data by heart.
+
+        p(x) = 1/N sum_i N(x; x_i, bandwidth^2 I)
+
+    Args:
+      points: data, [N, *D], floating; its denoiser works on states [B, *D].
+      bandwidth: standard deviation of the kernel, [], traced.
+    Returns:
+      A GaussianMixture of N components in prod(D) dimensions.
+    Raises:
+      ValueError: bandwidth is not positive.
+      TypeError: points are not floating.
+    Source: Parzen 1962, Ann. Math. Stat. 33(3); as a denoiser: Karras et al. 2022, arXiv:2206.00364, Appendix B.3.
+    """
+    _checks.floating("points", points)
+    _checks.values("bandwidth", bandwidth, "a positive standard deviation", lambda v: v > 0)
+    flat = points.reshape(len(points), -1)
+    squared = jnp.broadcast_to(jnp.asarray(bandwidth, flat.dtype) ** 2, len(flat))
+    return GaussianMixture(jnp.zeros(len(flat), flat.dtype), flat, squared)
+
+
+@exactly
+def affine_chain(
+    data: GaussianMixture, schedule: Schedule, ts: jax.Array, *, variance: Any = "small"
+) -> GaussianMixture:
+    """Return the exact law of the samples that `kernels.ancestral` draws with Gaussian data's own denoiser.
+
+        mu <- F mu + b,   P <- F P F^T + V,   where E[x_s | x_t] = F x_t + b and V = Var[x_s | x_t]
+
+    from N(0, sigma_1^2 I) at ts[0] over any number of steps, however coarse: the reverse process is affine, since
+    E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
+
+    Args:
+      data: one component, K = 1.
+      schedule: the noise schedule.
+      ts: the grid, decreasing, [num_steps + 1].
+      variance: as in `kernels.p_mean_variance`; "learned" is not offered.
+    Returns:
+      A GaussianMixture of one component, with a full covariance.
+    Raises:
+      ValueError: data has more than one component.
+    Numerics: in the eigenbasis of the data's covariance all is elementwise: O(d) a step.
+    """
+    if len(data.means) != 1:
+        raise ValueError(f"data: expected one component, got {len(data.means)}")
+    size = data.means.shape[1]
+    values, vectors = data._spectrum()
+    turn = jnp.eye(size, dtype=data.means.dtype) if vectors is None else vectors[0]
+    axes = GaussianMixture(data.log_weights, data.means @ turn, jnp.broadcast_to(values, (1, size)))
+    denoiser = axes.denoiser(schedule, variance=True)
+    probe = jnp.stack([jnp.zeros(size, turn.dtype), jnp.ones(size, turn.dtype)])
+
+    def step(n: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        mean, squared = state
+        at, added = p_mean_variance(denoiser, schedule, probe, ts[n], ts[n + 1], variance=variance)
+        slope = at[1] - at[0]
+        return slope * mean + at[0], slope**2 * squared + jnp.where(ts[n + 1] > 0, added[0], 0)
+
+    start = jnp.broadcast_to(schedule.sigma(ts[0]).astype(turn.dtype) ** 2, (size,))
+    mean, squared = jax.lax.fori_loop(0, len(ts) - 1, step, (jnp.zeros(size, turn.dtype), start))
+    return gaussian(turn @ mean, (turn * squared[None]) @ turn.T)

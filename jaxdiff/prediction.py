@@ -31,15 +31,18 @@ THRESHOLDS = ("static", "dynamic")
 
 
 class Denoised(NamedTuple):
-    """What a network with a learned reverse variance says of x_t.
+    """What a denoiser says of x_t where it says more than the mean.
 
     Fields:
       x_0: E[x_0 | x_t], [B, *D].
-      fraction: position between the smallest (0) and the largest (1) log-variance of the reverse step, [B, *D].
+      fraction: position between the smallest (0) and the largest (1) log-variance of the reverse step, [B, *D], or
+        None; a network with a learned variance gives it.
+      variance: Var[x_0 | x_t] of each component, [B, *D], or None; an oracle gives it.
     """
 
     x_0: jax.Array
-    fraction: jax.Array
+    fraction: jax.Array | None = None
+    variance: jax.Array | None = None
 
 
 def x_0_of(denoised: Any) -> jax.Array:

@@ -92,19 +92,75 @@ def sample(
     Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et al. 2006).
     """
     _checks.one_key("key", key)
-    _checks.floating("x_init", x_init)
-    if jnp.ndim(x_init) < 1:
-        raise ValueError("x_init: expected a batch of states, [B, *D], got shape ()")
-    if not isinstance(kernel, Kernel):
-        raise TypeError(
-            f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
-        )
-    kernel = Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
+    kernel = _check_kernel(kernel, "x_init", x_init)
     _check_grid(ts)
     if save_every is not None:
         _checks.positive_int("save_every", save_every)
     resampler = None if resample is None else as_function("resample", resample)
     return _run(key, kernel, x_init, jnp.asarray(ts), first, resampler, save_every)
+
+
+def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
+    """Run a kernel of the probability-flow ODE from data to noise: `sample` on `ts` takes the result back.
+
+        x_{n+1} = kernel.step(x_n, t_n, s_n),   t_n < s_n
+
+    Args:
+      kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`.
+      x_0: states at ts[-1], [B, *D], floating.
+      ts: the decreasing grid of the way back, [num_steps + 1]; it is run in reverse. It must end where there is some
+        noise (`grids.uniform(50, end=1e-3)`), unless the schedule itself does: without any, data say nothing of eps.
+    Returns:
+      The states at ts[0], [B, *D]. There and back is the identity up to the kernel's order in the step size.
+    Raises:
+      ValueError: ts is no decreasing grid of at least two times.
+      TypeError: kernel is no Kernel, x_0 is not floating.
+    Source: Song et al. 2021, arXiv:2010.02502, Section 4.3.
+    """
+    _check_grid(ts)
+    kernel = _check_kernel(kernel, "x_0", x_0)
+    # No kernel of the ODE draws anything from the key.
+    return _run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1], 0, None, None).x
+
+
+def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
+    """Interpolate between latents along the great circle, which keeps the norm of noise.
+
+        sin((1 - w) theta) / sin(theta) x + sin(w theta) / sin(theta) y,   cos(theta) = <x, y> / (|x| |y|)
+
+    Args:
+      x: latents, [B, *D].
+      y: latents, shaped like x.
+      weight: w, [] or [B], traced; 0 gives x, 1 gives y.
+    Returns:
+      [B, *D], dtype of x.
+    Raises:
+      ValueError: shapes do not fit.
+    Source: Shoemake 1985, SIGGRAPH; for latents Song et al. 2021, arXiv:2010.02502, Appendix D.5.
+    """
+    _checks.floating("x", x)
+    _checks.same_shape("y", y, "x", x)
+    flat = (x.reshape(x.shape[0], -1), y.reshape(x.shape[0], -1))
+    size = [jnp.linalg.norm(v, axis=1) for v in flat]
+    cosine = jnp.sum(flat[0] * flat[1], axis=1) / (size[0] * size[1])
+    angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+    weight = jnp.broadcast_to(jnp.asarray(weight, x.dtype), x.shape[:1])
+    straight = angle < 1e-3  # the sines cancel: a chord is as good
+    safe = jnp.where(straight, 1, jnp.sin(angle))
+    left = jnp.where(straight, 1 - weight, jnp.sin((1 - weight) * angle) / safe)
+    right = jnp.where(straight, weight, jnp.sin(weight * angle) / safe)
+    return _rows.expand(left, x) * x + _rows.expand(right, x) * y
+
+
+def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
+    _checks.floating(name, x)
+    if jnp.ndim(x) < 1:
+        raise ValueError(f"{name}: expected a batch of states, [B, *D], got shape ()")
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
+        )
+    return Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
 
 
 def _check_grid(ts: Any) -> None:

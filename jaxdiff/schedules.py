@@ -23,6 +23,21 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
+from jaxdiff.betas import cosine_betas, linear_betas, zero_terminal_snr
+
+__all__ = [
+    "LOG_SNR_LIMIT",
+    "Schedule",
+    "cosine",
+    "cosine_betas",
+    "edm",
+    "from_betas",
+    "linear",
+    "linear_betas",
+    "rectified_flow",
+    "sigmoid",
+    "zero_terminal_snr",
+]
 
 LOG_SNR_LIMIT = 80.0
 _TINY = math.exp(-LOG_SNR_LIMIT / 2)  # an amplitude; its square is still a normal float32
@@ -231,7 +246,8 @@ def from_betas(betas: Any) -> Schedule:
     Between the table's times -log alpha_t^2 is linear: the rate beta(t) is constant within a step.
 
     Args:
-      betas: [T] variances of the T steps, in (0, 1), non-decreasing; concrete or traced.
+      betas: [T] variances of the T steps, in (0, 1), non-decreasing; concrete or traced. The last one may be 1, for
+        zero terminal SNR (`zero_terminal_snr`).
     Returns:
       A variance-preserving Schedule with lambda = +inf (LOG_SNR_LIMIT) at t = 0.
     Raises:
@@ -242,15 +258,20 @@ def from_betas(betas: Any) -> Schedule:
     betas = betas if hasattr(betas, "shape") else np.asarray(betas, np.float64)
     if jnp.ndim(betas) != 1 or jnp.size(betas) == 0:
         raise ValueError(f"betas: expected a vector of T >= 1 variances, got shape {jnp.shape(betas)}")
-    _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1))
+    _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1) | (b == 1) & _last(b))
     _checks.values("betas", betas, "non-decreasing values", lambda b: np.diff(b) >= 0)
     table = _checks.known(betas)
     decay: Any
     if table is None:
-        decay = jnp.concatenate([jnp.zeros(1, betas.dtype), -jnp.cumsum(jnp.log1p(-betas))])
+        decay = jnp.concatenate([jnp.zeros(1, betas.dtype), -jnp.cumsum(jnp.log(jnp.maximum(1 - betas, _TINY**2)))])
     else:
-        decay = np.concatenate([[0.0], -np.cumsum(np.log1p(-np.asarray(table, np.float64)))])
+        left = np.maximum(1 - np.asarray(table, np.float64), _TINY**2)
+        decay = np.concatenate([[0.0], -np.cumsum(np.where(left > _TINY**2, np.log1p(-table), np.log(left)))])
     return _schedule(Partial(_table_log_snr, decay), Partial(_table_time, decay))
+
+
+def _last(betas: np.ndarray) -> np.ndarray:
+    return np.arange(betas.size) == betas.size - 1
 
 
 def _table_log_snr(decay: Any, t: jax.Array) -> jax.Array:
@@ -311,39 +332,3 @@ def _flow_log_snr(t: jax.Array) -> jax.Array:
 
 def _flow_time(log_snr: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(-log_snr / 2)
-
-
-def linear_betas(num_steps: int, start: float = 1e-4, end: float = 2e-2) -> jax.Array:
-    """Return DDPM's linear variances: num_steps values from start to end.
-
-    Args:
-      num_steps: T.
-      start: beta_1.
-      end: beta_T.
-    Returns:
-      [T] betas, default floating dtype.
-    Raises:
-      ValueError: num_steps < 1.
-    Source: Ho et al. 2020, arXiv:2006.11239, Section 4.
-    """
-    _checks.positive_int("num_steps", num_steps)
-    return jnp.asarray(np.linspace(start, end, num_steps), float)
-
-
-def cosine_betas(num_steps: int, s: float = 0.008) -> jax.Array:
-    """Return improved DDPM's cosine variances.
-
-        beta_i = min(1 - f(i / T) / f((i - 1) / T), 0.999),   f(t) = cos^2((t + s) / (1 + s) pi / 2)
-
-    Args:
-      num_steps: T.
-      s: offset that keeps the first betas from vanishing.
-    Returns:
-      [T] betas, default floating dtype.
-    Raises:
-      ValueError: num_steps < 1.
-    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17).
-    """
-    _checks.positive_int("num_steps", num_steps)
-    f = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
-    return jnp.asarray(np.minimum(1 - f[1:] / f[:-1], 0.999), float)

@@ -1,0 +1,64 @@
+"""What a kernel is, and what all of them share."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff import _rows
+from jaxdiff.forward import Level
+from jaxdiff.schedules import LOG_SNR_LIMIT
+
+
+class Kernel(NamedTuple):
+    """A reverse step with memory; a pytree of functions.
+
+    Fields:
+      init: (x_init [B, *D], t []) -> carry.
+      step: (key, carry, x_t [B, *D], t [], s []) -> (carry, x_s [B, *D], log_weight_increment [B]).
+    """
+
+    init: Partial
+    step: Partial
+
+
+def without_memory(step: Partial) -> Kernel:
+    """Return the kernel of a step that carries nothing.
+
+    Args:
+      step: (key, carry, x_t, t, s) -> (carry, x_s, log_weight_increment).
+    Returns:
+      A Kernel whose carry is the empty tuple.
+    """
+    return Kernel(Partial(_no_memory), step)
+
+
+def _no_memory(x_init: jax.Array, t: jax.Array) -> tuple[()]:
+    return ()
+
+
+def no_weight(x: jax.Array) -> jax.Array:
+    """Return the increments of an unweighted kernel.
+
+    Args:
+      x: state, [B, *D].
+    Returns:
+      Zeros, [B], in the state's dtype but at least float32.
+    """
+    return jnp.zeros(x.shape[:1], _rows.state_dtype(x.dtype))
+
+
+def is_clean(level: Level) -> jax.Array:
+    """Whether a level is data without noise: its log-SNR is infinite (LOG_SNR_LIMIT)."""
+    return level.log_snr > 0.75 * LOG_SNR_LIMIT
+
+
+def is_noise(level: Level) -> jax.Array:
+    """Whether a level is noise without data: its log-SNR is minus infinity (-LOG_SNR_LIMIT)."""
+    return level.log_snr < -0.75 * LOG_SNR_LIMIT
+
+
+def noise(key: jax.Array, x: jax.Array, s: Any) -> jax.Array:
+    """Standard normal noise like x, [B, *D]; none in a step to s = 0, which returns a mean."""
+    return jnp.where(jnp.asarray(s) > 0, _rows.normal(key, x), 0)

@@ -1,0 +1,348 @@
+"""Solvers: their orders, their limits, and the mistakes that the orders give away."""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from contracts.kernels import KERNELS
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores
+from jax.tree_util import Partial
+
+import jaxdiff as jd
+from jaxdiff import _rows, kernels
+from jaxdiff._functions import Static
+from jaxdiff.kernels import _exponential
+
+families = pytest.mark.parametrize("name", ["linear", "edm", "rectified_flow"])
+ORDERED = {name: kernel for name, kernel in KERNELS.items() if kernel.order is not None}
+COUNTS = np.array([96, 136, 192])  # on the asymptotic range of all of them
+
+
+def paths(name: str, make: Callable, counts: np.ndarray, *, start: float = -8.0) -> list[jax.Array]:
+    """End states of 32 trajectories of the ODE from log-SNR `start` to 6, for each number of steps."""
+    schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
+    alpha, sigma = schedule.alpha_sigma(schedule.time(start))
+    x = sigma * jax.random.normal(jax.random.key(0), (32, 2)) + alpha * 0.3
+    kernel = make(mixture.denoiser(schedule), schedule)
+    grids = [schedule.time(jnp.linspace(start, 6, n + 1)) for n in counts]
+    return [jd.sample(jax.random.key(1), kernel, x, ts).x for ts in grids]
+
+
+def slope(name: str, make: Callable, counts: np.ndarray = COUNTS, *, start: float = -8.0) -> float:
+    """The order of convergence: the log-log slope of the error against the number of steps."""
+    (exact,) = paths(name, kernels.unipc, np.array([2048]), start=start)  # its own error is below 1e-8
+    errors = [float(jnp.sqrt(jnp.mean((x - exact) ** 2))) for x in paths(name, make, counts, start=start)]
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
+@families
+@pytest.mark.parametrize("kernel_name", ORDERED)
+def test_order(kernel_name: str, name: str, x64: None) -> None:
+    kernel = ORDERED[kernel_name]
+    # Euler's and Heun's variables run over a factor of a thousand here: theirs is a longer way to the asymptote.
+    counts = COUNTS * (32 if kernel_name == "euler" else 4 if kernel_name == "heun" else 1)
+    np.testing.assert_allclose(slope(name, kernel.make, counts), kernel.order, atol=0.15 * max(1, kernel.order - 2))
+
+
+@families
+def test_the_adaptive_solver_meets_its_tolerance(name: str, x64: None) -> None:
+    """An independent solver, in other variables and with its own step sizes, comes to the same states."""
+    schedule, (exact,) = SCHEDULES[name](), paths(name, kernels.unipc, np.array([2048]))
+    for tolerance in (1e-5, 1e-8):
+        (x,) = paths(name, lambda d, s, tol=tolerance: kernels.adaptive(d, s, tol), np.array([1]))
+        alpha, sigma = schedule.alpha_sigma(schedule.time(6.0))
+        assert np.abs(x - exact).max() < 300 * tolerance * np.hypot(alpha, sigma)  # a thousand steps' local errors
+
+
+# --- limits and identities ------------------------------------------------------------------------------------------
+
+X = np.array([[0.4, -0.3], [1.1, 0.8], [-0.7, 0.2]])
+
+
+def run(kernel: jd.Kernel, ts: jax.Array) -> jax.Array:
+    return jd.sample(jax.random.key(3), kernel, jnp.asarray(X, ts.dtype), ts).x
+
+
+def oracle(name: str) -> tuple[Callable, jd.Schedule]:
+    schedule = SCHEDULES[name]()
+    return asymmetric_mixture().denoiser(schedule), schedule
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_order_one_is_ddim_and_with_noise_ddpm(name: str, x64: None) -> None:
+    """Two papers' first-order methods are one; so is the exponential integrator of the SDE and DDPM."""
+    (denoiser, schedule), ts = oracle(name), jnp.array([0.9, 0.7, 0.4, 0.0])
+    for tau, other in ((0.0, kernels.ddim(denoiser, schedule)), (1.0, kernels.ancestral(denoiser, schedule))):
+        ours = run(kernels.dpmpp_1s(denoiser, schedule, tau), ts)
+        np.testing.assert_allclose(ours, run(other, ts), rtol=1e-9, atol=1e-10)
+
+
+@families
+def test_a_first_step_has_no_history(name: str, x64: None) -> None:
+    (denoiser, schedule), ts = oracle(name), jnp.array([0.7, 0.5])
+    expected = run(kernels.ddim(denoiser, schedule), ts)
+    for make in (kernels.dpmpp_2m, kernels.dpmpp_3m, kernels.unipc):
+        np.testing.assert_allclose(run(make(denoiser, schedule), ts), expected, rtol=1e-12)
+
+
+def test_dpmpp_2m_is_the_papers(x64: None) -> None:
+    """Algorithm 2, written as the paper writes it."""
+    denoiser, schedule = oracle("linear")
+    ts = jnp.array([0.8, 0.6, 0.45])
+    alpha, sigma = schedule.alpha_sigma(ts)
+    lam = schedule.log_snr(ts) / 2
+    h = np.diff(lam)
+    first = denoiser(X, ts[0])
+    x = sigma[1] / sigma[0] * X - alpha[1] * np.expm1(-h[0]) * first
+    second, r = denoiser(x, ts[1]), h[0] / h[1]
+    x = sigma[2] / sigma[1] * x - alpha[2] * np.expm1(-h[1]) * ((1 + 1 / (2 * r)) * second - first / (2 * r))
+    np.testing.assert_allclose(run(kernels.dpmpp_2m(denoiser, schedule), ts), x, rtol=1e-12)
+
+
+def test_dpmpp_2s_is_the_papers(x64: None) -> None:
+    denoiser, schedule = oracle("cosine")
+    t, s = 0.7, 0.5
+    u = schedule.time((schedule.log_snr(t) + schedule.log_snr(s)) / 2)
+    (_, s_t), (a_u, s_u), (a_s, s_s) = (schedule.alpha_sigma(time) for time in (t, u, s))
+    h = (schedule.log_snr(s) - schedule.log_snr(t)) / 2
+    middle = s_u / s_t * X - a_u * jnp.expm1(-h / 2) * denoiser(X, t)
+    expected = s_s / s_t * X - a_s * jnp.expm1(-h) * denoiser(middle, u)
+    np.testing.assert_allclose(run(kernels.dpmpp_2s(denoiser, schedule), jnp.array([t, s])), expected, rtol=1e-10)
+
+
+def test_heun_is_edms(x64: None) -> None:
+    """Algorithm 2 with its churn, in the paper's own variables, where alpha = 1 and sigma is the time."""
+    denoiser, schedule = oracle("edm")
+    t, s, gamma, scale = 0.6, 0.5, 0.2, 1.003
+    sigma, below = float(schedule.sigma(t)), float(schedule.sigma(s))
+    raised = sigma * (1 + gamma)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(3), 0), 0)  # row 0, step 0
+    noise = jax.random.normal(key, (1, 2))
+    x = X[:1] + np.sqrt(raised**2 - sigma**2) * scale * noise
+    at = schedule.time(-2 * np.log(raised))
+    d = (x - denoiser(x, at)) / raised
+    euler = x + (below - raised) * d
+    d_below = (euler - denoiser(euler, s)) / below
+    expected = x + (below - raised) * (d + d_below) / 2
+    kernel = kernels.heun(denoiser, schedule, gamma, churn_noise=scale)
+    np.testing.assert_allclose(run(kernel, jnp.array([t, s]))[:1], expected, rtol=1e-9)
+
+
+def test_euler_on_a_flow_is_ddim(x64: None) -> None:
+    (denoiser, schedule), ts = oracle("rectified_flow"), jnp.linspace(0.9, 0.0, 6)
+    one, two = (run(make(denoiser, schedule), ts) for make in (kernels.euler, kernels.ddim))
+    np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", jd.prediction.PREDICTIONS)
+@pytest.mark.parametrize("kernel_name", ["heun", "dpmpp_3m", "unipc_2", "ancestral_small"])
+def test_every_prediction_samples_alike(kernel_name: str, prediction: str, x64: None) -> None:
+    """A network that says the oracle's x_0 in another way gives the oracle's samples."""
+    denoiser, schedule = oracle("cosine")
+
+    def network(x: jax.Array, t: jax.Array) -> jax.Array:
+        if prediction == "edm":  # it sees a scaled input
+            alpha, sigma = (_rows.expand(v, x) for v in schedule.alpha_sigma(t))
+            x = x * jnp.hypot(sigma, alpha * 0.5)
+        return jd.prediction.from_x_0(schedule, denoiser(x, t), x, t, prediction=prediction)
+
+    make, ts = KERNELS[kernel_name].make, jd.grids.uniform(8)
+    said = jd.make_denoiser(network, schedule, prediction)
+    np.testing.assert_allclose(run(make(said, schedule), ts), run(make(denoiser, schedule), ts), rtol=1e-6, atol=1e-8)
+
+
+def test_moments_of_the_exponential_weight(x64: None) -> None:
+    """By quadrature, on both sides of the switch between the series and the recursion."""
+    v, weight = np.polynomial.legendre.leggauss(60)
+    v, weight = (v + 1) / 2, weight / 2
+    for z in (1e-8, 0.3, 0.99, 1.01, 5.0, -0.5, -3.0):
+        exact = [np.sum(weight * z * np.exp(-z * (1 - v)) * v**j) for j in range(4)]
+        found = _exponential.moments(jnp.asarray(z), 4)
+        np.testing.assert_allclose(np.array(found), exact, rtol=1e-10)
+
+
+# --- stochastic kernels ---------------------------------------------------------------------------------------------
+
+
+def law(make: Callable, schedule: jd.Schedule, ts: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Exact mean and variance of a run on one-dimensional Gaussian data: each step is F x + b + c z.
+
+    F, b and c come from the kernel itself: two states with one noise, and two noises with one state.
+    """
+    data = jd.oracles.gaussian(jnp.array([0.7]), jnp.array([0.3]))
+    kernel, probe = make(data.denoiser(schedule), schedule), jnp.array([[0.0], [1.0]])
+    keys = jax.random.split(jax.random.key(0), 2)
+    step = jax.jit(kernel.step)
+    z = [_rows.normal(jnp.stack([key, key]), probe)[0] for key in keys]
+    at = data.diffuse(schedule, ts[0])
+    mean, variance = at.means[0], at.covariances[0]
+    for t, s in itertools.pairwise(ts):
+        one, two = (step(jnp.stack([key, key]), (), probe, t, s)[1] for key in keys)
+        scale = (one[0] - two[0]) / (z[0] - z[1])
+        slope, shift = one[1] - one[0], one[0] - scale * z[0]
+        mean, variance = slope * mean + shift, slope**2 * variance + scale**2
+    return mean, variance
+
+
+@families
+def test_euler_maruyama_is_of_weak_order_one(name: str, x64: None) -> None:
+    """The error of the variance, without Monte Carlo, falls as 1 / steps."""
+    schedule, errors, counts = SCHEDULES[name](), [], np.array([128, 256, 512])
+    for num in counts:
+        _, variance = law(kernels.euler_maruyama, schedule, jnp.linspace(0.6, 0.3, num + 1))
+        alpha, sigma = schedule.alpha_sigma(0.3)
+        errors.append(abs(float(variance[0] - (alpha**2 * 0.3 + sigma**2))))
+    np.testing.assert_allclose(-np.polyfit(np.log(counts), np.log(errors), 1)[0], 1, atol=0.15)
+
+
+@families
+@pytest.mark.parametrize("variance", ["small", "large", "optimal", 0.4])
+def test_the_affine_chain_is_the_law_of_ancestral_samples(name: str, variance: str | float, x64: None) -> None:
+    """The recursion against a run of the kernel, in few steps, where the samples are far from the data's law."""
+    schedule, ts, data = SCHEDULES[name](), jd.grids.uniform(6), correlated_gaussian()
+    x_init = jd.prior_sample(jax.random.key(0), schedule, (20_000, 2))
+    denoiser = data.denoiser(schedule, variance=True)
+    if variance == "optimal":  # elementwise where the covariance is diagonal
+        data = jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.array([1.0, 0.49]))
+        denoiser = data.denoiser(schedule, variance=True)
+    if variance == "large":  # unit data has no preferred axes, the variance is the same along all of them
+        ts = jd.grids.uniform(5)
+    kernel = kernels.ancestral(denoiser, schedule, variance)
+    x = jd.sample(jax.random.key(1), kernel, x_init, ts).x
+    exact = jd.oracles.affine_chain(data, schedule, ts, variance=variance)
+    assert np.abs(moment_z_scores(x, exact)).max() < 5
+
+
+def test_the_optimal_variance_reverses_gaussian_data_exactly(x64: None) -> None:
+    """q(x_s | x_t) of diagonal Gaussian data is the kernel's: no error of discretisation in as few as three steps."""
+    data, schedule = jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.array([2.0, 0.1])), jd.schedules.edm(0.01, 1e4)
+    end = jd.oracles.affine_chain(data, schedule, jnp.array([1.0, 0.6, 0.4, 1e-9]), variance="optimal")
+    exact = data.diffuse(schedule, 1e-9)
+    np.testing.assert_allclose(end.means, exact.means, atol=1e-5)  # the start, N(0, 1e8), is not quite the marginal
+    np.testing.assert_allclose(end.covariances[0], np.diag(exact.covariances[0]), atol=1e-5)
+
+
+STOCHASTIC = {
+    "sde_dpmpp_2m": (lambda d, s: kernels.dpmpp_2m(d, s, 1.0), 100),
+    "sde_dpmpp_3m": (lambda d, s: kernels.dpmpp_3m(d, s, 0.5), 100),
+    "heun_churn": (lambda d, s: kernels.heun(d, s, 0.05), 200),
+    "euler_maruyama": (kernels.euler_maruyama, 1500),
+    "corrected": (lambda d, s: kernels.corrected(kernels.ddim(d, s), d, s, 0.1, num_corrections=2), 200),
+}
+
+
+@pytest.mark.parametrize("name", ["linear", "edm"])
+@pytest.mark.parametrize("case", STOCHASTIC)
+def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
+    make, num_steps = STOCHASTIC[case]
+    schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
+    x = mixture_samples(make, schedule, mixture, jd.grids.log_snr(schedule, num_steps), 4000)
+    assert np.abs(moment_z_scores(x, mixture)).max() < 5
+
+
+# --- mutants: what the orders give away -----------------------------------------------------------------------------
+
+
+def multistep(broken: str) -> Callable:
+    """DPM-Solver++(3M) with one mistake."""
+
+    def make(denoiser: Callable, schedule: jd.Schedule) -> jd.Kernel:
+        right = kernels.dpmpp_3m(denoiser, schedule)
+
+        def step(key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array) -> tuple:
+            if broken == "history in the wrong order":
+                swapped = _exponential.History(carry.x_0[::-1], carry.half_log_snr)
+                _, x_s, weight = right.step(key, swapped, x_t, t, s)
+                return right.step(key, carry, x_t, t, s)[0], x_s, weight
+            if broken == "t and s swapped":
+                return right.step(key, carry, x_t, s, t)
+            late, early = (jd.forward.level(schedule, time, x_t) for time in (t, s))
+            h, x_0 = (early.log_snr - late.log_snr) / 2, denoiser(x_t, t)
+            nodes = [jnp.zeros_like(h), *_exponential._places(late.log_snr / 2, h, carry, x_t)]
+            moment = _exponential.moments(h, 3)
+            moment[2] = moment[2] / 2  # as in the code the paper's authors released
+            change = _exponential.integral(nodes, _exponential.polynomial(nodes, [x_0, *carry.x_0]), moment)
+            x_s = early.sigma / late.sigma * x_t + early.alpha * change
+            return _exponential._push(carry, x_0, late.log_snr / 2), x_s, kernels.no_weight(x_t)
+
+        return jd.Kernel(right.init, Partial(step))
+
+    return make
+
+
+@pytest.mark.parametrize("broken", ["history in the wrong order", "t and s swapped", "half the second moment"])
+def test_orders_reject_broken_multistep_methods(broken: str, x64: None) -> None:
+    found = slope("linear", multistep(broken))
+    assert not 2.85 < found < 3.15
+
+
+def test_rows_reject_a_batch_coupled_corrector() -> None:
+    """With norms over the batch, as in the released code, a row's correction depends on the other rows."""
+    denoiser, schedule = oracle("linear")
+    kernel = kernels.corrected(kernels.ddim(denoiser, schedule), denoiser, schedule)
+
+    def coupled(key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array) -> tuple:
+        carry, x, weight = kernels.ddim(denoiser, schedule).step(key, carry, x_t, t, s)
+        score = (schedule.alpha(s) * denoiser(x, s) - x) / schedule.sigma(s) ** 2
+        eps = _rows.normal(key, x)
+        size = 2 * (0.16 * jnp.linalg.norm(eps) / jnp.linalg.norm(score)) ** 2
+        return carry, x + size * score + jnp.sqrt(2 * size) * eps, weight
+
+    keys, x = jax.random.split(jax.random.key(0), 3), jnp.asarray(X)
+    states = (x, x.at[2].set(9.0))
+    for step, independent in ((kernel.step, True), (coupled, False)):
+        one, two = (step(keys, (), x, jnp.asarray(0.6), jnp.asarray(0.5))[1] for x in states)
+        assert np.array_equal(one[:2], two[:2]) == independent
+
+
+# --- compilation and memory -----------------------------------------------------------------------------------------
+
+
+def test_traced_options_compile_once() -> None:
+    """Sweeping eta, tau, churn, step sizes, guidance and the schedule's own numbers traces the denoiser once each."""
+    mixture, count = asymmetric_mixture(), []
+
+    def counted(tag: Static, schedule: jd.Schedule, x: jax.Array, t: jax.Array) -> jax.Array:
+        count.append(tag.value)
+        return mixture.denoiser(schedule)(x, t)
+
+    free = jax.tree_util.Partial(lambda x, t: x)
+    swept = {
+        "eta": lambda d, s, v: kernels.ddim(d, s, v),
+        "tau": lambda d, s, v: kernels.dpmpp_2m(d, s, v),
+        "churn": lambda d, s, v: kernels.heun(d, s, v, churn_noise=1 + v),
+        "step_size": lambda d, s, v: kernels.corrected(kernels.ddim(d, s), d, s, v),
+        "fraction": lambda d, s, v: kernels.ancestral(d, s, v),
+        "guidance": lambda d, s, v: kernels.ddim(
+            jd.guidance.classifier_free(d, free, v, interval=(v / 4, 1 - v / 4), rescale=v), s
+        ),
+    }
+    x, ts = jnp.ones((2, 2)), jd.grids.uniform(4)
+    for tag, make in swept.items():
+        traces = set()
+        for v in (0.1, 0.2, 0.7):
+            schedule = jd.schedules.linear(jnp.asarray(v), jnp.asarray(15 + v))
+            denoiser = Partial(counted, Static(tag), schedule)
+            jd.sample(jax.random.key(0), make(denoiser, schedule, jnp.asarray(v)), x, ts * (1 - v / 10))
+            traces.add(count.count(tag))  # a step may call its denoiser twice, but only in the first trace
+        assert len(traces) == 1
+
+
+@pytest.mark.parametrize("kernel_name", ["ddim", "unipc_3", "heun_churn"])
+def test_programs_do_not_grow_with_the_number_of_steps(kernel_name: str) -> None:
+    """XLA's own account: temporaries and program text of 1000 steps are those of 10; only the grid is longer."""
+    denoiser, schedule = oracle("linear")
+    kernel, x = KERNELS[kernel_name].make(denoiser, schedule), jnp.ones((64, 2))
+
+    def compiled(num_steps: int, save_every: int | None = None) -> tuple[int, int]:
+        lowered = jd.sampling._run.lower(jax.random.key(0), kernel, x, jd.grids.uniform(num_steps), 0, None, save_every)
+        return lowered.compile().memory_analysis().temp_size_in_bytes, len(lowered.as_text())
+
+    (few, short), (many, long) = compiled(10), compiled(1000)
+    assert many - few <= 1000 * 64  # a few numbers a step
+    assert long - short < 200  # digits of the shapes
+    state = x.size * 4
+    assert compiled(1000, 1)[0] + 1000 * state > many  # a trajectory is the one thing that grows
