@@ -143,7 +143,7 @@ def _fractions(num_steps: int) -> np.ndarray:
 
 
 def _between(start: float, end: float, fractions: np.ndarray) -> np.ndarray:
-    return fractions if (start, end) == (1, 0) else end + (start - end) * fractions
+    return start * fractions + end * (1 - fractions)
 
 
 def _check_ends(start: float, end: float) -> None:

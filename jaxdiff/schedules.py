@@ -265,8 +265,8 @@ def from_betas(betas: Any) -> Schedule:
     if table is None:
         decay = jnp.concatenate([jnp.zeros(1, betas.dtype), -jnp.cumsum(jnp.log(jnp.maximum(1 - betas, _TINY**2)))])
     else:
-        left = np.maximum(1 - np.asarray(table, np.float64), _TINY**2)
-        decay = np.concatenate([[0.0], -np.cumsum(np.where(left > _TINY**2, np.log1p(-table), np.log(left)))])
+        logs = np.log1p(-np.minimum(np.asarray(table, np.float64), 1 - 2.0**-53))
+        decay = np.concatenate([[0.0], -np.cumsum(np.where(table == 1, -LOG_SNR_LIMIT, logs))])
     return _schedule(Partial(_table_log_snr, decay), Partial(_table_time, decay))
 
 

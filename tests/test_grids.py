@@ -1,9 +1,12 @@
 """Grids: every one runs from 1 to 0, and equally spaced in what it says."""
 
+import itertools
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES
+from helpers import SCHEDULES, asymmetric_mixture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,12 +66,91 @@ def test_grids_of_a_traced_schedule(name: str) -> None:
     )  # an inverse in float32
 
 
+@every
+def test_grids_between_other_ends(name: str, x64: None) -> None:
+    schedule = SCHEDULES[name]()
+    for ts in (
+        jd.grids.uniform(5, start=0.9, end=0.2),
+        jd.grids.quadratic(5, start=0.9, end=0.2),
+        jd.grids.log_snr(schedule, 5, start=0.9, end=0.2),
+        jd.grids.karras(schedule, 5, start=0.9, end=0.2),
+    ):
+        np.testing.assert_array_equal(ts[jnp.array([0, -1])], [0.9, 0.2])
+        assert np.all(np.diff(ts) < 0)
+    np.testing.assert_allclose(
+        np.diff(schedule.log_snr(jd.grids.log_snr(schedule, 5, start=0.9, end=0.2)), 2), 0, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps"),
+    [  # Lin et al. 2023, Table 2, for T = 1000 and 10 steps
+        ("leading", [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]),
+        ("linspace", [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1]),
+        ("trailing", [1000, 900, 800, 700, 600, 500, 400, 300, 200, 100]),
+    ],
+)
+def test_subsequences_are_the_table_s(spacing: str, steps: list[int], x64: None) -> None:
+    np.testing.assert_allclose(jd.grids.subsequence(1000, 10, spacing), np.array([*steps, 0]) / 1000, rtol=1e-12)
+
+
+def test_optimised_is_the_best_of_all_grids(x64: None) -> None:
+    """Dynamic programming against every choice of three inner candidates out of eight."""
+    schedule = jd.schedules.edm(0.1, 10.0)
+    lambdas = np.linspace(*np.asarray(schedule.log_snr(np.array([1.0, 0.0]))), 10)
+    error = 1 / (1 + np.exp(lambdas)) ** 0.7
+    ts = jd.grids.optimised(schedule, 4, jnp.asarray(lambdas), jnp.asarray(error))
+
+    def cost(chosen: np.ndarray) -> float:
+        return float(np.sum(np.diff(np.exp(lambdas[chosen])) * error[chosen[:-1]]))
+
+    best = min((np.array([0, *inner, 9]) for inner in itertools.combinations(range(1, 9), 3)), key=cost)
+    np.testing.assert_allclose(schedule.log_snr(ts), lambdas[best], rtol=1e-9, atol=1e-9)
+
+
+def test_optimised_with_steep_ends_lowers_the_gap() -> None:
+    """On the oracle, the sum it minimises is below that of the grids it is an alternative to."""
+    schedule, mixture = jd.schedules.cosine(), asymmetric_mixture()
+    ts = schedule.time(jnp.linspace(-14, 12, 150))
+    x_0 = mixture.sample(jax.random.key(0), (2000,))
+    denoiser = mixture.denoiser(schedule)
+    error = jax.vmap(lambda t: jd.losses.denoising_error(jax.random.key(1), denoiser, schedule, x_0, t).mean())(ts)
+    error = jnp.minimum.accumulate(error)  # a mmse falls; Monte Carlo lets it rise by a hair
+
+    def gap(grid: jax.Array) -> float:
+        lambdas = schedule.log_snr(grid[1:-1])
+        at = jnp.exp(jnp.interp(lambdas, schedule.log_snr(ts), jnp.log(error)))
+        return float(jnp.sum(jnp.diff(jnp.exp(lambdas)) * at[:-1]))
+
+    best = jd.grids.optimised(schedule, 12, schedule.log_snr(ts), error)
+    assert best.shape == (13,)
+    assert np.all(np.diff(best) < 0)
+    assert gap(best) < 0.95 * min(gap(jd.grids.log_snr(schedule, 12)), gap(jd.grids.karras(schedule, 12)))
+
+
+def test_denoising_error_is_the_mmse_of_a_gaussian(x64: None) -> None:
+    """sum_i c_i sigma^2 / (alpha^2 c_i + sigma^2), n = 20,000: within 5 standard errors."""
+    schedule, variances = jd.schedules.linear(), np.array([2.0, 0.3])
+    data = jd.oracles.gaussian(jnp.array([0.5, -1.0]), jnp.asarray(variances))
+    x_0, (alpha, sigma) = data.sample(jax.random.key(0), (20_000,)), schedule.alpha_sigma(0.4)
+    errors = jd.losses.denoising_error(jax.random.key(1), data.denoiser(schedule), schedule, x_0, 0.4)
+    exact = np.sum(variances * sigma**2 / (alpha**2 * variances + sigma**2))
+    assert abs(errors.mean() - exact) < 5 * errors.std() / np.sqrt(20_000)
+
+
+TABLE = (jnp.linspace(-5.0, 5.0, 6), jnp.ones(6))
 BAD = {
     "no steps": (lambda: jd.grids.uniform(0), ValueError, "num_steps: expected a positive int, got 0"),
     "a float": (lambda: jd.grids.quadratic(2.0), TypeError, "num_steps: expected a positive int"),
     "rho": (lambda: jd.grids.karras(jd.schedules.edm(), 4, 0.0), ValueError, "rho: expected a positive power"),
+    "ends": (lambda: jd.grids.uniform(4, start=0.2, end=0.3), ValueError, "end: expected a time below start = 0.2, got 0.3"),
+    "spacing": (lambda: jd.grids.subsequence(10, 2, "odd"), ValueError, "spacing: expected one of 'leading'"),
+    "too many": (lambda: jd.grids.subsequence(10, 20), ValueError, "num_steps: expected at most total = 10 steps"),
+    "table": (lambda: jd.grids.optimised(jd.schedules.edm(), 99, *TABLE), ValueError, "num_steps: expected 1 to 7 steps"),
+    "error": (lambda: jd.grids.optimised(jd.schedules.edm(), 2, TABLE[0], -TABLE[1]), ValueError, "error: expected positive"),
+    "order": (lambda: jd.grids.optimised(jd.schedules.edm(), 2, -TABLE[0], TABLE[1]), ValueError, "log_snr: expected increasing"),
     "margin": (lambda: jd.grids.log_snr(jd.schedules.edm(), 4, margin=0.5), ValueError, "margin: expected a distance"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BAD)

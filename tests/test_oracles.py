@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores, z_scores
 from scipy import stats
 
 import jaxdiff as jd
@@ -111,6 +111,106 @@ def test_a_mixture_goes_through_transformations(x64: None) -> None:
 MIXTURE = asymmetric_mixture()
 COSINE = jd.schedules.cosine()
 EYE = np.eye(2)
+
+
+def forms() -> list[jd.oracles.GaussianMixture]:
+    """One mixture of isotropic components, said in the three ways."""
+    weights, means = jnp.log(jnp.array([0.5, 0.3, 0.2])), asymmetric_mixture().means
+    c = jnp.array([0.2, 0.05, 0.4], means.dtype)
+    return [
+        jd.oracles.GaussianMixture(weights.astype(means.dtype), means, covariances)
+        for covariances in (c[:, None, None] * jnp.eye(2)[None], jnp.broadcast_to(c[:, None], (3, 2)), c)
+    ]
+
+
+def test_three_forms_of_one_covariance(x64: None) -> None:
+    """Full, diagonal and isotropic covariances give one density, score, denoiser, posterior and evidence."""
+    schedule, x = jd.schedules.cosine(), jax.random.normal(jax.random.key(0), (5, 2))
+    A, y, noise = jnp.array([[0.7, -0.2]]), jnp.array([0.3]), jnp.array([[0.1]])
+
+    def answers(mixture: jd.oracles.GaussianMixture) -> list:
+        posterior, late = mixture.posterior(A, y, noise), mixture.diffuse(schedule, 0.4)
+        return [
+            mixture.log_prob(x), mixture.score(x), mixture.denoiser(schedule)(x, 0.4), late.log_prob(x),
+            mixture.denoiser(schedule, variance=True)(x, 0.4).variance, posterior.log_prob(x),
+            mixture.log_evidence(A, y, noise), mixture.denoised_covariance(schedule, x, 0.4),
+        ]  # fmt: skip
+
+    full, *others = (answers(mixture) for mixture in forms())
+    for other in others:
+        for one, two in zip(full, other, strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+    for mixture in forms():
+        assert np.abs(moment_z_scores(mixture.sample(jax.random.key(1), (20_000,)), forms()[0])).max() < 4.5
+
+
+@every
+@pytest.mark.parametrize("schedule_name", ["cosine", "edm", "rectified_flow"])
+def test_denoised_covariance_is_the_denoisers_jacobian(schedule_name: str, name: str, x64: None) -> None:
+    """Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx_t, which the covariance never looks at; its diagonal is the variance."""
+    schedule, mixture, t = SCHEDULES[schedule_name](), MIXTURES[name](), 0.5
+    x_t = schedule.sigma(t) * jax.random.normal(jax.random.key(0), (4, 2))
+    denoiser, (alpha, sigma) = mixture.denoiser(schedule), schedule.alpha_sigma(t)
+    jacobian = jax.vmap(jax.jacfwd(lambda x: denoiser(x[None], t)[0]))(x_t)
+    covariance = mixture.denoised_covariance(schedule, x_t, t)
+    np.testing.assert_allclose(covariance, sigma**2 / alpha * jacobian, rtol=1e-8, atol=1e-11)
+    both = mixture.denoiser(schedule, variance=True)(x_t, jnp.full(4, t))
+    np.testing.assert_allclose(both.variance, jnp.diagonal(covariance, axis1=1, axis2=2), rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(both.x_0, denoiser(x_t, t), rtol=1e-12)
+
+
+def test_components_in_turns_are_components_at_once(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
+    schedule, x = jd.schedules.cosine(), jax.random.normal(jax.random.key(0), (6, 2))
+
+    def answers() -> list:
+        return [
+            out
+            for mixture in (asymmetric_mixture(), forms()[2])
+            for out in (mixture.log_prob(x), mixture.score(x), *mixture.denoiser(schedule, variance=True)(x, 0.3)[::2])
+        ]
+
+    at_once = answers()
+    monkeypatch.setattr(jd.oracles, "_ENTRIES", 24)  # two components of 6 rows in 2 dimensions
+    for one, two in zip(at_once, answers(), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+
+
+def test_25_components_in_800_dimensions_stay_small() -> None:
+    """XLA's own account of the denoiser on 1000 states: no [B, K, d] array (80 MB), let alone a matrix a state."""
+    schedule, key = jd.schedules.cosine(), jax.random.key(0)
+    mixture = jd.oracles.GaussianMixture(jnp.zeros(25), 8 * jax.random.normal(key, (25, 800)), jnp.ones(25))
+    denoiser = mixture.denoiser(schedule)
+    x = mixture.diffuse(schedule, 0.5).sample(key, (2000,))
+    compiled = jax.jit(lambda x: denoiser(x, 0.5)).lower(x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2000 * 25 * 800 * 4
+    x_0, log_prob = compiled(x), mixture.log_prob(x)
+    assert np.all(np.isfinite(x_0))
+    assert np.all(np.isfinite(log_prob))
+    posterior = mixture.posterior(jnp.eye(2, 800), jnp.array([3.0, -1.0]), jnp.eye(2))
+    # Observing two coordinates with unit noise halves their variance and leaves the others.
+    np.testing.assert_allclose(jnp.diagonal(posterior.covariances[3]), np.r_[0.5, 0.5, np.ones(798)], rtol=1e-4)
+
+
+def test_the_empirical_denoiser_is_the_weighted_mean_of_the_data(x64: None) -> None:
+    """Images of any shape; without a bandwidth to speak of it is the closed form of Karras et al. 2022, Eq. (57)."""
+    schedule, t = jd.schedules.edm(), 0.7
+    points = jax.random.normal(jax.random.key(0), (20, 3, 2, 1))
+    x_t = 2 * jax.random.normal(jax.random.key(1), (4, 3, 2, 1))
+    sigma = schedule.sigma(t)
+    squared = jnp.sum((x_t[:, None] - points[None]) ** 2, axis=(2, 3, 4))
+    expected = jnp.einsum("bn,nhwc->bhwc", jax.nn.softmax(-squared / (2 * sigma**2)), points)
+    found = jd.oracles.empirical(points, 1e-6).denoiser(schedule)(x_t, t)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    kernel_density = jd.oracles.empirical(points[..., 0, 0], 0.5)
+    near = kernel_density.sample(jax.random.key(2), (20_000,))
+    assert np.abs(z_scores(near, np.asarray(points[..., 0, 0]).mean(0))).max() < 4.5
+    reference = stats.gaussian_kde(
+        np.asarray(points[:, 0, 0, 0]), bw_method=float(0.5 / np.std(points[:, 0, 0, 0], ddof=1))
+    )
+    ours = jd.oracles.empirical(points[:, :1, 0, 0], 0.5).log_prob(jnp.linspace(-2, 2, 9)[:, None])
+    np.testing.assert_allclose(ours, reference.logpdf(np.linspace(-2, 2, 9)), rtol=1e-9)
+
+
 BAD = {
     "shapes": (
         lambda: jd.oracles.GaussianMixture(jnp.zeros(2), jnp.zeros((2, 3)), jnp.zeros((2, 3, 2))),

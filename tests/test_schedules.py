@@ -184,7 +184,11 @@ def test_floats_are_traced_once() -> None:
 
 BAD = {
     "betas decrease": (lambda: jd.schedules.from_betas([0.1, 0.05]), ValueError, "betas: expected non-decreasing"),
-    "beta of one": (lambda: jd.schedules.from_betas([0.1, 1.0]), ValueError, r"betas: expected values in \(0, 1\)"),
+    "beta of one": (
+        lambda: jd.schedules.from_betas(np.array([0.1, 1.0, 1.0])),
+        ValueError,
+        r"betas: expected values in \(0, 1\)",
+    ),
     "NaN beta": (lambda: jd.schedules.from_betas([0.1, np.nan]), ValueError, "betas: expected values"),
     "no betas": (lambda: jd.schedules.from_betas(np.zeros(0)), ValueError, "betas: expected a vector of T >= 1"),
     "beta matrix": (lambda: jd.schedules.from_betas(np.zeros((2, 2))), ValueError, "betas: expected a vector"),
@@ -222,3 +226,19 @@ def test_bad_input(case: str) -> None:
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_zero_terminal_snr(x64: None) -> None:
+    """The first step keeps its variance, the last state is noise, and what lies between keeps its order."""
+    betas = jd.schedules.linear_betas(1000)
+    rescaled = jd.schedules.zero_terminal_snr(betas)
+    np.testing.assert_allclose(rescaled[0], betas[0], rtol=1e-9)
+    assert rescaled[-1] == 1
+    schedule = jd.schedules.from_betas(rescaled)
+    assert schedule.alpha(1.0) < 1e-15
+    alpha_bar = np.cumprod(1 - np.asarray(betas))
+    root = np.sqrt(alpha_bar)
+    expected = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    np.testing.assert_allclose(schedule.alpha(np.arange(1, 1000) / 1000), expected[:-1], rtol=1e-10)
+    traced = jax.jit(lambda b: jd.schedules.from_betas(b).log_snr(np.array([0.5, 1.0])))(rescaled)
+    np.testing.assert_allclose(traced, schedule.log_snr(np.array([0.5, 1.0])), rtol=1e-9)
