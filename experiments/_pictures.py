@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 
 matplotlib.use("Agg")
@@ -132,4 +133,55 @@ def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
     axis.invert_xaxis()
     axis.grid(alpha=0.3, which="both")
     axis.legend()
+    save(figure, path)
+
+
+def samplers(results: list[dict[str, Any]], path: Path) -> None:
+    """Error against network calls: each sampler with its best grid, and each grid with its best sampler."""
+    figure, axes = plt.subplots(
+        len(results), 3, figsize=(16, 5 * len(results)), layout="constrained", squeeze=False, sharey=False
+    )
+    for row, result in zip(axes, results, strict=True):
+        _lines(row[0], result, "sampler", "sliced_wasserstein", "each sampler with its best grid")
+        _lines(row[1], result, "grid", "sliced_wasserstein", "each grid with its best sampler")
+        _lines(row[2], result, "sampler", "moments", "moments, each sampler with its best grid")
+        row[0].set_ylabel("sliced Wasserstein-2 to reference samples")
+        row[2].set_ylabel("Frechet distance of the moments")
+        row[0].set_title(f"{result['title']}\n\neach sampler with its best grid", fontsize=10)
+    save(figure, path)
+
+
+def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: str) -> None:
+    names = list(dict.fromkeys(row[by] for row in result["rows"]))
+    for number, name in enumerate(names):
+        best: dict[int, float] = {}
+        for row in result["rows"]:
+            if row[by] == name:
+                best[row["calls"]] = min(row[figure_name], best.get(row["calls"], np.inf))
+        marker = "o^sDvP*Xd<>p"[number % 12]
+        axis.plot(*zip(*sorted(best.items()), strict=True), marker=marker, markersize=4, color=f"C{number % 10}",
+                  linestyle="-" if number < 10 else "--", label=name)  # fmt: skip
+    floor = result["floor" if figure_name == "sliced_wasserstein" else "moments_floor"]
+    axis.axhline(floor, color="k", linestyle=":", linewidth=1, label="exact samples")
+    axis.set(xscale="log", yscale="log", xlabel="network calls")
+    axis.set_title(title, fontsize=10)
+    axis.set_xticks(sorted({row["calls"] for row in result["rows"]}))
+    axis.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7)
+
+
+def orders(rows: list[dict[str, Any]], path: Path) -> None:
+    """Error against number of steps on logarithmic axes, one panel a family: the slope is the order."""
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure, axes = plt.subplots(1, len(families), figsize=(5.5 * len(families), 5), layout="constrained", sharey=True)
+    for axis, family in zip(np.atleast_1d(axes), families, strict=True):
+        for number, row in enumerate(row for row in rows if row["family"] == family):
+            label = f"{row['sampler']}: {row['slope']:.2f}"
+            axis.plot(row["steps"], row["errors"], marker="o^sDvP*X"[number % 8], markersize=4, label=label)
+        axis.set(xscale="log", yscale="log", xlabel="steps", title=f"{family}: slopes of the last three points")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    np.atleast_1d(axes)[0].set_ylabel("root mean square error of the end state")
     save(figure, path)

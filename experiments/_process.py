@@ -1,5 +1,7 @@
 """Set the process up for speed, before JAX is imported: the compilation cache, CPU devices and memory."""
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -12,6 +14,12 @@ SCRIPTS = (ROOT / "experiments", ROOT / "benchmarks")
 # XLA allocates all of a step's temporaries anew each step. Huge pages, taken from heaps that are kept (one a device),
 # spare the kernel from clearing them again and again; the process then holds on to the most memory it ever used.
 TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**36}
+
+# Devices wait for each other once a step. XLA ends the process after 40 s of that, which a busy machine or Ctrl-Z
+# reaches. An XLA that does not know an option ends the process too, and libtpu reads the same variable: so it is asked
+# for only of versions it was tried on.
+PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=86400"
+TRIED = ("0.10.", "0.11.", "0.12.")
 
 MARK = "JAXDIFF_PROCESS_IS_SET_UP"
 
@@ -26,7 +34,14 @@ def configure() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(_cpu_devices()))
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _knows_patience() and PATIENCE.split("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {PATIENCE}".strip()
     _keep_huge_pages()
+
+
+def _knows_patience() -> bool:
+    return importlib.metadata.version("jaxlib").startswith(TRIED) and importlib.util.find_spec("libtpu") is None
 
 
 def _cpu_devices() -> int:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import _config
 import _datasets
+import _samplers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,13 +64,6 @@ class Generated(NamedTuple):
     trajectory: np.ndarray
 
 
-def make_grid(run: Run, grid: str, steps: int) -> jax.Array:
-    """The times a sampler visits, by the name of their spacing."""
-    if grid in ("uniform", "quadratic"):
-        return getattr(jd.grids, grid)(steps)
-    return getattr(jd.grids, grid)(run.schedule, steps)
-
-
 def generate(
     run: Run,
     num: int,
@@ -78,12 +72,13 @@ def generate(
     labels: np.ndarray | None = None,
     guidance: float = 1.0,
     sampler: str = "ddim",
-    eta: float = 0.0,
+    noise: float = 0.0,
     steps: int = 50,
     grid: str = "uniform",
     threshold: Any = None,
     batch_size: int = 256,
     save_every: int | None = None,
+    ts: jax.Array | None = None,
 ) -> Generated:
     """Draw samples in chunks over all devices: sample i depends on (seed, i) alone.
 
@@ -91,17 +86,15 @@ def generate(
     """
     if num < 1 or batch_size < 1:
         raise ValueError(f"num, batch_size: expected at least 1, got {num}, {batch_size}")
-    ts, event = make_grid(run, grid, steps), run.dataset.event_shape
+    ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
+    steps, event = len(ts) - 1, run.dataset.event_shape
     num_devices = jax.local_device_count()
     per_device = -(-min(batch_size, num) // num_devices)
     key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
         denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
-        if sampler == "ddim":
-            kernel = jd.kernels.ddim(denoiser, run.schedule, eta)
-        else:
-            kernel = jd.kernels.ancestral(denoiser, run.schedule)
+        kernel = _samplers.SAMPLERS[sampler].make(denoiser, run.schedule, noise)
         x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *event), first=first)
         every = steps if save_every is None else save_every
         samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import _cli
 import _pictures
+import _samplers
 import _sampling
 import numpy as np
 import tyro
@@ -32,13 +33,13 @@ class Options:
     """Hide the label from a class-conditional network."""
     guidance: float = 1.0
     """Classifier-free guidance: 1 is the model, more follows the label harder (needs a label)."""
-    sampler: Literal["ddim", "ancestral"] = "ddim"
-    """ddim is deterministic at eta 0; ancestral is DDPM's."""
+    sampler: _samplers.SamplerName = "ddim"
+    """ancestral is DDPM's, ddim is deterministic without noise; the README says which to use when."""
     steps: int = 50
-    """Number of steps, each a network call."""
-    eta: float = 0.0
-    """Noise of ddim: 0 none, 1 as much as DDPM's."""
-    grid: Literal["uniform", "quadratic", "log_snr", "karras"] = "uniform"
+    """Number of steps, each one network call (heun, dpmpp_2s and corrected: two)."""
+    noise: float = 0.0
+    """eta of ddim, tau of dpmpp_2m and dpmpp_3m, churn of heun: 0 is the probability-flow ODE."""
+    grid: _samplers.GridName = "uniform"
     """Where the steps are."""
     threshold: Literal["none", "static", "dynamic"] = "none"
     """Whether the denoised image is kept within [-1, 1] on the way."""
@@ -67,10 +68,8 @@ def labels_of(options: Options, run: _sampling.Run) -> np.ndarray | None:
 
 
 def main(options: Options) -> None:
-    if options.sampler == "ancestral" and options.eta:
-        raise ValueError(
-            f"eta: expected none with --sampler ancestral, which has all of DDPM's noise, got {options.eta}"
-        )
+    if options.noise and not _samplers.SAMPLERS[options.sampler].noise:
+        raise ValueError(f"noise: expected none with --sampler {options.sampler}, which has no such option")
     run = _sampling.load_run(options.run, best=options.best)
     labels = labels_of(options, run)
     began = time.monotonic()
@@ -81,7 +80,7 @@ def main(options: Options) -> None:
         labels=labels,
         guidance=options.guidance,
         sampler=options.sampler,
-        eta=options.eta,
+        noise=options.noise,
         steps=options.steps,
         grid=options.grid,
         threshold=None if options.threshold == "none" else options.threshold,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROCESS = Path(__file__).parents[1] / "experiments" / "_process.py"
-OURS = ("JAXDIFF_PROCESS_IS_SET_UP", "GLIBC_TUNABLES", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
+OURS = ("JAXDIFF_PROCESS_IS_SET_UP", "GLIBC_TUNABLES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
 SCRIPT = """
 import json, os, sys
 import _process
@@ -51,6 +51,7 @@ def test_what_the_user_has_set_stays(script: Path) -> None:
         "GLIBC_TUNABLES": "glibc.malloc.check=0",
         "JAX_COMPILATION_CACHE_DIR": "/somewhere",
         "JAX_NUM_CPU_DEVICES": "3",
+        "XLA_FLAGS": "--xla_cpu_collective_call_terminate_timeout_seconds=7",
     }
     environment, _, _ = run(script, **mine)
     assert {name: environment[name] for name in mine} == mine
@@ -61,3 +62,15 @@ def test_the_largest_power_of_two_of_devices_that_the_cores_allow(script: Path) 
     assert devices in (1, 2, 4, 8)
     assert devices <= cores
     assert devices == 8 or 2 * devices > cores
+
+
+def test_other_flags_of_xla_are_kept(script: Path) -> None:
+    flags = run(script, XLA_FLAGS="--xla_cpu_enable_fast_math=false")[0]["XLA_FLAGS"].split()
+    assert flags[0] == "--xla_cpu_enable_fast_math=false"
+
+
+def test_jax_accepts_the_flags(script: Path) -> None:
+    """An option that XLA does not know ends the process: so this one must be known, or not be asked for."""
+    environment, _, _ = run(script)
+    command = [sys.executable, "-c", "import jax; print(jax.jit(lambda: 1 + 1)())"]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "2\n"

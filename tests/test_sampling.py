@@ -208,6 +208,24 @@ def test_effective_sample_size() -> None:
 
 KERNEL = jd.kernels.ddim(lambda x, t: x, SCHEDULE)
 X = jnp.zeros((2, 3))
+
+
+def test_slerp_keeps_the_norm_of_noise(x64: None) -> None:
+    x, y = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 1))
+    weights = jnp.linspace(0, 1, 5)
+    z = jd.sampling.slerp(x, y, weights)
+    np.testing.assert_allclose(z[0], x[0], rtol=1e-12)
+    np.testing.assert_allclose(z[4], y[4], rtol=1e-12)
+    scaled = (
+        y * (jnp.linalg.norm(x.reshape(5, -1), axis=1) / jnp.linalg.norm(y.reshape(5, -1), axis=1))[:, None, None, None]
+    )
+    on_sphere = jd.sampling.slerp(x, scaled, 0.3)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(on_sphere.reshape(5, -1), axis=1), jnp.linalg.norm(x.reshape(5, -1), axis=1)
+    )
+    np.testing.assert_allclose(jd.sampling.slerp(x, x, 0.3), x, rtol=1e-12)
+
+
 BAD = {
     "T = 0": (lambda: jd.sample(jax.random.key(0), KERNEL, X, jnp.ones(1)), ValueError, r"ts: expected a vector of at least 2 times"),
     "rising grid": (lambda: jd.sample(jax.random.key(0), KERNEL, X, jnp.linspace(0, 1, 5)), ValueError, "ts: expected decreasing times"),
@@ -215,6 +233,9 @@ BAD = {
     "grid of indices": (lambda: jd.sample(jax.random.key(0), KERNEL, X, jnp.arange(5)[::-1]), TypeError, "ts: expected a floating dtype"),
     "old key": (lambda: jd.sample(jax.random.PRNGKey(0), KERNEL, X, jd.grids.uniform(2)), TypeError, "key: expected a typed key"),
     "integer state": (lambda: jd.sample(jax.random.key(0), KERNEL, X.astype(int), jd.grids.uniform(2)), TypeError, "x_init: expected a floating"),
+    "encode without a grid": (lambda: jd.sampling.encode(KERNEL, X, jnp.linspace(0, 1, 5)), ValueError, "ts: expected decreasing times"),
+    "encode integers": (lambda: jd.sampling.encode(KERNEL, X.astype(int), jd.grids.uniform(2)), TypeError, "x_0: expected a floating"),
+    "slerp": (lambda: jd.sampling.slerp(X, X[:1], 0.5), ValueError, "y: expected the shape of x"),
     "save_every": (
         lambda: jd.sample(jax.random.key(0), KERNEL, X, jd.grids.uniform(2), save_every=0), ValueError, "save_every: expected a positive int"),
     "many keys": (lambda: jd.sample(jax.random.split(jax.random.key(0)), KERNEL, X, jd.grids.uniform(2)), ValueError, r"key: expected one key, shape \(\), got \(2,\)"),

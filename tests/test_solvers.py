@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_
 from jax.tree_util import Partial
 
 import jaxdiff as jd
-from jaxdiff import _rows, kernels
+from jaxdiff import _rows, data, kernels
 from jaxdiff._functions import Static
 from jaxdiff.kernels import _exponential
 
@@ -164,6 +165,49 @@ def test_moments_of_the_exponential_weight(x64: None) -> None:
         np.testing.assert_allclose(np.array(found), exact, rtol=1e-10)
 
 
+# --- there and back -------------------------------------------------------------------------------------------------
+
+
+@families
+@pytest.mark.parametrize("kernel_name", ["ddim", "dpmpp_2s", "dpmpp_2m", "unipc_2"])
+def test_encoding_and_decoding_is_the_identity_to_the_order(kernel_name: str, name: str, x64: None) -> None:
+    """Data to latents to data: the round trip's error falls at the kernel's order, or faster where errors cancel."""
+    schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
+    kernel = KERNELS[kernel_name].make(mixture.denoiser(schedule), schedule)
+    x, errors = mixture.sample(jax.random.key(0), (32,)), []
+    for num in COUNTS:
+        ts = schedule.time(jnp.linspace(-8.0, 8.0, num + 1))
+        latent = jd.sampling.encode(kernel, x, ts)
+        back = jd.sample(jax.random.key(1), kernel, latent, ts).x
+        errors.append(float(jnp.sqrt(jnp.mean((back - x) ** 2))))
+    assert errors[-1] < (0.3 if KERNELS[kernel_name].order == 1 else 0.01)
+    assert -np.polyfit(np.log(COUNTS), np.log(errors), 1)[0] > KERNELS[kernel_name].order - 0.2
+
+
+def test_latents_of_data_are_noise(x64: None) -> None:
+    """What encoding returns is distributed as the prior: the ODE carries one marginal into the other."""
+    schedule, mixture = jd.schedules.cosine(), asymmetric_mixture()
+    kernel = kernels.unipc(mixture.denoiser(schedule), schedule)
+    x = mixture.diffuse(schedule, 1e-3).sample(jax.random.key(0), (4000,))
+    latent = jd.sampling.encode(kernel, x, jd.grids.log_snr(schedule, 60, end=1e-3))
+    normal = jd.oracles.gaussian(jnp.zeros(2), jnp.eye(2))
+    assert np.abs(moment_z_scores(latent, normal)).max() < 5
+
+
+def test_real_digits_come_back() -> None:
+    """Handwritten digits through the ODE of their kernel density, in float32: to less than a grey level (2 / 16)."""
+    digits = data.load("digits").train
+    points = jnp.asarray(data.to_unit(digits.images[:400], 17))
+    schedule = jd.schedules.cosine()
+    law = jd.oracles.empirical(points, 0.3)
+    kernel = kernels.unipc(law.denoiser(schedule), schedule)
+    ts = jd.grids.log_snr(schedule, 60, end=0.02)
+    x = law.sample(jax.random.key(0), (20,)).reshape(20, *points.shape[1:])
+    latent = jd.sampling.encode(kernel, x, ts)
+    assert 0.8 < latent.std() < 1.2
+    assert np.abs(jd.sample(jax.random.key(0), kernel, latent, ts).x - x).max() < 2 / 16
+
+
 # --- stochastic kernels ---------------------------------------------------------------------------------------------
 
 
@@ -296,6 +340,49 @@ def test_rows_reject_a_batch_coupled_corrector() -> None:
     for step, independent in ((kernel.step, True), (coupled, False)):
         one, two = (step(keys, (), x, jnp.asarray(0.6), jnp.asarray(0.5))[1] for x in states)
         assert np.array_equal(one[:2], two[:2]) == independent
+
+
+@pytest.mark.parametrize("name", ["cosine", "edm", "rectified_flow"])
+@pytest.mark.parametrize("kernel_name", ["heun", "dpmpp_2s", "dpmpp_3m", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"])
+def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -> None:
+    """In the states, the grid and every number of the schedule, end-points included."""
+    mixture = asymmetric_mixture()
+
+    def total(schedule: jd.Schedule, ts: jax.Array, x: jax.Array) -> jax.Array:
+        kernel = KERNELS[kernel_name].make(mixture.denoiser(schedule), schedule)
+        return jd.sample(jax.random.key(1), kernel, x, ts).x.sum()
+
+    schedule = jax.tree.map(jnp.asarray, SCHEDULES[name]())
+    x = jd.prior_sample(jax.random.key(0), schedule, (4, 2))
+    chex.assert_tree_all_finite(jax.grad(total, argnums=(0, 1, 2))(schedule, jd.grids.uniform(5), x))
+
+
+SCHEDULE = jd.schedules.cosine()
+D = kernels.ddim(lambda x, t: x, SCHEDULE)
+BAD = {
+    "tau": (lambda: kernels.dpmpp_2m(lambda x, t: x, SCHEDULE, -1.0), ValueError, "tau: expected a strength of at least 0"),
+    "churn": (lambda: kernels.heun(lambda x, t: x, SCHEDULE, -1.0), ValueError, "churn: expected a factor of at least 0"),
+    "order": (lambda: kernels.unipc(lambda x, t: x, SCHEDULE, 4), ValueError, "order: expected 1, 2 or 3, got 4"),
+    "half an order": (lambda: kernels.unipc(lambda x, t: x, SCHEDULE, 1.5), TypeError, "order: expected a positive int"),
+    "tolerance": (lambda: kernels.adaptive(lambda x, t: x, SCHEDULE, 0.0), ValueError, "tolerance: expected a positive"),
+    "snr": (lambda: kernels.corrected(D, lambda x, t: x, SCHEDULE, 0.0), ValueError, "snr: expected a positive ratio"),
+    "corrections": (
+        lambda: kernels.corrected(D, lambda x, t: x, SCHEDULE, num_corrections=0), ValueError, "num_corrections: expected a positive"),
+    "predictor": (lambda: kernels.corrected(None, lambda x, t: x, SCHEDULE), TypeError, "predictor: expected a Kernel, got NoneType"),
+    "fraction": (lambda: kernels.ancestral(lambda x, t: x, SCHEDULE, 1.5), ValueError, r"variance: expected a name or a fraction in \[0, 1\]"),
+    "two components": (
+        lambda: jd.oracles.affine_chain(asymmetric_mixture(), SCHEDULE, jd.grids.uniform(3)), ValueError, "data: expected one component, got 3"),
+    "bandwidth": (lambda: jd.oracles.empirical(jnp.ones((3, 2)), 0.0), ValueError, "bandwidth: expected a positive"),
+    "no variance": (
+        lambda: run(kernels.ancestral(lambda x, t: x, SCHEDULE, "optimal"), jd.grids.uniform(2)), TypeError, "denoiser: expected a Denoised with its variance"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()
 
 
 # --- compilation and memory -----------------------------------------------------------------------------------------

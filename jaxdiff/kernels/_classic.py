@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
 from jaxdiff.forward import Level, level, q_posterior
-from jaxdiff.kernels._exponential import exponential_euler
-from jaxdiff.kernels._kernel import Kernel, is_clean, is_noise, no_weight, noise, without_memory
+from jaxdiff.kernels._exponential import REACH, exponential_euler
+from jaxdiff.kernels._kernel import TINY, Kernel, is_noise, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -63,8 +63,8 @@ def heun(denoiser: Callable, schedule: Schedule, churn: Any = 0.0, *, churn_nois
       A Kernel without memory and with zero increments; two denoiser calls a step, order 2 at churn = 0.
     Raises:
       ValueError: churn known and negative.
-    Numerics: steps from noise without data and to data without noise, infinite in r, are DDIM's. The method is of
-      order 2 in r: it wants a grid such as `grids.karras`, whose steps change r by a moderate factor.
+    Numerics: a step that lowers r to less than a quarter, where Heun's method overshoots, is DDIM's; so are the
+      steps from noise without data and to data without noise. It wants many steps or a grid such as `grids.karras`.
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 2, its step written so that nothing cancels.
     """
     _checks.values("churn", churn, "a factor of at least 0", lambda v: v >= 0)
@@ -80,12 +80,13 @@ def _heun_step(
     raised = schedule.time(start.log_snr - 2 * jnp.log1p(jnp.asarray(churn, start.sigma.dtype)))
     u = jnp.where(jnp.asarray(churn) > 0, jnp.maximum(raised, t), t)  # t itself without churn, to the last bit
     late = level(schedule, u, x_t)
-    added = late.sigma * jnp.sqrt(jnp.maximum(-jnp.expm1(late.log_snr - start.log_snr), 0))  # not below by rounding
+    kept = jnp.maximum(-jnp.expm1(late.log_snr - start.log_snr), 0)  # not below by rounding
+    added = late.sigma * jnp.sqrt(kept + TINY)
     x_u = (late.alpha / start.alpha * x_t + churn_noise * added * _rows.normal(key, x_t)).astype(x_t.dtype)
     x_0 = x_0_of(denoiser(x_u, u))
     x_s = exponential_euler(early, late, x_u, x_0).astype(x_t.dtype)
-    infinite = is_clean(early) | is_noise(late)
-    growth = jnp.where(infinite, 0, jnp.expm1((early.log_snr - late.log_snr) / 2))
+    step = (early.log_snr - late.log_snr) / 2
+    growth = jnp.where(step > jnp.log(REACH), 0, jnp.expm1(step))  # r_u / r_s - 1
     x_s = x_s + early.alpha * growth / 2 * (x_0_of(denoiser(x_s, s)) - x_0)
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
 

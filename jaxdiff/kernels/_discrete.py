@@ -10,12 +10,11 @@ from jax.tree_util import Partial
 from jaxdiff import _checks
 from jaxdiff._functions import Static, as_function
 from jaxdiff.forward import Normal, level, q_posterior
-from jaxdiff.kernels._kernel import Kernel, no_weight, noise, without_memory
+from jaxdiff.kernels._kernel import TINY, Kernel, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
 VARIANCES = ("small", "large", "learned", "optimal")
-_TINY = 1e-35  # next to numbers of order one: nothing; still a normal float32
 
 
 def p_mean_variance(
@@ -140,7 +139,7 @@ def _ddim_step(
     ratio = jnp.exp(late.log_snr - early.log_snr)
     kept = -jnp.expm1(late.log_snr - early.log_snr)
     # sqrt(sigma_s^2 - v) / sigma_s without its cancellation; the last term keeps the root's gradient finite at 0.
-    old = jnp.sqrt(ratio + (1 - eta**2) * kept + _TINY)
-    new = eta * jnp.sqrt(kept)
+    old = jnp.sqrt(ratio + (1 - eta**2) * kept + TINY)
+    new = eta * jnp.sqrt(jnp.maximum(kept, 0) + TINY)  # a step up, from data to noise, has none
     x_s = early.alpha * x_0 + early.sigma * (old * eps + new * noise(key, x_t, s))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)

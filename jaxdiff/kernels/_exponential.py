@@ -20,13 +20,13 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
 from jaxdiff.forward import Level, level
-from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, noise, without_memory
+from jaxdiff.kernels._kernel import TINY, Kernel, is_clean, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
 # A polynomial is trusted this many times as far as the stretch it was fitted to; a longer step lowers the order. (The
 # last step of a schedule without noise at t = 0 is infinitely long in l.)
-_REACH = 4.0
+REACH = 4.0
 _SERIES = 16  # terms for |z| < 1: the rest is below 1e-13
 
 
@@ -61,7 +61,7 @@ def polynomial(nodes: Sequence[jax.Array], values: Sequence[jax.Array]) -> list[
         for k in reversed(range(j, len(nodes))):
             gap = nodes[k] - nodes[k - j]
             table[k] = jnp.where(gap == 0, 0, table[k] - table[k - 1]) / jnp.where(gap == 0, 1, gap)
-        usable = usable & (jnp.abs(nodes[j] - nodes[j - 1]) >= 1 / _REACH)
+        usable = usable & (jnp.abs(nodes[j] - nodes[j - 1]) >= 1 / REACH)
         coefficients.append(jnp.where(usable, table[j], 0))
     return coefficients
 
@@ -185,7 +185,7 @@ def _multistep_step(
     if order.value == 2:
         moment[1] = moment[0] / 2  # the paper's choice: equal up to the order of the method
     x_s = _transport(early, late, x_t, tau) + early.alpha * integral(nodes, coefficients, moment)
-    x_s = x_s + early.sigma * jnp.sqrt(-jnp.expm1(-2 * tau**2 * h)) * noise(key, x_t, s)
+    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(key, x_t, s)
     return _push(carry, x_0, now), x_s.astype(x_t.dtype), no_weight(x_t)
 
 

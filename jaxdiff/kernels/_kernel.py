@@ -10,6 +10,8 @@ from jaxdiff import _rows
 from jaxdiff.forward import Level
 from jaxdiff.schedules import LOG_SNR_LIMIT
 
+TINY = 1e-35  # keeps the gradient of a root finite at 0; next to numbers of order one: nothing, but a normal float32
+
 
 class Kernel(NamedTuple):
     """A reverse step with memory; a pytree of functions.

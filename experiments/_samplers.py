@@ -1,0 +1,55 @@
+"""The reverse kernels by name, as the scripts offer them."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+
+import jaxdiff as jd
+from jaxdiff import kernels
+
+
+class Sampler(NamedTuple):
+    """A kernel and what it costs.
+
+    Fields:
+      make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option, if it has one.
+      calls: network calls a step.
+      noise: what the noise means to it, "" if nothing.
+    """
+
+    make: Callable[[Any, jd.Schedule, Any], jd.Kernel]
+    calls: int = 1
+    noise: str = ""
+
+
+def _corrected(denoiser: Any, schedule: jd.Schedule, noise: Any) -> jd.Kernel:
+    return kernels.corrected(kernels.ddim(denoiser, schedule, noise), denoiser, schedule, 0.1)
+
+
+SAMPLERS = {
+    "ancestral": Sampler(lambda d, s, n: kernels.ancestral(d, s)),
+    "ddim": Sampler(lambda d, s, n: kernels.ddim(d, s, n), noise="eta"),
+    "euler": Sampler(lambda d, s, n: kernels.euler(d, s)),
+    "heun": Sampler(lambda d, s, n: kernels.heun(d, s, n), 2, "churn, gamma of each step"),
+    "dpmpp_2s": Sampler(lambda d, s, n: kernels.dpmpp_2s(d, s), 2),
+    "dpmpp_2m": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, n), noise="tau"),
+    "dpmpp_3m": Sampler(lambda d, s, n: kernels.dpmpp_3m(d, s, n), noise="tau"),
+    "dpmpp_2m_sde": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, 1.0)),
+    "unipc_2": Sampler(lambda d, s, n: kernels.unipc(d, s, 2)),
+    "unipc_3": Sampler(lambda d, s, n: kernels.unipc(d, s, 3)),
+    "euler_maruyama": Sampler(lambda d, s, n: kernels.euler_maruyama(d, s)),
+    "corrected": Sampler(_corrected, 2, "eta of the predictor"),
+}
+SamplerName = Literal[
+    "ancestral", "ddim", "euler", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",
+    "euler_maruyama", "corrected",
+]  # fmt: skip
+GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
+
+
+def make_grid(schedule: jd.Schedule, grid: str, steps: int) -> jax.Array:
+    """The times a sampler visits, by the name of their spacing."""
+    if grid in ("uniform", "quadratic"):
+        return getattr(jd.grids, grid)(steps)
+    return getattr(jd.grids, grid)(schedule, steps)

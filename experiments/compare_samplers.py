@@ -1,0 +1,245 @@
+"""Compare the samplers: error against number of network calls, on a closed-form mixture and on a trained run.
+
+On the mixture the denoiser is exact, so all error is the sampler's. On a trained run samples are compared with those of
+many small steps of the same network, so that the network's own error stays out of it.
+"""
+
+import _process
+
+_process.configure()
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import _cli
+import _pictures
+import _samplers
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import training
+
+SCHEDULES = {
+    "cosine": jd.schedules.cosine,
+    "linear": jd.schedules.linear,
+    "edm": jd.schedules.edm,
+    "rectified_flow": jd.schedules.rectified_flow,
+}
+GridName = Literal["uniform", "quadratic", "log_snr", "karras", "optimised"]
+REFERENCE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """Folder of a run, as train.py left it; only the mixture without."""
+    samplers: tuple[_samplers.SamplerName, ...] = typing.get_args(_samplers.SamplerName)
+    """Samplers to compare."""
+    grids: tuple[GridName, ...] = typing.get_args(GridName)
+    """Grids to compare; optimised is fitted to the denoiser's error."""
+    calls: tuple[int, ...] = (6, 10, 20, 50)
+    """Numbers of network calls."""
+    schedule: Literal["cosine", "linear", "edm", "rectified_flow"] = "cosine"
+    """Schedule of the mixture."""
+    num: int = 10_000
+    """Samples of the mixture."""
+    run_num: int = 512
+    """Samples of the run."""
+    orders: bool = True
+    """Whether to draw the orders of convergence too, in float64."""
+    seed: int = 0
+    """Seed of everything random."""
+    output: Path = Path("runs/compare")
+    """Folder for compare.json and the pictures."""
+
+
+def mixture(seed: int) -> jd.oracles.GaussianMixture:
+    """Six unequal, tilted components in four dimensions."""
+    random = np.random.default_rng(seed)
+    turns = np.linalg.qr(random.normal(size=(6, 4, 4)))[0]
+    covariances = np.einsum("kij,kj,klj->kil", turns, random.uniform(0.01, 0.25, (6, 4)), turns)
+    arrays = (np.log(random.dirichlet(np.full(6, 3.0))), random.normal(scale=1.2, size=(6, 4)), covariances)
+    return jd.oracles.GaussianMixture(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def moments(law: jd.oracles.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and covariance."""
+    weights = np.asarray(jax.nn.softmax(law.log_weights), np.float64)
+    means = np.asarray(law.means, np.float64)
+    mean = weights @ means
+    second = np.einsum("k,kij->ij", weights, np.asarray(law.covariances) + means[:, :, None] * means[:, None, :])
+    return mean, second - np.outer(mean, mean)
+
+
+def optimised(denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray) -> Callable[[int], jax.Array]:
+    """The grid of the least variational gap for a denoiser, whose error on x_0 is measured once."""
+    low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
+    log_snr = np.linspace(low, high, 80)
+
+    @jax.jit
+    def error(denoiser: Any, t: jax.Array) -> jax.Array:
+        return jd.losses.denoising_error(jax.random.key(0), denoiser, schedule, jnp.asarray(x_0), t).mean()
+
+    times = schedule.time(jnp.asarray(log_snr, jnp.float32))
+    errors = np.minimum.accumulate([float(error(denoiser, t)) for t in times])
+    errors = errors * (1 - 1e-6 * np.arange(len(errors)))  # falling, where the measured error does not
+    return lambda steps: jd.grids.optimised(schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors))
+
+
+def cases(options: Options) -> Iterator[tuple[str, str, int]]:
+    """Every sampler, grid and number of calls; steps cost what the sampler says."""
+    for name in options.samplers:
+        for grid in options.grids:
+            for calls in options.calls:
+                if calls // _samplers.SAMPLERS[name].calls >= 3:  # one step at each steep end, and one between
+                    yield name, grid, calls
+
+
+def measure(
+    options: Options,
+    label: str,
+    draw: Callable[[str, jax.Array], np.ndarray],
+    grid_of: Callable[[str, int], jax.Array],
+    reference: np.ndarray,
+    exact: tuple[np.ndarray, np.ndarray],
+) -> list[dict[str, Any]]:
+    """The errors of every case against reference samples and exact moments."""
+    rows, todo = [], list(cases(options))
+    for name, grid, calls in tqdm(todo, desc=label, unit="run"):
+        x = draw(name, grid_of(grid, calls // _samplers.SAMPLERS[name].calls))
+        rows.append({
+            "sampler": name, "grid": grid, "calls": calls,
+            "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
+            "moments": jd.metrics.frechet_distance(x, *exact),
+        })  # fmt: skip
+    return rows
+
+
+def on_mixture(options: Options) -> dict[str, Any]:
+    """All samplers on the closed-form mixture."""
+    law, schedule = mixture(options.seed), SCHEDULES[options.schedule]()
+    keys = jax.random.split(jax.random.key(options.seed), 5)
+    reference, other, data = (np.asarray(law.sample(key, (options.num,))) for key in keys[:3])
+    denoiser, x_init = law.denoiser(schedule), jd.prior_sample(keys[3], schedule, (options.num, 4))
+    best = optimised(denoiser, schedule, data[:2000]) if "optimised" in options.grids else None
+
+    def draw(name: str, ts: jax.Array) -> np.ndarray:
+        return np.asarray(jd.sample(keys[4], _samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x)
+
+    def grid_of(grid: str, steps: int) -> jax.Array:
+        return best(steps) if best and grid == "optimised" else _samplers.make_grid(schedule, grid, steps)
+
+    exact = moments(law)
+    return {
+        "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
+        "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
+        "moments_floor": jd.metrics.frechet_distance(other, *exact),
+        "rows": measure(options, "mixture", draw, grid_of, reference, exact),
+    }
+
+
+def on_run(options: Options, folder: Path) -> dict[str, Any]:
+    """All samplers on a trained network, against many steps of the same network."""
+    run, num = _sampling.load_run(folder), options.run_num
+    num_classes = run.model.num_classes
+    labels = None if num_classes is None else np.arange(num) % num_classes
+    reference, other = (
+        _sampling.generate(
+            run, num, seed=options.seed + 1 + i, labels=labels, sampler="unipc_2", steps=REFERENCE_STEPS, grid="log_snr"
+        ).x
+        for i in range(2)
+    )
+    x_0, label = run.dataset.head("test", 256)
+    denoiser = run.denoiser(None if num_classes is None or label is None else jnp.asarray(label))
+    best = optimised(denoiser, run.schedule, x_0) if "optimised" in options.grids else None
+
+    def draw(name: str, ts: jax.Array) -> np.ndarray:
+        return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts).x
+
+    def grid_of(grid: str, steps: int) -> jax.Array:
+        return best(steps) if best and grid == "optimised" else _samplers.make_grid(run.schedule, grid, steps)
+
+    flat = reference.reshape(num, -1)
+    exact = (flat.mean(0), np.cov(flat, rowvar=False))
+    return {
+        "title": f"{run.dataset.name}, a trained network, step {run.step}",
+        "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
+        "moments_floor": jd.metrics.frechet_distance(other, *exact),
+        "rows": measure(options, run.dataset.name, draw, grid_of, reference, exact),
+    }
+
+
+def orders(seed: int) -> list[dict[str, Any]]:
+    """Errors of the solvers of the probability-flow ODE by number of steps, on the way from log-SNR -8 to 6.
+
+    float64, one schedule of each family, against UniPC-2 at 4096 steps; the slope is that of the last three counts.
+    """
+    counts, rows = (8, 16, 32, 64, 128, 256, 512), []
+    stochastic = ("ancestral", "dpmpp_2m_sde", "euler_maruyama", "corrected")
+    deterministic = [name for name in _samplers.SAMPLERS if name not in stochastic]
+    with jax.enable_x64(True):
+        law = jax.tree.map(lambda leaf: leaf.astype(float), mixture(seed))
+        for family in tqdm(("linear", "edm", "rectified_flow"), desc="orders", unit="family"):
+            schedule = SCHEDULES[family]()
+            start = law.diffuse(schedule, schedule.time(-8.0)).sample(jax.random.key(seed), (64,))
+
+            def solve(name: str, steps: int, schedule: jd.Schedule = schedule, start: jax.Array = start) -> np.ndarray:
+                kernel = _samplers.SAMPLERS[name].make(law.denoiser(schedule), schedule, 0.0)
+                ts = schedule.time(jnp.linspace(-8.0, 6.0, steps + 1))
+                return np.asarray(jd.sample(jax.random.key(0), kernel, start, ts).x)
+
+            exact = solve("unipc_2", 4096)
+            for name in deterministic:
+                errors = [float(np.sqrt(np.mean((solve(name, steps) - exact) ** 2))) for steps in counts]
+                slope = -float(np.polyfit(np.log(counts[-3:]), np.log(errors[-3:]), 1)[0])
+                rows.append({"family": family, "sampler": name, "steps": counts, "errors": errors, "slope": slope})
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """For each sampler and number of calls, the best grid and its error."""
+    calls = sorted({row["calls"] for row in result["rows"]})
+    lines = [result["title"], f"{'sampler':16}" + "".join(f"{f'{c} calls':>22}" for c in calls)]
+    for name in dict.fromkeys(row["sampler"] for row in result["rows"]):
+        cells = []
+        for c in calls:
+            here = [row for row in result["rows"] if row["sampler"] == name and row["calls"] == c]
+            best = min(here, key=lambda row: row["sliced_wasserstein"], default=None)
+            cells.append("-" if best is None else f"{best['sliced_wasserstein']:.4f} {best['grid']}")
+        lines.append(f"{name:16}" + "".join(f"{cell:>22}" for cell in cells))
+    lines.append(f"{'floor':16}{result['floor']:.4f} between two sets of exact samples")
+    return "\n".join(lines)
+
+
+def compare(options: Options) -> list[dict[str, Any]]:
+    """Measure, print, draw and save."""
+    if min(options.calls, default=0) < 3:
+        raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
+    results = [on_mixture(options)] + ([] if options.run is None else [on_run(options, options.run)])
+    chosen = dataclasses.asdict(options) | {"run": str(options.run), "output": str(options.output)}
+    found: dict[str, Any] = {"machine": _cli.machine(), "options": chosen, "results": results}
+    if options.orders:
+        slopes = orders(options.seed)
+        found["orders"] = slopes
+        _pictures.orders(slopes, options.output / "orders.png")
+    training.write_json(options.output / "compare.json", found)
+    for result in results:
+        print(table(result), end="\n\n")
+    _pictures.samplers(results, options.output / "compare.png")
+    return results
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        compare(tyro.cli(Options, description=__doc__))
