@@ -14,6 +14,7 @@ import _cli
 import _config
 import _report
 import _sampling
+import compare_samplers
 import evaluate
 import numpy as np
 import pytest
@@ -65,6 +66,29 @@ def test_a_finished_run_is_left_alone(tiny_run: Path, capsys: pytest.CaptureFixt
     assert train.train(dataclasses.replace(TINY, run=tiny_run))
     assert "trained already (6 steps)" in capsys.readouterr().out
     assert (tiny_run / "metrics.jsonl").read_text() == before
+
+
+def test_comparing_samplers(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = compare_samplers.Options(
+        run=tiny_run,
+        samplers=("ddim", "heun"),
+        grids=("uniform", "optimised"),
+        calls=(4, 6),
+        num=200,
+        run_num=16,
+        orders=False,
+        output=tmp_path,
+    )
+    results = compare_samplers.compare(options)
+    # heun takes two calls a step, and two steps are too few
+    expected = {("ddim", 4), ("ddim", 6), ("heun", 6)}
+    for result in results:
+        assert {(row["sampler"], row["calls"]) for row in result["rows"]} == expected
+        assert all(np.isfinite(row["sliced_wasserstein"]) for row in result["rows"])
+    assert len(results) == 2
+    assert width_and_frames(tmp_path / "compare.png")[0] > 300
+    assert json.loads((tmp_path / "compare.json").read_text())["results"] == results
+    assert "between two sets of exact samples" in capsys.readouterr().out
 
 
 def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
@@ -205,6 +229,7 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "no chunk": lambda: sample.main(sample.Options(run=run, batch_size=0)),
         "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
         "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
+        "no calls": lambda: compare_samplers.compare(compare_samplers.Options(calls=())),
         "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
     }
     with _cli.one_line_errors():
@@ -224,6 +249,7 @@ MESSAGES = {
     "no chunk": "num, batch_size: expected at least 1, got 100, 0",
     "no samples": "num, batch_size: expected at least 1, got 0",
     "no steps": "num_steps: expected a positive int",
+    "no calls": "calls: expected numbers of at least 3, got ()",
     "no times": "num_times, examples: expected at least 1 and 2",
 }
 
