@@ -149,10 +149,9 @@ def on_mixture(options: Options) -> dict[str, Any]:
     }
 
 
-def on_run(options: Options, folder: Path) -> dict[str, Any]:
+def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
     """All samplers on a trained network, against many steps of the same network."""
-    run, num = _sampling.load_run(folder), options.run_num
-    num_classes = run.model.num_classes
+    num, num_classes = options.run_num, run.model.num_classes
     labels = None if num_classes is None else np.arange(num) % num_classes
     reference, other = (
         _sampling.generate(
@@ -223,20 +222,22 @@ def table(result: dict[str, Any]) -> str:
 
 
 def compare(options: Options) -> list[dict[str, Any]]:
-    """Measure, print, draw and save."""
+    """Measure, print, draw and save, part by part."""
     if min(options.calls, default=0) < 3:
         raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
-    results = [on_mixture(options)] + ([] if options.run is None else [on_run(options, options.run)])
+    run = None if options.run is None else _sampling.load_run(options.run)
     chosen = dataclasses.asdict(options) | {"run": str(options.run), "output": str(options.output)}
-    found: dict[str, Any] = {"machine": _cli.machine(), "options": chosen, "results": results}
+    found: dict[str, Any] = {"machine": _cli.machine(), "options": chosen}
     if options.orders:
-        slopes = orders(options.seed)
-        found["orders"] = slopes
-        _pictures.orders(slopes, options.output / "orders.png")
-    training.write_json(options.output / "compare.json", found)
-    for result in results:
-        print(table(result), end="\n\n")
-    _pictures.samplers(results, options.output / "compare.png")
+        found["orders"] = orders(options.seed)
+        _pictures.orders(found["orders"], options.output / "orders.png")
+    found["results"] = results = []
+    for measured in (lambda: on_mixture(options), None if run is None else lambda: on_run(options, run)):
+        if measured is not None:
+            results.append(measured())
+            print(table(results[-1]), end="\n\n")
+            training.write_json(options.output / "compare.json", found)
+            _pictures.samplers(results, options.output / "compare.png")
     return results
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxdiff as jd
 
@@ -78,3 +79,15 @@ def mixture_samples(
     x_init = jd.prior_sample(key_prior, schedule, (num, mixture.means.shape[1]))
     kernel = make_kernel(mixture.denoiser(schedule), schedule)
     return np.asarray(jd.sample(key_run, kernel, x_init, ts).x)
+
+
+def rejects(cases: dict[str, tuple[Callable, type[Exception], str]]) -> Callable:
+    """A test that every call of a table raises its error, with a message that matches."""
+
+    @pytest.mark.parametrize("case", cases)
+    def test(case: str) -> None:
+        call, error, message = cases[case]
+        with pytest.raises(error, match=message):
+            call()
+
+    return test

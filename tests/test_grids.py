@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture
+from helpers import SCHEDULES, asymmetric_mixture, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -153,8 +153,4 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
+test_bad_input = rejects(BAD)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from contracts.kernels import KERNELS
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -291,8 +291,4 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
+test_bad_input = rejects(BAD)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores, z_scores
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores, rejects, z_scores
 from scipy import stats
 
 import jaxdiff as jd
@@ -247,8 +247,4 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
+test_bad_input = rejects(BAD)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
-from helpers import FAMILY, SCHEDULES
+from helpers import FAMILY, SCHEDULES, rejects
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -221,11 +221,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
+test_bad_input = rejects(BAD)
 
 
 def test_zero_terminal_snr(x64: None) -> None:

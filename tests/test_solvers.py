@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts.kernels import KERNELS
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores
+from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -378,11 +378,7 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input(case: str) -> None:
-    call, error, message = BAD[case]
-    with pytest.raises(error, match=message):
-        call()
+test_bad_input = rejects(BAD)
 
 
 # --- compilation and memory -----------------------------------------------------------------------------------------
