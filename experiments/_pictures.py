@@ -6,7 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import matplotlib
-import matplotlib.ticker
 import numpy as np
 
 matplotlib.use("Agg")
@@ -138,35 +137,39 @@ def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
 
 def samplers(results: list[dict[str, Any]], path: Path) -> None:
     """Error against network calls: each sampler with its best grid, and each grid with its best sampler."""
-    figure, axes = plt.subplots(
-        len(results), 3, figsize=(16, 5 * len(results)), layout="constrained", squeeze=False, sharey=False
-    )
-    for row, result in zip(axes, results, strict=True):
-        _lines(row[0], result, "sampler", "sliced_wasserstein", "each sampler with its best grid")
-        _lines(row[1], result, "grid", "sliced_wasserstein", "each grid with its best sampler")
-        _lines(row[2], result, "sampler", "moments", "moments, each sampler with its best grid")
-        row[0].set_ylabel("sliced Wasserstein-2 to reference samples")
-        row[2].set_ylabel("Frechet distance of the moments")
-        row[0].set_title(f"{result['title']}\n\neach sampler with its best grid", fontsize=10)
+    panels = [
+        ("sampler", "sliced_wasserstein", "sliced Wasserstein-2 to reference samples\neach sampler, its best grid"),
+        ("grid", "sliced_wasserstein", "sliced Wasserstein-2 to reference samples\neach grid, its best sampler"),
+        ("sampler", "moments", "Frechet distance of the moments\neach sampler, its best grid"),
+        ("sampler", "same_noise", "distance from the ODE from the same noise\neach solver, its best grid"),
+    ]
+    figure = plt.figure(figsize=(20, 5.4 * len(results)), layout="constrained")
+    for part, result in zip(np.atleast_1d(figure.subfigures(len(results), 1)), results, strict=True):
+        part.suptitle(result["title"])
+        for axis, (by, name, title) in zip(part.subplots(1, len(panels)), panels, strict=True):
+            _lines(axis, result, by, name, title)
     save(figure, path)
 
 
 def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: str) -> None:
+    rows = [row for row in result["rows"] if row[figure_name] is not None]
     names = list(dict.fromkeys(row[by] for row in result["rows"]))
     for number, name in enumerate(names):
         best: dict[int, float] = {}
-        for row in result["rows"]:
+        for row in rows:
             if row[by] == name:
                 best[row["calls"]] = min(row[figure_name], best.get(row["calls"], np.inf))
-        marker = "o^sDvP*Xd<>p"[number % 12]
-        axis.plot(*zip(*sorted(best.items()), strict=True), marker=marker, markersize=4, color=f"C{number % 10}",
-                  linestyle="-" if number < 10 else "--", label=name)  # fmt: skip
-    floor = result["floor" if figure_name == "sliced_wasserstein" else "moments_floor"]
-    axis.axhline(floor, color="k", linestyle=":", linewidth=1, label="exact samples")
-    axis.set(xscale="log", yscale="log", xlabel="network calls")
+        if best:
+            marker, style = "o^sDvP*Xd<>p"[number % 12], "-" if number < 10 else "--"
+            axis.plot(
+                *zip(*sorted(best.items()), strict=True), style, marker=marker, color=f"C{number % 10}", label=name
+            )
+    floors = {"sliced_wasserstein": "floor", "moments": "moments_floor"}
+    if figure_name in floors:
+        axis.axhline(result[floors[figure_name]], color="k", linestyle=":", linewidth=1, label="exact samples")
+    calls = sorted({row["calls"] for row in result["rows"]})
+    axis.set(xscale="log", yscale="log", xlabel="network calls", xticks=calls, xticklabels=calls)
     axis.set_title(title, fontsize=10)
-    axis.set_xticks(sorted({row["calls"] for row in result["rows"]}))
-    axis.get_xaxis().set_major_formatter(matplotlib.ticker.ScalarFormatter())
     axis.minorticks_off()
     axis.grid(alpha=0.3)
     axis.legend(fontsize=7)
@@ -183,5 +186,5 @@ def orders(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel="steps", title=f"{family}: slopes of the last three points")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    np.atleast_1d(axes)[0].set_ylabel("root mean square error of the end state")
+    np.atleast_1d(axes)[0].set_ylabel("median error of the end state")
     save(figure, path)
