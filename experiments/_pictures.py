@@ -144,7 +144,8 @@ def samplers(results: list[dict[str, Any]], path: Path) -> None:
         ("sampler", "same_noise", "distance from the ODE from the same noise\neach solver, its best grid"),
     ]
     figure = plt.figure(figsize=(20, 5.4 * len(results)), layout="constrained")
-    for part, result in zip(np.atleast_1d(figure.subfigures(len(results), 1)), results, strict=True):
+    parts: Any = figure.subfigures(len(results), 1, squeeze=False)
+    for part, result in zip(parts[:, 0], results, strict=True):
         part.suptitle(result["title"])
         for axis, (by, name, title) in zip(part.subplots(1, len(panels)), panels, strict=True):
             _lines(axis, result, by, name, title)
@@ -161,9 +162,8 @@ def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: 
                 best[row["calls"]] = min(row[figure_name], best.get(row["calls"], np.inf))
         if best:
             marker, style = "o^sDvP*Xd<>p"[number % 12], "-" if number < 10 else "--"
-            axis.plot(
-                *zip(*sorted(best.items()), strict=True), style, marker=marker, color=f"C{number % 10}", label=name
-            )
+            line = zip(*sorted(best.items()), strict=True)
+            axis.plot(*line, style, marker=marker, color=f"C{number % 10}", label=name)
     floors = {"sliced_wasserstein": "floor", "moments": "moments_floor"}
     if figure_name in floors:
         axis.axhline(result[floors[figure_name]], color="k", linestyle=":", linewidth=1, label="exact samples")

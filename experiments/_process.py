@@ -29,7 +29,7 @@ def configure() -> None:
 
     One XLA device a core, over which the scripts pmap: XLA runs each convolution on one core. glibc reads its tunables
     when a process starts: on Linux a script is started again, once, to keep its large arrays in huge pages.
-    Everything here is without effect on GPU and TPU programs.
+    GPU and TPU programs are cached too; the rest concerns the host alone.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

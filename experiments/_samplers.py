@@ -16,11 +16,13 @@ class Sampler(NamedTuple):
       make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option, if it has one.
       calls: network calls a step.
       noise: what the noise means to it, "" if nothing.
+      ode: whether it solves the probability-flow ODE where the noise is 0.
     """
 
     make: Callable[[Any, jd.Schedule, Any], jd.Kernel]
     calls: int = 1
     noise: str = ""
+    ode: bool = True
 
 
 def _corrected(denoiser: Any, schedule: jd.Schedule, noise: Any) -> jd.Kernel:
@@ -28,18 +30,18 @@ def _corrected(denoiser: Any, schedule: jd.Schedule, noise: Any) -> jd.Kernel:
 
 
 SAMPLERS = {
-    "ancestral": Sampler(lambda d, s, n: kernels.ancestral(d, s)),
+    "ancestral": Sampler(lambda d, s, n: kernels.ancestral(d, s), ode=False),
     "ddim": Sampler(lambda d, s, n: kernels.ddim(d, s, n), noise="eta"),
     "euler": Sampler(lambda d, s, n: kernels.euler(d, s)),
     "heun": Sampler(lambda d, s, n: kernels.heun(d, s, n), 2, "churn, gamma of each step"),
     "dpmpp_2s": Sampler(lambda d, s, n: kernels.dpmpp_2s(d, s), 2),
     "dpmpp_2m": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, n), noise="tau"),
     "dpmpp_3m": Sampler(lambda d, s, n: kernels.dpmpp_3m(d, s, n), noise="tau"),
-    "dpmpp_2m_sde": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, 1.0)),
+    "dpmpp_2m_sde": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, 1.0), ode=False),
     "unipc_2": Sampler(lambda d, s, n: kernels.unipc(d, s, 2)),
     "unipc_3": Sampler(lambda d, s, n: kernels.unipc(d, s, 3)),
-    "euler_maruyama": Sampler(lambda d, s, n: kernels.euler_maruyama(d, s)),
-    "corrected": Sampler(_corrected, 2, "eta of the predictor"),
+    "euler_maruyama": Sampler(lambda d, s, n: kernels.euler_maruyama(d, s), ode=False),
+    "corrected": Sampler(_corrected, 2, "eta of the predictor", ode=False),
 }
 SamplerName = Literal[
     "ancestral", "ddim", "euler", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",

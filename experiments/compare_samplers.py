@@ -35,7 +35,6 @@ SCHEDULES = {
     "rectified_flow": jd.schedules.rectified_flow,
 }
 GridName = Literal["uniform", "quadratic", "log_snr", "karras", "optimised"]
-STOCHASTIC = ("ancestral", "dpmpp_2m_sde", "euler_maruyama", "corrected")
 REFERENCE_STEPS = 200
 
 
@@ -83,10 +82,20 @@ def moments(law: jd.oracles.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     return mean, second - np.outer(mean, mean)
 
 
-def optimised(denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray) -> Callable[[int], jax.Array]:
-    """The grid of the least variational gap for a denoiser, whose error on x_0 is measured once."""
+def grids(options: Options, denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray) -> Callable[[str, int], jax.Array]:
+    """The grid of a name and a number of steps; the optimised one needs the denoiser's error on x_0, measured once."""
+    best = optimised(denoiser, schedule, x_0, max(80, 2 * max(options.calls))) if "optimised" in options.grids else None
+
+    def grid_of(grid: str, steps: int) -> jax.Array:
+        return best(steps) if best and grid == "optimised" else _samplers.make_grid(schedule, grid, steps)
+
+    return grid_of
+
+
+def optimised(denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray, size: int) -> Callable[[int], jax.Array]:
+    """The grid of the least variational gap, from a table of this size of the denoiser's error on x_0."""
     low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
-    log_snr = np.linspace(low, high, 80)
+    log_snr = np.linspace(low, high, size)
 
     @jax.jit
     def error(denoiser: Any, t: jax.Array) -> jax.Array:
@@ -124,7 +133,7 @@ def measure(
             "sampler": name, "grid": grid, "calls": calls,
             "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
             "moments": jd.metrics.frechet_distance(x, *exact),
-            "same_noise": None if name in STOCHASTIC else float(np.sqrt(np.mean((x - converged) ** 2))),
+            "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if _samplers.SAMPLERS[name].ode else None,
         })  # fmt: skip
         # Every case is a program of its own, used once: hundreds of them would fill the process's memory map.
         jax.clear_caches()
@@ -137,15 +146,11 @@ def on_mixture(options: Options) -> dict[str, Any]:
     keys = jax.random.split(jax.random.key(options.seed), 5)
     reference, other, data = (np.asarray(law.sample(key, (options.num,))) for key in keys[:3])
     denoiser, x_init = law.denoiser(schedule), jd.prior_sample(keys[3], schedule, (options.num, 4))
-    best = optimised(denoiser, schedule, data[:2000]) if "optimised" in options.grids else None
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
         return np.asarray(jd.sample(keys[4], _samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x)
 
-    def grid_of(grid: str, steps: int) -> jax.Array:
-        return best(steps) if best and grid == "optimised" else _samplers.make_grid(schedule, grid, steps)
-
-    exact = moments(law)
+    exact, grid_of = moments(law), grids(options, denoiser, schedule, data[:2000])
     return {
         "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
@@ -166,13 +171,10 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
     )
     x_0, label = run.dataset.head("test", 256)
     denoiser = run.denoiser(None if num_classes is None or label is None else jnp.asarray(label))
-    best = optimised(denoiser, run.schedule, x_0) if "optimised" in options.grids else None
+    grid_of = grids(options, denoiser, run.schedule, x_0)
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
         return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts).x
-
-    def grid_of(grid: str, steps: int) -> jax.Array:
-        return best(steps) if best and grid == "optimised" else _samplers.make_grid(run.schedule, grid, steps)
 
     flat = reference.reshape(num, -1)
     exact = (flat.mean(0), np.cov(flat, rowvar=False))
@@ -191,7 +193,7 @@ def orders(seed: int) -> list[dict[str, Any]]:
     between two basins, where any small error grows. The slope is that of the last three counts.
     """
     counts, rows = (8, 16, 32, 64, 128, 256, 512), []
-    deterministic = [name for name in _samplers.SAMPLERS if name not in STOCHASTIC]
+    deterministic = [name for name, sampler in _samplers.SAMPLERS.items() if sampler.ode]
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: leaf.astype(float), mixture(seed))
         for family in tqdm(("linear", "edm", "rectified_flow"), desc="orders", unit="family"):

@@ -81,3 +81,12 @@ def one_key(name: str, value: Any) -> None:
     key(name, value)
     if value.shape != ():
         raise ValueError(f"{name}: expected one key, shape (), got {value.shape}")
+
+
+def grid(name: str, ts: Any) -> None:
+    """Require decreasing times in [0, 1], at least two."""
+    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
+        raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got shape {jnp.shape(ts)}")
+    floating(name, jnp.asarray(ts))
+    values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+    values(name, ts, "decreasing times", lambda v: np.diff(v) < 0)

@@ -120,17 +120,17 @@ def karras(
     Args:
       schedule: the noise schedule.
       num_steps: number of steps, at least 1.
-      rho: the power; larger spends more steps near the data.
+      rho: the power, at least 0.5; larger spends more steps near the data.
       start: first time.
       end: last time, below start.
       margin: distance in t from a steep end, as in `log_snr`.
     Returns:
       [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1, rho not positive, margin outside (0, 0.5), or not 0 <= end < start <= 1.
+      ValueError: num_steps < 1, rho below 0.5, margin outside (0, 0.5), or not 0 <= end < start <= 1.
     Source: Karras et al. 2022, arXiv:2206.00364, Eq. (5).
     """
-    _checks.values("rho", rho, "a positive power", lambda v: v > 0)
+    _checks.values("rho", rho, "a power of at least 0.5", lambda v: v >= 0.5)
     # ratio^(1/rho) = exp(-lambda / (2 rho)), and back.
     ends = (start, end, margin)
     return _spaced(schedule, num_steps, ends, lambda x: jnp.exp(-x / (2 * rho)), lambda x: -2 * rho * jnp.log(x))
@@ -158,8 +158,10 @@ def _spaced(
     index = jnp.arange(num_steps + 1, dtype=float)
     first, last, at_start, at_end = _inner(schedule, num_steps, *ends)
     inner = jnp.maximum(num_steps - at_start - at_end, 1)
-    low, high = warp(schedule.log_snr(first)), warp(schedule.log_snr(last))
-    ts = schedule.time(unwarp(low + (high - low) * jnp.clip((index - at_start) / inner, 0, 1)))
+    log_snr = schedule.log_snr(first)
+    low, high = warp(jnp.zeros_like(log_snr)), warp(schedule.log_snr(last) - log_snr)  # from 1 down: no overflow
+    share = jnp.clip((index - at_start) / inner, 0, 1)
+    ts = schedule.time(log_snr + unwarp(low * (1 - share) + high * share))
     return ts.at[0].set(ends[0]).at[-1].set(ends[1])
 
 
@@ -168,7 +170,8 @@ def _inner(schedule: Schedule, num_steps: int, start: float, end: float, margin:
     _checks.positive_int("num_steps", num_steps)
     _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
     _check_ends(start, end)
-    after, before = max(start - margin, end), min(end + margin, start)
+    margin = min(margin, (start - end) / 4)
+    after, before = start - margin, end + margin
     at_start = (schedule.log_snr(after) - schedule.log_snr(start) > _STEEP).astype(float)
     at_end = (schedule.log_snr(end) - schedule.log_snr(before) > _STEEP).astype(float)
     first = start + at_start * (after - start)
@@ -209,7 +212,9 @@ def optimised(
     errors = np.exp(np.interp(nodes, lambdas, np.log(errors)))
     inner = num_steps - int(at_start) - int(at_end)
     if not 1 <= inner < len(nodes):
-        raise ValueError(f"num_steps: expected 1 to {len(nodes) - 1} steps between the steep ends, got {inner}")
+        raise ValueError(
+            f"num_steps: expected {num_steps - inner + 1} to {num_steps - inner + len(nodes) - 1}, got {num_steps}"
+        )
     chosen = nodes[_shortest_path(np.exp(nodes), errors, inner)]
     ends = ([first] if at_start else [], [last] if at_end else [])
     ts = schedule.time(jnp.asarray(chosen[1:-1], float))

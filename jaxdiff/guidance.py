@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
@@ -38,7 +39,7 @@ def classifier_free(
     Returns:
       A denoiser; it calls both. A learned reverse variance is the conditional one's.
     Raises:
-      ValueError: rescale or a time of the interval known and outside [0, 1].
+      ValueError: rescale or a time of the interval known and outside [0, 1], or the interval's ends exchanged.
       TypeError: a denoiser is no function.
     Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval: Kynkaanniemi et al. 2024,
       arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023, arXiv:2305.08891, Eqs. (15) and (16).
@@ -46,6 +47,8 @@ def classifier_free(
     _checks.values("rescale", rescale, "a share in [0, 1]", lambda v: (v >= 0) & (v <= 1))
     for t in interval:
         _checks.time("interval", t)
+    if all(_checks.known(t) is not None for t in interval):
+        _checks.values("interval", np.array(interval), "(low, high) in this order", lambda v: np.diff(v) >= 0)
     functions = (as_function("conditional", conditional), as_function("unconditional", unconditional))
     return Partial(_classifier_free, *functions, scale, tuple(interval), rescale)
 
@@ -61,7 +64,7 @@ def _classifier_free(
 ) -> Any:
     given, without = conditional(x_t, t), x_0_of(unconditional(x_t, t))
     target = x_0_of(given)
-    now = jnp.asarray(t, x_t.dtype)
+    now = jnp.asarray(t, _rows.state_dtype(x_t.dtype))
     scale = jnp.where((now >= interval[0]) & (now <= interval[1]), jnp.asarray(scale, x_t.dtype), 1)
     x_0 = without + _rows.expand(scale, x_t) * (target - without)
     size = _deviation(x_0)
@@ -72,7 +75,9 @@ def _classifier_free(
 
 def _deviation(x: jax.Array) -> jax.Array:
     """The standard deviation of each row's entries, [B, 1, ...]."""
-    return _rows.expand(jnp.std(x.reshape(x.shape[0], -1), axis=1), x)
+    variance = jnp.var(x.reshape(x.shape[0], -1), axis=1)
+    flat = variance == 0  # a root has no gradient there
+    return _rows.expand(jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance))), x)
 
 
 def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0) -> Partial:
@@ -91,6 +96,7 @@ def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable,
       A denoiser; a learned reverse variance passes through.
     Raises:
       TypeError: denoiser or log_likelihood is no function.
+      ValueError: when called, log_likelihood returns another shape than [B].
     Numerics: where alpha_t = 0 a state says nothing about y: the gradient is left out.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, in terms of x_0.
     """
@@ -103,7 +109,14 @@ def _classifier(
 ) -> Any:
     denoised = denoiser(x_t, t)
     times = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
-    gradient = jax.grad(lambda x: jnp.sum(log_likelihood(x, times)))(x_t)
+
+    def total(x: jax.Array) -> jax.Array:
+        values = log_likelihood(x, times)
+        if jnp.shape(values) != x.shape[:1]:
+            raise ValueError(f"log_likelihood: expected one value a row, {x.shape[:1]}, got {jnp.shape(values)}")
+        return jnp.sum(values)
+
+    gradient = jax.grad(total)(x_t)
     alpha, sigma, _ = level(schedule, t, x_t)
     usable = alpha > jnp.finfo(alpha.dtype).eps
     reach = jnp.where(usable, sigma**2 / jnp.where(usable, alpha, 1), 0) * _rows.expand(jnp.asarray(scale), x_t)

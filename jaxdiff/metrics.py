@@ -103,12 +103,14 @@ def frechet_distance(x: Any, mean: Any, covariance: Any) -> float:
     Returns:
       The distance, in units of the data.
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or n < 2.
     Source: Dowson & Landau 1982, J. Multivar. Anal. 12(3), Eq. (4).
     """
     flat = np.asarray(x, np.float64).reshape(len(x), -1)
     mean, covariance = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
     size = flat.shape[1]
+    if len(flat) < 2:
+        raise ValueError(f"x: expected at least 2 examples, got {len(flat)}")
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise ValueError(
             f"mean, covariance: expected shapes ({size},), ({size}, {size}), got {mean.shape}, {covariance.shape}"

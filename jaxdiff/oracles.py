@@ -135,6 +135,8 @@ class GaussianMixture:
         Source: the Kalman update, per component.
         """
         evidence, crossed = self._observed(A, noise_covariance)
+        if jnp.shape(y) != (A.shape[0],):
+            raise ValueError(f"y: expected shape ({A.shape[0]},), got {jnp.shape(y)}")
         gain = jnp.linalg.solve(evidence.covariances, crossed).mT  # [K, d, m]
         means = self.means + jnp.einsum("kdm,km->kd", gain, y[None] - evidence.means)
         # Joseph's form keeps the covariance symmetric and positive semi-definite in float32.
@@ -163,7 +165,8 @@ class GaussianMixture:
         if self.covariances.ndim > self.means.ndim:
             values, vectors = jnp.linalg.eigh(self.covariances)
             return jnp.maximum(values, 0), vectors
-        return (self.covariances if self.covariances.ndim == self.means.ndim else self.covariances[..., None]), None
+        values = self.covariances if self.covariances.ndim == self.means.ndim else self.covariances[..., None]
+        return jnp.maximum(values, 0), None
 
     def _flat(self, x: jax.Array) -> jax.Array:
         size = self.means.shape[-1]
@@ -305,7 +308,7 @@ def affine_chain(
 
         mu <- F mu + b,   P <- F P F^T + V,   where E[x_s | x_t] = F x_t + b and V = Var[x_s | x_t]
 
-    from N(0, sigma_1^2 I) at ts[0] over any number of steps, however coarse: the reverse process is affine, since
+    from N(0, sigma^2 I) at ts[0] over any number of steps, however coarse: the reverse process is affine, since
     E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
 
     Args:
@@ -316,12 +319,13 @@ def affine_chain(
     Returns:
       A GaussianMixture of one component, with a full covariance.
     Raises:
-      ValueError: data has more than one component.
+      ValueError: data has more than one component, or ts is no decreasing grid.
     Numerics: in the eigenbasis of the data's covariance all is elementwise: O(d) a step.
     """
     if len(data.means) != 1:
         raise ValueError(f"data: expected one component, got {len(data.means)}")
-    size = data.means.shape[1]
+    _checks.grid("ts", ts)
+    ts, size = jnp.asarray(ts), data.means.shape[1]
     values, vectors = data._spectrum()
     turn = jnp.eye(size, dtype=data.means.dtype) if vectors is None else vectors[0]
     axes = GaussianMixture(data.log_weights, data.means @ turn, jnp.broadcast_to(values, (1, size)))

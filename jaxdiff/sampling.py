@@ -93,7 +93,7 @@ def sample(
     """
     _checks.one_key("key", key)
     kernel = _check_kernel(kernel, "x_init", x_init)
-    _check_grid(ts)
+    _checks.grid("ts", ts)
     if save_every is not None:
         _checks.positive_int("save_every", save_every)
     resampler = None if resample is None else as_function("resample", resample)
@@ -117,7 +117,7 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
       TypeError: kernel is no Kernel, x_0 is not floating.
     Source: Song et al. 2021, arXiv:2010.02502, Section 4.3.
     """
-    _check_grid(ts)
+    _checks.grid("ts", ts)
     kernel = _check_kernel(kernel, "x_0", x_0)
     # No kernel of the ODE draws anything from the key.
     return _run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1], 0, None, None).x
@@ -139,17 +139,20 @@ def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
     Source: Shoemake 1985, SIGGRAPH; for latents Song et al. 2021, arXiv:2010.02502, Appendix D.5.
     """
     _checks.floating("x", x)
+    _checks.floating("y", y)
     _checks.same_shape("y", y, "x", x)
+    dtype, x, y = x.dtype, x.astype(_rows.state_dtype(x.dtype)), y.astype(_rows.state_dtype(x.dtype))
     flat = (x.reshape(x.shape[0], -1), y.reshape(x.shape[0], -1))
     size = [jnp.linalg.norm(v, axis=1) for v in flat]
-    cosine = jnp.sum(flat[0] * flat[1], axis=1) / (size[0] * size[1])
+    product = size[0] * size[1]
+    cosine = jnp.where(product > 0, jnp.sum(flat[0] * flat[1], axis=1) / jnp.where(product > 0, product, 1), 1)
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     weight = jnp.broadcast_to(jnp.asarray(weight, x.dtype), x.shape[:1])
     straight = angle < 1e-3  # the sines cancel: a chord is as good
     safe = jnp.where(straight, 1, jnp.sin(angle))
     left = jnp.where(straight, 1 - weight, jnp.sin((1 - weight) * angle) / safe)
     right = jnp.where(straight, weight, jnp.sin(weight * angle) / safe)
-    return _rows.expand(left, x) * x + _rows.expand(right, x) * y
+    return (_rows.expand(left, x) * x + _rows.expand(right, x) * y).astype(dtype)
 
 
 def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
@@ -161,14 +164,6 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
             f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
         )
     return Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
-
-
-def _check_grid(ts: Any) -> None:
-    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
-        raise ValueError(f"ts: expected a vector of at least 2 times (1 step), got shape {jnp.shape(ts)}")
-    _checks.floating("ts", jnp.asarray(ts))
-    _checks.values("ts", ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
-    _checks.values("ts", ts, "decreasing times", lambda v: np.diff(v) < 0)
 
 
 @partial(jax.jit, static_argnames="save_every")

@@ -82,6 +82,16 @@ def test_grids_between_other_ends(name: str, x64: None) -> None:
     )
 
 
+@pytest.mark.parametrize("ends", [{"end": 0.9995}, {"start": 0.0005}])
+def test_grids_within_a_steep_end_still_fall(ends: dict[str, float], x64: None) -> None:
+    assert np.all(np.diff(jd.grids.log_snr(jd.schedules.rectified_flow(), 4, **ends)) < 0)
+
+
+def test_karras_ends_at_its_margin() -> None:
+    schedule = jd.schedules.cosine(log_snr_min=-20)
+    np.testing.assert_allclose(jd.grids.karras(schedule, 10, 1.0)[-2], 1e-3, rtol=1e-2)  # an inverse in float32
+
+
 @pytest.mark.parametrize(
     ("spacing", "steps"),
     [  # Lin et al. 2023, Table 2, for T = 1000 and 10 steps
@@ -142,11 +152,11 @@ TABLE = (jnp.linspace(-5.0, 5.0, 6), jnp.ones(6))
 BAD = {
     "no steps": (lambda: jd.grids.uniform(0), ValueError, "num_steps: expected a positive int, got 0"),
     "a float": (lambda: jd.grids.quadratic(2.0), TypeError, "num_steps: expected a positive int"),
-    "rho": (lambda: jd.grids.karras(jd.schedules.edm(), 4, 0.0), ValueError, "rho: expected a positive power"),
+    "rho": (lambda: jd.grids.karras(jd.schedules.edm(), 4, 0.0), ValueError, "rho: expected a power of at least 0.5"),
     "ends": (lambda: jd.grids.uniform(4, start=0.2, end=0.3), ValueError, "end: expected a time below start = 0.2, got 0.3"),
     "spacing": (lambda: jd.grids.subsequence(10, 2, "odd"), ValueError, "spacing: expected one of 'leading'"),
     "too many": (lambda: jd.grids.subsequence(10, 20), ValueError, "num_steps: expected at most total = 10 steps"),
-    "table": (lambda: jd.grids.optimised(jd.schedules.edm(), 99, *TABLE), ValueError, "num_steps: expected 1 to 7 steps"),
+    "table": (lambda: jd.grids.optimised(jd.schedules.edm(), 99, *TABLE), ValueError, "num_steps: expected 1 to 7, got 99"),
     "error": (lambda: jd.grids.optimised(jd.schedules.edm(), 2, TABLE[0], -TABLE[1]), ValueError, "error: expected positive"),
     "order": (lambda: jd.grids.optimised(jd.schedules.edm(), 2, -TABLE[0], TABLE[1]), ValueError, "log_snr: expected increasing"),
     "margin": (lambda: jd.grids.log_snr(jd.schedules.edm(), 4, margin=0.5), ValueError, "margin: expected a distance"),

@@ -116,3 +116,15 @@ def test_bad_input() -> None:
         jd.guidance.classifier(lambda x, t: x, jd.schedules.cosine(), 3)
     with pytest.raises(TypeError, match="unconditional: expected a function, got NoneType"):
         jd.guidance.classifier_free(lambda x, t: x, None, 1.0)
+    with pytest.raises(ValueError, match=r"interval: expected \(low, high\) in this order"):
+        jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, 1.0, interval=(0.8, 0.2))
+    every_class = jd.guidance.classifier(lambda x, t: x, jd.schedules.cosine(), lambda x, t: jax.nn.log_softmax(x))
+    with pytest.raises(ValueError, match=r"log_likelihood: expected one value a row, \(4,\), got \(4, 3\)"):
+        every_class(jnp.ones((4, 3)), 0.5)
+
+
+def test_gradients_through_guidance_of_rows_without_contrast() -> None:
+    schedule = jd.schedules.cosine()
+    given, free = (jd.oracles.gaussian(jnp.array([m]), jnp.array([[0.2]])).denoiser(schedule) for m in (0.5, -0.5))
+    guided = jd.guidance.classifier_free(given, free, 2.0)
+    assert np.all(np.isfinite(jax.grad(lambda x: guided(x, 0.5).sum())(jnp.ones((4, 1)))))

@@ -239,6 +239,11 @@ BAD = {
         ValueError,
         r"t: expected one time, shape \(\), got \(3,\)",
     ),
+    "y": (
+        lambda: MIXTURE.posterior(EYE, jnp.asarray(0.5), EYE),
+        ValueError,
+        r"y: expected shape \(2,\), got \(\)",
+    ),
     "A": (
         lambda: MIXTURE.posterior(EYE[:, :1], np.zeros(2), EYE),
         ValueError,

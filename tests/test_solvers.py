@@ -287,6 +287,59 @@ def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
     assert np.abs(moment_z_scores(x, mixture)).max() < 5
 
 
+@pytest.mark.parametrize("predictor", ["unipc_2", "dpmpp_3m", "ddim"])
+def test_a_correction_stays_whatever_the_predictor_remembers(predictor: str) -> None:
+    """From one and the same state, Langevin steps spread the rows to the data's law, also under a kernel with a memory
+    of its own states."""
+    schedule, data = jd.schedules.cosine(), jd.oracles.gaussian(jnp.array([0.7, -0.4]), 0.3 * jnp.eye(2))
+    denoiser = data.denoiser(schedule)
+    kernel = kernels.corrected(KERNELS[predictor].make(denoiser, schedule), denoiser, schedule, 0.3, num_corrections=2)
+    x = jd.sample(jax.random.key(0), kernel, jnp.ones((2000, 2)), jd.grids.log_snr(schedule, 60)).x
+    np.testing.assert_allclose(x.std(0), np.sqrt(0.3), rtol=0.1)
+    np.testing.assert_allclose(x.mean(0), [0.7, -0.4], atol=0.1)
+
+
+def test_corrections_of_corrections_draw_their_own_noise() -> None:
+    denoiser, schedule = oracle("linear")
+    once = kernels.corrected(kernels.ddim(denoiser, schedule), denoiser, schedule, 0.1)
+    twice, x = kernels.corrected(once, denoiser, schedule, 0.1), jnp.zeros((4000, 2))
+    keys = jax.random.split(jax.random.key(0), len(x))
+    t, s = jnp.asarray(0.5), jnp.asarray(0.49)
+    first, second = (kernel.step(keys, kernel.init(x, t), x, t, s)[1] for kernel in (once, twice))
+    assert abs(np.corrcoef(first[:, 0], second[:, 0] - first[:, 0])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("scale", [jnp.array([0.0, 1.0, 3.0]), jnp.array(2.0)])
+def test_the_adaptive_solver_takes_a_scale_a_row(scale: jax.Array) -> None:
+    schedule = jd.schedules.cosine()
+    denoisers = (correlated_gaussian().denoiser(schedule), asymmetric_mixture().denoiser(schedule))
+    x = jnp.broadcast_to(jnp.array([0.3, -0.2]), (3, 2))
+
+    def run(x: jax.Array, scale: jax.Array) -> jax.Array:
+        kernel = kernels.adaptive(jd.guidance.classifier_free(*denoisers, scale), schedule)
+        return jd.sample(jax.random.key(0), kernel, x, jnp.array([1.0, 0.0])).x
+
+    together = run(x, scale)
+    for row, one in enumerate(jnp.broadcast_to(scale, (3,))):
+        np.testing.assert_allclose(together[row], run(x[:1], one)[0], rtol=1e-3, atol=1e-3)  # the solver's tolerance
+
+
+def test_ddim_keeps_the_noise_on_the_way_up() -> None:
+    """x_s = alpha_s x_0 + sigma_s eps from a state with hardly any noise, in float32."""
+    schedule, (t, s) = jd.schedules.cosine(), (1e-4, 0.5)
+    x_0, eps = jnp.zeros((1, 2)), jnp.array([[1.0, -0.5]])
+    x_t = jd.q_sample(schedule, x_0, t, eps)
+    kernel = kernels.ddim(lambda x, t: x_0, schedule)
+    x_s = kernel.step(jax.random.key(0), (), x_t, jnp.asarray(t), jnp.asarray(s))[1]
+    np.testing.assert_allclose(x_s, jd.q_sample(schedule, x_0, s, eps), rtol=1e-5)
+
+
+def test_heun_does_not_look_at_the_denoiser_without_noise() -> None:
+    schedule = jd.schedules.cosine()
+    kernel = kernels.heun(lambda x, t: jnp.where(t > 0, 0 * x, jnp.nan), schedule)
+    assert np.all(np.isfinite(run(kernel, jd.grids.uniform(4))))
+
+
 # --- mutants: what the orders give away -----------------------------------------------------------------------------
 
 
@@ -362,6 +415,10 @@ D = kernels.ddim(lambda x, t: x, SCHEDULE)
 BAD = {
     "tau": (lambda: kernels.dpmpp_2m(lambda x, t: x, SCHEDULE, -1.0), ValueError, "tau: expected a strength of at least 0"),
     "churn": (lambda: kernels.heun(lambda x, t: x, SCHEDULE, -1.0), ValueError, "churn: expected a factor of at least 0"),
+    "no range": (
+        lambda: kernels.adaptive(lambda x, t: x, SCHEDULE, log_snr_range=(5.0, -5.0)), ValueError, "log_snr_range: expected low < high"),
+    "rising chain": (
+        lambda: jd.oracles.affine_chain(correlated_gaussian(), SCHEDULE, np.linspace(0, 1, 5)), ValueError, "ts: expected decreasing times"),
     "order": (lambda: kernels.unipc(lambda x, t: x, SCHEDULE, 4), ValueError, "order: expected 1, 2 or 3, got 4"),
     "half an order": (lambda: kernels.unipc(lambda x, t: x, SCHEDULE, 1.5), TypeError, "order: expected a positive int"),
     "tolerance": (lambda: kernels.adaptive(lambda x, t: x, SCHEDULE, 0.0), ValueError, "tolerance: expected a positive"),

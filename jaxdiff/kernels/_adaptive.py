@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
@@ -29,17 +30,18 @@ def adaptive(
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       tolerance: relative and absolute, in units of y, [], positive, traced.
-      log_snr_range: where the solver works; the stretches outside, where the denoiser hardly changes, are one DDIM
-        step each.
+      log_snr_range: where the solver works, low < high; the stretches outside, where the denoiser hardly changes, are
+        DDIM steps.
     Returns:
       A Kernel without memory and with zero increments.
     Raises:
-      ValueError: tolerance is not positive.
+      ValueError: tolerance is not positive, or log_snr_range is empty.
       ModuleNotFoundError: diffrax is not installed (pip install 'jaxdiff[ode]').
     Source: Song et al. 2021, arXiv:2011.13456, Section 4.3; Kidger 2021, arXiv:2202.02435, for diffrax.
     """
     import diffrax  # noqa: F401  (said now rather than when the step is traced)
 
+    _checks.values("log_snr_range", np.array(log_snr_range), "low < high", lambda v: np.diff(v) > 0)
     _checks.values("tolerance", tolerance, "a positive tolerance", lambda v: v > 0)
     return without_memory(
         Partial(_adaptive_step, as_function("denoiser", denoiser), schedule, tolerance, log_snr_range)
@@ -76,7 +78,7 @@ def _solve(denoiser: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, 
         # y = x / c with c^2 = alpha^2 + sigma^2: y' = (alpha sigma / c^2) (sigma x_0 - alpha eps) / c, in every family.
         alpha, sigma, size, time = scale(half)
         state = size * y
-        x_0 = x_0_of(denoiser(state[None], time))[0]
+        x_0 = _one_row(denoiser, state, time)
         eps = (state - alpha * x_0) / sigma
         return alpha * sigma / size**3 * (sigma * x_0 - alpha * eps)
 
@@ -89,3 +91,16 @@ def _solve(denoiser: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, 
         max_steps=16384,
     )  # fmt: skip
     return solution.ys[0] * jnp.hypot(end.alpha, end.sigma)
+
+
+@jax.custom_batching.custom_vmap
+def _one_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> jax.Array:
+    return x_0_of(denoiser(x_t[None], t[None]))[0]
+
+
+@_one_row.def_vmap
+def _all_rows(size: int, batched: Any, denoiser: Partial, x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, bool]:
+    """The rows in one call: a denoiser may hold a label or a scale for each of them."""
+    _, many_states, many_times = batched
+    x_t = x_t if many_states else jnp.broadcast_to(x_t, (size, *x_t.shape))
+    return x_0_of(denoiser(x_t, t if many_times else jnp.broadcast_to(t, (size,)))), True

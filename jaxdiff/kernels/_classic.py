@@ -56,8 +56,8 @@ def heun(denoiser: Callable, schedule: Schedule, churn: Any = 0.0, *, churn_nois
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      churn: gamma of the paper, [], at least 0, traced: how far each step first goes up in r. 0 is Heun's method for
-        the probability-flow ODE.
+      churn: gamma of the paper, [], at least 0, traced: how far each step first goes up in r, though not beyond t = 1.
+        0 is Heun's method for the probability-flow ODE.
       churn_noise: S_noise of the paper, [], traced: the scale of the added noise.
     Returns:
       A Kernel without memory and with zero increments; two denoiser calls a step, order 2 at churn = 0.
@@ -86,8 +86,8 @@ def _heun_step(
     x_0 = x_0_of(denoiser(x_u, u))
     x_s = exponential_euler(early, late, x_u, x_0).astype(x_t.dtype)
     step = (early.log_snr - late.log_snr) / 2
-    growth = jnp.where(step > jnp.log(REACH), 0, jnp.expm1(step))  # r_u / r_s - 1
-    x_s = x_s + early.alpha * growth / 2 * (x_0_of(denoiser(x_s, s)) - x_0)
+    change = early.alpha * jnp.expm1(step) / 2 * (x_0_of(denoiser(x_s, s)) - x_0)  # r_u / r_s - 1 = e^step - 1
+    x_s = x_s + jnp.where(step > jnp.log(REACH), 0, change)
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
 
 

@@ -14,8 +14,6 @@ from jaxdiff.kernels._kernel import Kernel, is_clean, is_noise
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
-_CORRECTION = 0x5EED  # the corrections' keys, apart from the predictor's
-
 
 def corrected(
     predictor: Kernel, denoiser: Callable, schedule: Schedule, snr: Any = 0.16, *, num_corrections: int = 1
@@ -55,14 +53,15 @@ def _corrected_step(
     key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
     keys = _rows.keys(key, x_t.shape[0])
-    carry, x, increment = predictor.step(keys, carry, x_t, t, s)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    carry, x, increment = predictor.step(fold(keys, 0), carry, x_t, t, s)
     early = level(schedule, s, x_t)
     skip = is_clean(early) | is_noise(early) | (jnp.asarray(s) <= 0)
     # d score, without dividing by a sigma that may vanish.
     share = 2 * jnp.asarray(snr, early.sigma.dtype) ** 2
 
     def correct(n: Any, x: jax.Array) -> jax.Array:
-        eps = _rows.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, _CORRECTION + n), x)
+        eps = _rows.normal(fold(keys, n + 1), x)
         moved = x + share * (early.alpha * x_0_of(denoiser(x, s)) - x) + early.sigma * jnp.sqrt(2 * share) * eps
         return jnp.where(skip, x, moved).astype(x_t.dtype)
 

@@ -223,9 +223,10 @@ def exponential_euler(early: Level, late: Level, x_t: jax.Array, x_0: jax.Array)
 
 
 class Corrected(NamedTuple):
-    """UniPC's memory: the last corrected state [B, *D], its sigma [B], and the history of denoised states."""
+    """UniPC's memory: the last corrected state and the prediction made from it, [B, *D], its sigma [B], the history."""
 
     x: jax.Array
+    predicted: jax.Array
     sigma: jax.Array
     history: History
 
@@ -260,7 +261,7 @@ def unipc(denoiser: Callable, schedule: Schedule, order: int = 2) -> Kernel:
 def _unipc_start(order: Static, schedule: Schedule, x_init: jax.Array, t: jax.Array) -> Corrected:
     x = x_init.astype(_rows.state_dtype(x_init.dtype))
     sigma = jnp.broadcast_to(level(schedule, t, x).sigma, x.shape[:1])
-    return Corrected(x, sigma, _start(Static(order.value + 1), schedule, x_init, t))
+    return Corrected(x, x, sigma, _start(Static(order.value + 1), schedule, x_init, t))
 
 
 def _unipc_step(
@@ -275,12 +276,13 @@ def _unipc_step(
     nodes = [jnp.ones_like(taken), *_places(last, taken, history, x_t)]
     total = integral(nodes, polynomial(nodes, [x_0, *history.x_0]), moments(taken, order.value + 1))
     corrected = late.sigma / _rows.expand(carry.sigma, x_t) * carry.x + late.alpha * total
-    x = jnp.where(taken == 0, x_t, corrected)
+    # What another kernel did to the prediction in between, such as Langevin steps, is kept.
+    x = jnp.where(taken == 0, x_t, corrected + (x_t - carry.predicted))
     # Predict.
     h = _half_step(early, late)
     used = History(history.x_0[: order.value - 1], history.half_log_snr[: order.value - 1])
     nodes = [jnp.zeros_like(h), *_places(now, h, used, x_t)]
     total = integral(nodes, polynomial(nodes, [x_0, *used.x_0]), moments(h, order.value))
-    x_s = _transport(early, late, x, 0.0) + early.alpha * total
+    x_s = (_transport(early, late, x, 0.0) + early.alpha * total).astype(x_t.dtype)
     sigma = jnp.broadcast_to(late.sigma, x_t.shape[:1])
-    return Corrected(x, sigma, _push(history, x_0, now)), x_s.astype(x_t.dtype), no_weight(x_t)
+    return Corrected(x, x_s.astype(x.dtype), sigma, _push(history, x_0, now)), x_s, no_weight(x_t)
