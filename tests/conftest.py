@@ -1,5 +1,6 @@
 """Every test runs on four forced CPU devices, under rank promotion "raise", with warnings as errors."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compilation makes a first example slow and says nothing about the property; a fixed seed keeps CI repeatable.
 hypothesis.settings.register_profile("jaxdiff", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("jaxdiff")
+
+
+_finished = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drop compiled programs now and then: thousands of them would fill the process's memory map."""
+    yield
+    if next(_finished) % 100 == 0:
+        jax.clear_caches()
 
 
 @pytest.fixture

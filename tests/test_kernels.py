@@ -89,7 +89,9 @@ def test_the_last_step_returns_the_data(kernel_name: str, x64: None) -> None:
     np.testing.assert_allclose(step(kernel, jax.random.key(1), x_t, 0.1, 0.0), expected, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["linear", "zero_terminal", "edm", "rectified_flow"])
+@pytest.mark.parametrize(
+    "name", ["zero_terminal", "edm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "rectified_flow"))]
+)
 @every_kernel
 def test_a_whole_run_is_finite_and_near(kernel_name: str, name: str) -> None:
     """Every kernel on every family, over infinite log-SNRs at either end: 50 steps come near the Gaussian's moments."""
