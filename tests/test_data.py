@@ -124,7 +124,7 @@ WHOLE = b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03abcdef"
     ("content", "message"),
     [
         (b"", "expected an IDX file, got no bytes"),
-        (gzip.compress(b""), "expected an IDX file, got no bytes"),
+        (gzip.compress(b"", mtime=0), "expected an IDX file, got no bytes"),
         (b"\x89PNG", r"expected an IDX file .*, got 89 50 4e 47"),
         (b"\0\0\x0a\x01" + WHOLE[4:], r"expected an IDX file .*, got 00 00 0a 01"),
         (WHOLE[:3], r"expected an IDX file .*, got 00 00 08"),
@@ -132,8 +132,11 @@ WHOLE = b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03abcdef"
         (WHOLE[:-1], r"expected 18 bytes for shape \(2, 3\), got 17 \(cut short\)"),
         (WHOLE + b"g", r"expected 18 bytes for shape \(2, 3\), got 19 \(trailing bytes\)"),
         (b"\0\0\x08\x03" + b"\xff" * 12, r"expected \d{29} bytes for shape .*, got 16 \(cut short\)"),
-        (gzip.compress(WHOLE)[:-9], "expected a whole gzip file, got a damaged one"),
-        (gzip.compress(WHOLE)[:12] + b"\xff\xff" + gzip.compress(WHOLE)[14:], "expected a whole gzip file"),
+        (gzip.compress(WHOLE, mtime=0)[:-9], "expected a whole gzip file, got a damaged one"),
+        (
+            gzip.compress(WHOLE, mtime=0)[:12] + b"\xff\xff" + gzip.compress(WHOLE, mtime=0)[14:],
+            "expected a whole gzip file",
+        ),
     ],
 )
 def test_idx_errors(content: bytes, message: str, tmp_path: Path) -> None:

@@ -126,7 +126,8 @@ def test_learned_variance_splits_the_channels() -> None:
 
     denoiser = jd.make_denoiser(apply, jd.schedules.cosine(), "x0", learned_variance=True)
     x = jnp.ones((2, 3, 3, 1))
-    x_0, fraction = denoiser(x, 0.5)
+    x_0, fraction, variance = denoiser(x, 0.5)
+    assert variance is None
     np.testing.assert_array_equal(x_0, 2 * x)
     np.testing.assert_array_equal(fraction, 0.5)  # an output of zero is the middle of the two log-variances
 

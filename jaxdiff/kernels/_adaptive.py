@@ -37,6 +37,7 @@ def adaptive(
     Raises:
       ValueError: tolerance is not positive, or log_snr_range is empty.
       ModuleNotFoundError: diffrax is not installed (pip install 'jaxdiff[ode]').
+    Numerics: reverse-mode gradients, unless the denoiser holds a label or a scale for each row: then there are none.
     Source: Song et al. 2021, arXiv:2011.13456, Section 4.3; Kidger 2021, arXiv:2202.02435, for diffrax.
     """
     import diffrax  # noqa: F401  (said now rather than when the step is traced)
@@ -61,12 +62,13 @@ def _adaptive_step(
     last = jnp.where((early.log_snr < low) | (early.log_snr > high), last, s)
     begin, end = level(schedule, first, x_t), level(schedule, last, x_t)
     x = exponential_euler(begin, late, x_t, x_0_of(denoiser(x_t, t)))
-    x = jax.vmap(Partial(_solve, denoiser, schedule, tolerance), (0, None, None))(x, begin, end)
+    one_row = _one_row if _serves_any_row(denoiser, x_t, last) else _one_of_the_rows
+    x = jax.vmap(Partial(_solve, Partial(one_row, denoiser), schedule, tolerance), (0, None, None))(x, begin, end)
     x_s = exponential_euler(early, end, x, x_0_of(denoiser(x.astype(x_t.dtype), last)))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
 
 
-def _solve(denoiser: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, begin: Level, end: Level) -> jax.Array:
+def _solve(denoise: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, begin: Level, end: Level) -> jax.Array:
     """One row from one level to another: dx/dl in units of the state's own size, with l = lambda / 2."""
     import diffrax
 
@@ -78,7 +80,7 @@ def _solve(denoiser: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, 
         # y = x / c with c^2 = alpha^2 + sigma^2: y' = (alpha sigma / c^2) (sigma x_0 - alpha eps) / c, in every family.
         alpha, sigma, size, time = scale(half)
         state = size * y
-        x_0 = _one_row(denoiser, state, time)
+        x_0 = denoise(state, time)
         eps = (state - alpha * x_0) / sigma
         return alpha * sigma / size**3 * (sigma * x_0 - alpha * eps)
 
@@ -93,14 +95,25 @@ def _solve(denoiser: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, 
     return solution.ys[0] * jnp.hypot(end.alpha, end.sigma)
 
 
-@jax.custom_batching.custom_vmap
+def _serves_any_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> bool:
+    """Whether the denoiser works on one row alone: not if it holds a label or a scale for each of them."""
+    one = jax.ShapeDtypeStruct((1, *x_t.shape[1:]), x_t.dtype)
+    try:
+        return jax.eval_shape(lambda x, t: x_0_of(denoiser(x, t)), one, jnp.broadcast_to(t, (1,))).shape == one.shape
+    except (TypeError, ValueError):
+        return False
+
+
 def _one_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> jax.Array:
     return x_0_of(denoiser(x_t[None], t[None]))[0]
 
 
-@_one_row.def_vmap
+_one_of_the_rows = jax.custom_batching.custom_vmap(_one_row)
+
+
+@_one_of_the_rows.def_vmap
 def _all_rows(size: int, batched: Any, denoiser: Partial, x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, bool]:
-    """The rows in one call: a denoiser may hold a label or a scale for each of them."""
+    """The rows in one call, which the denoiser that holds something for each of them needs."""
     _, many_states, many_times = batched
     x_t = x_t if many_states else jnp.broadcast_to(x_t, (size, *x_t.shape))
     return x_0_of(denoiser(x_t, t if many_times else jnp.broadcast_to(t, (size,)))), True
