@@ -48,7 +48,9 @@ def test_order(kernel_name: str, name: str, x64: None) -> None:
     np.testing.assert_allclose(slope(name, kernel.make, counts), kernel.order, atol=0.15 * max(1, kernel.order - 2))
 
 
-@families
+@pytest.mark.parametrize(
+    "name", ["linear", *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "rectified_flow"))]
+)
 def test_the_adaptive_solver_meets_its_tolerance(name: str, x64: None) -> None:
     """An independent solver, in other variables and with its own step sizes, comes to the same states."""
     schedule, (exact,) = SCHEDULES[name](), paths(name, kernels.unipc, np.array([2048]))
@@ -245,7 +247,7 @@ def test_euler_maruyama_is_of_weak_order_one(name: str, x64: None) -> None:
 
 
 @families
-@pytest.mark.parametrize("variance", ["small", "large", "optimal", 0.4])
+@pytest.mark.parametrize("variance", ["small", pytest.param("large", marks=pytest.mark.slow), "optimal", 0.4])
 def test_the_affine_chain_is_the_law_of_ancestral_samples(name: str, variance: str | float, x64: None) -> None:
     """The recursion against a run of the kernel, in few steps, where the samples are far from the data's law."""
     schedule, ts, data = SCHEDULES[name](), jd.grids.uniform(6), correlated_gaussian()
@@ -311,7 +313,7 @@ def test_corrections_of_corrections_draw_their_own_noise() -> None:
     assert abs(np.corrcoef(first[:, 0], second[:, 0] - first[:, 0])[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("scale", [jnp.array([0.0, 1.0, 3.0]), jnp.array(2.0)])
+@pytest.mark.parametrize("scale", [jnp.array([0.0, 1.0, 3.0]), pytest.param(jnp.array(2.0), marks=pytest.mark.slow)])
 def test_the_adaptive_solver_takes_a_scale_a_row(scale: jax.Array) -> None:
     schedule = jd.schedules.cosine()
     denoisers = (correlated_gaussian().denoiser(schedule), asymmetric_mixture().denoiser(schedule))

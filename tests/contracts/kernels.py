@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
+
 import jaxdiff as jd
 from jaxdiff import kernels
 
@@ -50,3 +52,15 @@ KERNELS = {
     ),
     "adaptive": Contract(kernels.adaptive, True, denoises=False),
 }
+
+# These are expensive to compile or close relatives of others: their contract is proved behind the slow marker.
+SLOW = {"adaptive", "langevin", "unipc_1", "sde_dpmpp_3m", "ancestral_half"}
+
+
+def names(holds: Callable[[Contract], bool] = lambda contract: True) -> list:
+    """The kernels for which a predicate holds, as parameters of a test."""
+    return [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name, contract in KERNELS.items()
+        if holds(contract)
+    ]
