@@ -90,7 +90,7 @@ def test_the_last_step_returns_the_data(kernel_name: str, x64: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["zero_terminal", "edm", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "rectified_flow"))]
+    "name", ["zero_terminal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "edm", "rectified_flow"))]
 )
 @every_kernel
 def test_a_whole_run_is_finite_and_near(kernel_name: str, name: str) -> None:

@@ -17,7 +17,7 @@ from jaxdiff import _rows, data, kernels
 from jaxdiff._functions import Static
 from jaxdiff.kernels import _exponential
 
-families = pytest.mark.parametrize("name", ["linear", "edm", "rectified_flow"])
+families = pytest.mark.parametrize("name", ["linear", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"])
 ORDERED = {name: kernel for name, kernel in KERNELS.items() if kernel.order is not None}
 COUNTS = np.array([96, 136, 192])  # on the asymptotic range of all of them
 
