@@ -34,7 +34,7 @@ SCHEDULES = {
     "edm": jd.schedules.edm,
     "rectified_flow": jd.schedules.rectified_flow,
 }
-GridName = Literal["uniform", "quadratic", "log_snr", "karras", "optimised"]
+GridName = Literal[_samplers.GridName, "optimised"]
 REFERENCE_STEPS = 200
 
 

@@ -59,9 +59,7 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
     train, _ = run.dataset.head("train", 10_000)
     flat = train.reshape(len(train), -1).astype(np.float64)
     mean, covariance = flat.mean(0), np.cov(flat, rowvar=False) + 1e-6 * np.eye(flat.shape[1])
-    gaussian = jd.oracles.GaussianMixture(
-        jnp.zeros(1), jnp.asarray(mean, jnp.float32)[None], jnp.asarray(covariance, jnp.float32)[None]
-    )
+    gaussian = jd.oracles.gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(covariance, jnp.float32))
     eps = jax.random.normal(jax.random.key(options.seed), x_0.shape)
 
     @jax.jit

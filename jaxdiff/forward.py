@@ -47,6 +47,20 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     return Level(*(_rows.expand(value, x) for value in (alpha, sigma, schedule.log_snr(t))))
 
 
+def rates(schedule: Schedule, t: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Evaluate the schedule's time derivatives at t, broadcasting against x.
+
+    Args:
+      schedule: the noise schedule.
+      t: time, [] or [B], in [0, 1].
+      x: the state whose batch axis t follows, [B, *D].
+    Returns:
+      (alpha'_t, sigma'_t), arrays [] or [B, 1, ...], in x's dtype but at least float32.
+    """
+    d_alpha, d_sigma = schedule.velocity(jnp.asarray(t, _rows.state_dtype(x.dtype)))
+    return _rows.expand(d_alpha, x), _rows.expand(d_sigma, x)
+
+
 def q_sample(schedule: Schedule, x_0: jax.Array, t: Any, eps: jax.Array) -> jax.Array:
     """Diffuse data to time t.
 

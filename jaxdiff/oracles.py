@@ -221,10 +221,9 @@ def _total(function: Callable, entries: int, *components: Any) -> jax.Array:
     number = len(components[0])
     if entries * number <= _ENTRIES:
         return jnp.sum(jax.vmap(function)(*components), axis=0)
-    take = partial(jax.tree.map, lambda leaf, k: leaf[k])
 
     def term(k: Any) -> jax.Array:
-        return function(*(None if leaf is None else take(leaf, k) for leaf in components))
+        return function(*jax.tree.map(lambda leaf: leaf[k], components))
 
     return jax.lax.fori_loop(1, number, lambda k, total: total + term(k), term(0))
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
-from jaxdiff.forward import level
+from jaxdiff.forward import level, rates
 from jaxdiff.schedules import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], Any]
@@ -92,8 +92,7 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
     if prediction == "score":
         return Affine(1 / alpha, sigma**2 / alpha)
     if prediction == "velocity":
-        rates = schedule.velocity(jnp.asarray(t, alpha.dtype))
-        d_alpha, d_sigma = (_rows.expand(rate, x_t) for rate in rates)
+        d_alpha, d_sigma = rates(schedule, t, x_t)
         wronskian = d_sigma * alpha - d_alpha * sigma  # positive, since lambda decreases; 0 where it is at its limit
         wronskian = jnp.maximum(wronskian, jnp.finfo(wronskian.dtype).tiny)
         return Affine(d_sigma / wronskian, -sigma / wronskian)
@@ -172,8 +171,7 @@ def target(
     _checks.same_shape("eps", eps, "x_0", x_0)
     alpha, sigma, _ = level(schedule, t, x_0)
     if prediction == "velocity":
-        rates = schedule.velocity(jnp.asarray(t, alpha.dtype))
-        d_alpha, d_sigma = (_rows.expand(rate, x_0) for rate in rates)
+        d_alpha, d_sigma = rates(schedule, t, x_0)
         value = d_alpha * x_0 + d_sigma * eps
     elif prediction == "edm":
         value = (sigma / sigma_data * x_0 - alpha * sigma_data * eps) / jnp.hypot(sigma, alpha * sigma_data)

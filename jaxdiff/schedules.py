@@ -261,13 +261,15 @@ def from_betas(betas: Any) -> Schedule:
     _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1) | (b == 1) & _last(b))
     _checks.values("betas", betas, "non-decreasing values", lambda b: np.diff(b) >= 0)
     table = _checks.known(betas)
-    decay: Any
-    if table is None:
-        decay = jnp.concatenate([jnp.zeros(1, betas.dtype), -jnp.cumsum(jnp.log(jnp.maximum(1 - betas, _TINY**2)))])
-    else:
-        logs = np.log1p(-np.minimum(np.asarray(table, np.float64), 1 - 2.0**-53))
-        decay = np.concatenate([[0.0], -np.cumsum(np.where(table == 1, -LOG_SNR_LIMIT, logs))])
+    decay = _decay(jnp, betas) if table is None else _decay(np, np.asarray(table, np.float64))
     return _schedule(Partial(_table_log_snr, decay), Partial(_table_time, decay))
+
+
+def _decay(numpy: Any, betas: Any) -> Any:
+    """-log alpha_bar_i for i = 0 .. T, in NumPy or JAX; a beta of 1 ends at the finite stand-in."""
+    logs = numpy.log1p(-numpy.where(betas < 1, betas, 0))
+    steps = numpy.where(betas < 1, -logs, LOG_SNR_LIMIT)
+    return numpy.concatenate([numpy.zeros(1, betas.dtype), numpy.cumsum(steps)])
 
 
 def _last(betas: np.ndarray) -> np.ndarray:

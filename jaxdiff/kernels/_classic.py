@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
-from jaxdiff.forward import Level, level, q_posterior
+from jaxdiff.forward import level, q_posterior, rates
 from jaxdiff.kernels._exponential import REACH, exponential_euler
 from jaxdiff.kernels._kernel import TINY, Kernel, is_noise, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of
@@ -36,15 +36,10 @@ def _euler_step(
     denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
     late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t))
-    d_alpha, d_sigma = _rates(schedule, t, late, x_t)
+    d_alpha, d_sigma = rates(schedule, t, x_t)
     velocity = d_alpha * x_0 + d_sigma * (x_t - late.alpha * x_0) / late.sigma
     x_s = x_t + _rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t) * velocity
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
-
-
-def _rates(schedule: Schedule, t: Any, late: Level, x_t: jax.Array) -> tuple[jax.Array, jax.Array]:
-    d_alpha, d_sigma = schedule.velocity(jnp.asarray(t, late.sigma.dtype))
-    return _rows.expand(d_alpha, x_t), _rows.expand(d_sigma, x_t)
 
 
 def heun(denoiser: Callable, schedule: Schedule, churn: Any = 0.0, *, churn_noise: Any = 1.0) -> Kernel:
@@ -112,7 +107,7 @@ def _euler_maruyama_step(
     denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
     late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t))
-    d_alpha, d_sigma = _rates(schedule, t, late, x_t)
+    d_alpha, d_sigma = rates(schedule, t, x_t)
     infinite = is_noise(late)
     alpha = jnp.where(infinite, 1, late.alpha)
     eps = (x_t - late.alpha * x_0) / late.sigma

@@ -212,7 +212,7 @@ def _2s_step(
     u = schedule.time((early.log_snr + late.log_snr) / 2)
     middle = level(schedule, u, x_t)
     x_0 = x_0_of(denoiser(x_t, t))
-    x_u = (exponential_euler(middle, late, x_t, x_0)).astype(x_t.dtype)
+    x_u = exponential_euler(middle, late, x_t, x_0).astype(x_t.dtype)
     x_0 = jnp.where(is_clean(early), x_0, x_0_of(denoiser(x_u, u)))
     return carry, exponential_euler(early, late, x_t, x_0).astype(x_t.dtype), no_weight(x_t)
 
