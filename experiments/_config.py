@@ -10,12 +10,13 @@ from typing import Any, Literal
 import jax
 import tyro
 from _datasets import Dataset
+from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import models, training
 
-Prediction = Literal["eps", "x0", "v", "score", "velocity", "edm"]
-ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow"]
+Prediction = Literal["eps", "x0", "v", "score", "velocity", "edm", "levels"]
+ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow", "learned"]
 WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 
 
@@ -37,6 +38,8 @@ class Network:
     """2 works on 2x2 patches: faster, a little coarser."""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """How the time enters."""
+    fourier: tuple[int, ...] = ()
+    """Exponents n of input features sin(2^n pi x), cos(2^n pi x); 7 shows single levels of 8 bits."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What the layers compute in; parameters stay float32."""
 
@@ -46,9 +49,10 @@ class Diffusion:
     """The process and what the network predicts of it."""
 
     schedule: ScheduleName = "cosine"
-    """Noise schedule; ddpm is the 1000-step table of linear betas."""
+    """Noise schedule; ddpm is the 1000-step table of linear betas. learned trains it, and the network, on the
+    variational bound."""
     prediction: Prediction = "v"
-    """What the network predicts."""
+    """What the network predicts; levels is a distribution over the data's levels, for the learned schedule."""
     weight: WeightName = "none"
     """Weight of the loss by noise level; none is the plain error of the prediction."""
     sigma_data: float = 0.5
@@ -119,6 +123,27 @@ PRESETS: dict[str, tuple[str, Config]] = {
             optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
         ),
     ),
+    "digits-likelihood": (
+        "the digits, trained on the variational bound for the probability of the data",
+        Config(
+            run=Path("runs/digits-likelihood"),
+            conditional=False,
+            diffusion=Diffusion(schedule="learned", prediction="levels"),
+        ),
+    ),
+    "mnist-likelihood": (
+        "MNIST, trained on the variational bound for the probability of the data: hours on a few cores",
+        Config(
+            run=Path("runs/mnist-likelihood"),
+            dataset="mnist",
+            steps=12000,
+            batch_size=64,
+            conditional=False,
+            network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2, fourier=(5, 7)),
+            diffusion=Diffusion(schedule="learned", prediction="levels"),
+            optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
+        ),
+    ),
     "toy": (
         "a 2-D density and an MLP: a minute on two cores",
         Config(
@@ -138,10 +163,15 @@ def parse_config(description: str) -> Config:
 
 
 def check(config: Config) -> None:
-    """Refuse counts that mean nothing."""
+    """Refuse counts that mean nothing, and half of what belongs together."""
     for name in ("steps", "batch_size", "log_every", "eval_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
+    names = (config.diffusion.schedule, config.diffusion.prediction)
+    if (names[0] == "learned") != (names[1] == "levels"):
+        raise ValueError(f"schedule, prediction: expected learned and levels together or neither, got {names}")
+    if names[0] == "learned" and config.conditional:
+        raise ValueError("conditional: expected False (--no-conditional) where the probability of the data is trained")
 
 
 def check_same(config: Config) -> None:
@@ -197,11 +227,28 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def make_schedule(config: Config) -> jd.Schedule:
-    """The noise schedule of a run."""
-    if config.diffusion.schedule == "ddpm":
+def make_schedule(config: Config, parameters: Any = None) -> jd.Schedule:
+    """The noise schedule of a run; a learned one from its parameters, or as it starts out without them."""
+    name = config.diffusion.schedule
+    if name == "ddpm":
         return jd.schedules.from_betas(jd.schedules.linear_betas(1000))
-    return getattr(jd.schedules, config.diffusion.schedule)()
+    if name == "learned":
+        return jd.schedules.learned(parameters or jd.schedules.learned_parameters())
+    return getattr(jd.schedules, name)()
+
+
+def make_denoiser(config: Config, model: models.Model, num_levels: int | None) -> Any:
+    """The denoiser of a run, as a function of (network's params, schedule, label=, threshold=, dropout_key=)."""
+    diffusion = config.diffusion
+
+    def make(params: Any, schedule: jd.Schedule, *, threshold: Any = None, **options: Any) -> Any:
+        apply = Partial(model.apply, params, **options)
+        if diffusion.prediction == "levels":
+            assert num_levels is not None  # make_model has seen to it
+            return jd.make_categorical_denoiser(jd.categorical.on_log_snr(apply, schedule), schedule, num_levels)
+        return jd.make_denoiser(apply, schedule, diffusion.prediction, threshold, sigma_data=diffusion.sigma_data)
+
+    return make
 
 
 def make_weight(config: Config) -> Any:
@@ -216,6 +263,9 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
     """The network of a run."""
     network = config.network
     num_classes = dataset.num_classes if config.conditional else None
+    by_levels = config.diffusion.prediction == "levels"
+    if by_levels and dataset.levels is None:
+        raise ValueError(f"prediction: expected another than levels, because {config.dataset} has none")
     if len(dataset.event_shape) == 1:
         return models.mlp(width=network.channels, depth=network.num_blocks, num_classes=num_classes)
     return models.unet(
@@ -228,6 +278,8 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
         patch=network.patch,
         time_embedding=network.time_embedding,
         dtype=network.dtype,
+        fourier=network.fourier,
+        num_levels=dataset.levels if by_levels else None,
     )
 
 
@@ -246,11 +298,17 @@ def make_optimizer(config: Config) -> Any:
     )
 
 
-def make_loss(config: Config, model: models.Model, schedule: jd.Schedule, *, training_time: bool = True) -> Any:
+def make_loss(config: Config, model: models.Model, dataset: Dataset, *, training_time: bool = True) -> Any:
     """The loss of a run, per example; without dropout and hidden labels outside training."""
+    if config.diffusion.schedule == "learned":
+        return training.likelihood_loss(
+            make_denoiser(config, model, dataset.levels),
+            decoder=jd.decoders.categorical(dataset.levels or 2),
+            dropout=training_time,
+        )
     return training.denoising_loss(
-        model.apply,
-        schedule,
+        Partial(_apply_network, model),
+        make_schedule(config),
         prediction=config.diffusion.prediction,
         weight=make_weight(config),
         num_classes=model.num_classes,
@@ -258,6 +316,10 @@ def make_loss(config: Config, model: models.Model, schedule: jd.Schedule, *, tra
         sigma_data=config.diffusion.sigma_data,
         dropout=training_time,
     )
+
+
+def _apply_network(model: models.Model, params: Any, *args: Any, **options: Any) -> Any:
+    return model.apply(params["network"], *args, **options)
 
 
 def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
@@ -268,4 +330,6 @@ def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, 
 def initial_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
     """The run's state before its first step."""
     key_params, key_run = (key_of(config.seed, purpose) for purpose in ("parameters", "training"))
-    return training.init_state(key_run, model.init(key_params, event_shape), make_optimizer(config))
+    learned = jd.schedules.learned_parameters() if config.diffusion.schedule == "learned" else {}
+    params = {"network": model.init(key_params, event_shape), "schedule": learned}
+    return training.init_state(key_run, params, make_optimizer(config))

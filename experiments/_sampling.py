@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,18 +32,13 @@ class Run:
 
     def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
-
-        def make(apply: Partial) -> Partial:
-            diffusion = self.config.diffusion
-            return jd.make_denoiser(
-                apply, self.schedule, diffusion.prediction, threshold, sigma_data=diffusion.sigma_data
-            )
-
-        free = make(Partial(self.model.apply, self.params))
+        make = partial(_config.make_denoiser(self.config, self.model, self.dataset.levels), self.params, self.schedule)
         if label is None:
-            return free
-        given = make(Partial(self.model.apply, self.params, label=label))
-        return given if guidance == 1 else jd.guidance.classifier_free(given, free, guidance)
+            return make(threshold=threshold)
+        given = make(label=label, threshold=threshold)
+        if guidance == 1:
+            return given
+        return jd.guidance.classifier_free(given, make(threshold=threshold), guidance)
 
 
 def load_run(folder: Path, *, best: bool = False) -> Run:
@@ -54,7 +50,9 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
         state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape), best=best)
     if state is None:
         raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
-    return Run(config, dataset, _config.make_schedule(config), model, state.ema_params, int(state.step))
+    params = state.ema_params
+    schedule = _config.make_schedule(config, params["schedule"])
+    return Run(config, dataset, schedule, model, params["network"], int(state.step))
 
 
 class Generated(NamedTuple):

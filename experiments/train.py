@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-import jaxdiff as jd
 from jaxdiff import models, training
 
 EVAL_EXAMPLES = 512
@@ -56,14 +55,14 @@ def train(config: _config.Config) -> bool:
     """Bring a run to its last step; False if it was stopped on the way."""
     _config.check(config)
     dataset = _datasets.load(config)
-    schedule, model = _config.make_schedule(config), _config.make_model(config, dataset)
+    model = _config.make_model(config, dataset)
     _config.check_same(config)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
         if state is None:
             state = jax.jit(lambda: _config.initial_state(config, model, dataset.event_shape))()
         if int(state.step) < config.steps:
-            state = loop(config, dataset, model, schedule, state, checkpoints)
+            state = loop(config, dataset, model, state, checkpoints)
         else:
             print(f"{config.run} is trained already ({int(state.step)} steps)")
     if int(state.step) < config.steps:
@@ -71,7 +70,7 @@ def train(config: _config.Config) -> bool:
         print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {command}")
         return False
     if not all((config.run / name).exists() for name in PICTURES):
-        pictures(config, dataset, schedule)
+        pictures(config, dataset)
     return True
 
 
@@ -79,7 +78,6 @@ def loop(
     config: _config.Config,
     dataset: _datasets.Dataset,
     model: models.Model,
-    schedule: jd.Schedule,
     state: training.TrainState,
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
@@ -88,9 +86,9 @@ def loop(
     batches = dataset.batches(config.batch_size, config.seed)
     training.shard(batches(0), len(devices))  # an uneven batch is refused before anything is written
     step = training.make_step(
-        _config.make_loss(config, model, schedule), _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay
+        _config.make_loss(config, model, dataset), _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay
     )
-    update, evaluate = training.pmap_step(step, devices), held_out_loss(config, dataset, model, schedule)
+    update, evaluate = training.pmap_step(step, devices), held_out_loss(config, dataset, model)
     _config.save(config)
     first = int(state.step)
     replicated = training.replicate(state, devices)
@@ -128,22 +126,22 @@ def require_finite(step: int, loss: float) -> None:
 
 
 def held_out_loss(
-    config: _config.Config, dataset: _datasets.Dataset, model: models.Model, schedule: jd.Schedule
+    config: _config.Config, dataset: _datasets.Dataset, model: models.Model
 ) -> Callable[[Any], jax.Array]:
     """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes."""
-    loss = _config.make_loss(config, model, schedule, training_time=False)
+    loss = _config.make_loss(config, model, dataset, training_time=False)
     x_0, label = dataset.head("test", EVAL_EXAMPLES)
     key = _config.key_of(config.seed, "held out")
     rows = training.Rows(key, jax.random.split(key, len(x_0)), jnp.zeros((), int), len(x_0))
     return jax.jit(lambda params: jnp.mean(loss(params, rows, (x_0, label))))
 
 
-def pictures(config: _config.Config, dataset: _datasets.Dataset, schedule: jd.Schedule) -> None:
+def pictures(config: _config.Config, dataset: _datasets.Dataset) -> None:
     """Leave what a person looks at first."""
     _pictures.loss_curve(training.read_log(config.run), config.run / "loss.png")
     real, _ = dataset.head("train", 64)
-    _pictures.forward(schedule, dataset, real, config.run / "forward.png")
     run = _sampling.load_run(config.run)
+    _pictures.forward(run.schedule, dataset, real, config.run / "forward.png")
     labels = None if run.model.num_classes is None else np.arange(64) % run.model.num_classes
     samples = _sampling.generate(run, 64, labels=labels, save_every=2)
     _pictures.samples(dataset, samples.x, real, config.run / "samples.png")

@@ -1,6 +1,20 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
 
-from jaxdiff import forward, grids, guidance, kernels, losses, metrics, oracles, prediction, sampling, schedules
+from jaxdiff import (
+    categorical,
+    decoders,
+    forward,
+    grids,
+    guidance,
+    kernels,
+    losses,
+    metrics,
+    oracles,
+    prediction,
+    sampling,
+    schedules,
+)
+from jaxdiff.categorical import make_categorical_denoiser
 from jaxdiff.forward import Normal, q_posterior, q_sample, q_step
 from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.prediction import Denoised, make_denoiser
@@ -15,11 +29,14 @@ __all__ = [
     "Normal",
     "Samples",
     "Schedule",
+    "categorical",
+    "decoders",
     "forward",
     "grids",
     "guidance",
     "kernels",
     "losses",
+    "make_categorical_denoiser",
     "make_denoiser",
     "metrics",
     "oracles",

@@ -171,6 +171,12 @@ def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
     return x[:, :height, :width]
 
 
+def fourier(x: jax.Array, exponents: tuple[int, ...]) -> jax.Array:
+    """Append sin(2^n pi x) and cos(2^n pi x) to the channels, for each exponent n."""
+    angles = [2.0**n * jnp.pi * x for n in exponents]
+    return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1) if angles else x
+
+
 def to_patches(x: jax.Array, patch: int) -> jax.Array:
     """Stack each patch x patch square of pixels into channels, [B, ceil(H/p), ceil(W/p), p*p*C]; zeros fill the rim."""
     if patch == 1:

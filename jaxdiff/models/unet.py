@@ -28,25 +28,32 @@ class UNet(nn.Module):
     learned_variance: bool
     dtype: str
     norm_groups: int
+    fourier: tuple[int, ...]
+    num_levels: int | None
+    level_features: int
 
     event_ndim = 3
 
     def event_size(self, params: Any) -> int:
         """The number of image channels that the parameters were made for."""
-        return params["stem"]["kernel"].shape[2] // self.patch**2
+        return params["stem"]["kernel"].shape[2] // self.patch**2 // (1 + 2 * len(self.fourier))
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None) -> jax.Array:
         dtype = jnp.dtype(self.dtype)
         height, width, channels = x.shape[1:]
-        outputs = channels * (2 if self.learned_variance else 1)
+        outputs = channels * (2 if self.learned_variance else self.level_features if self.num_levels else 1)
         embedding = _layers.Embedding(4 * self.channels, self.time_embedding, self.num_classes, dtype)(t, label)
-        h = _layers.to_patches(x.astype(dtype), self.patch)
+        h = _layers.to_patches(_layers.fourier(x, self.fourier).astype(dtype), self.patch)
         h = _layers.conv(self.channels, dtype, "stem")(h)
         h = self.body(h, embedding, key)
         h = nn.silu(_layers.Norm(self.norm_groups, name="norm_out")(h)).astype(dtype)
         h = _layers.conv(outputs * self.patch**2, dtype, "head", init=_layers.zeros)(h)
-        return _layers.from_patches(h, self.patch, height, width)
+        h = _layers.from_patches(h, self.patch, height, width)
+        if self.num_levels is None:
+            return h
+        h = h.reshape(*x.shape, self.level_features)
+        return _layers.dense(self.num_levels, dtype, "levels")(h)
 
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
         """Down, middle and up, at the resolution of h and back; the width changes where the resolution does."""
@@ -89,6 +96,9 @@ def unet(
     learned_variance: bool = False,
     dtype: str = "float32",
     norm_groups: int = 8,
+    fourier: Sequence[int] = (),
+    num_levels: int | None = None,
+    level_features: int = 32,
 ) -> Model:
     """Build a U-Net for images of any size and number of channels.
 
@@ -111,13 +121,19 @@ def unet(
       learned_variance: return 2C channels, the second half for the reverse variance.
       dtype: "float32", "bfloat16" or "float64", of the computation; parameters are float32.
       norm_groups: groups of each group normalisation.
+      fourier: exponents n of input features sin(2^n pi x), cos(2^n pi x), which show small differences; 7 sees single
+        levels of 8 bits in [-1, 1].
+      num_levels: None, or the number of levels to return logits of, [B, H, W, C, num_levels], for
+        `make_categorical_denoiser`.
+      level_features: numbers a component from which its logits are made, by one linear map.
     Returns:
       The model. Its event_shape is (H, W, C).
     Raises:
       ValueError: an option has a value that is not offered, or a width is not divisible by norm_groups and num_heads.
       TypeError: a size is not an int, or dropout is no number.
     Source: Ho et al. 2020, arXiv:2006.11239; FiLM from Dhariwal and Nichol 2021, arXiv:2105.05233; added skip
-      connections from Hoogeboom et al. 2023, arXiv:2301.11093.
+      connections from Hoogeboom et al. 2023, arXiv:2301.11093; Fourier features from Kingma et al. 2021,
+      arXiv:2107.00630, Appendix C.
     """
     module = UNet(
         channels=channels,
@@ -132,19 +148,25 @@ def unet(
         learned_variance=learned_variance,
         dtype=dtype,
         norm_groups=norm_groups,
+        fourier=tuple(fourier),
+        num_levels=num_levels,
+        level_features=level_features,
     )
     _check(module)
     return shared(module)
 
 
 def _check(unet: UNet) -> None:
-    for name in ("channels", "num_blocks", "num_heads", "patch", "norm_groups"):
+    for name in ("channels", "num_blocks", "num_heads", "patch", "norm_groups", "level_features"):
         _checks.positive_int(name, getattr(unet, name))
     for name in ("multipliers", "attention"):
         for value in getattr(unet, name):
             _checks.positive_int(name, value)
-    if unet.num_classes is not None:
-        _checks.positive_int("num_classes", unet.num_classes)
+    for name in ("num_classes", "num_levels"):
+        if getattr(unet, name) is not None:
+            _checks.positive_int(name, getattr(unet, name))
+    if unet.num_levels is not None and unet.learned_variance:
+        raise ValueError("learned_variance: expected False with num_levels, whose logits give a variance already")
     if not unet.multipliers:
         raise ValueError("multipliers: expected at least one level, got none")
     if isinstance(unet.dropout, bool) or not isinstance(unet.dropout, int | float):

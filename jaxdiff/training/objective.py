@@ -1,5 +1,6 @@
 """What a run minimises, and the optimiser that does it."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import _checks, losses
+from jaxdiff import _checks, losses, schedules
+from jaxdiff.decoders import Decoder
 from jaxdiff.schedules import Schedule
 from jaxdiff.training.state import Rows
 
@@ -45,19 +47,63 @@ def denoising_loss(
 
     def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         x_0, label = batch
-        key_drop, key_dropout, key_loss = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(rows.keys)
+        key_drop, key_dropout, key_loss = _row_keys(rows)
         if num_classes is not None and label is not None:
             dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_drop))(key_drop)
             label = jnp.where(dropped, num_classes, label)
-        time_key = jax.random.fold_in(rows.key, rows.total)  # no row's: rows are numbered below the total
-        t = losses.low_discrepancy_times(time_key, len(x_0), first=rows.first, total=rows.total)
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
             return apply(params, x, t, label, dropout_key=key_dropout if dropout else None)
 
         return losses.simple(
-            key_loss, network, schedule, x_0, t=t, prediction=prediction, weight=weight, sigma_data=sigma_data
-        )
+            key_loss, network, schedule, x_0,
+            t=_times(rows), prediction=prediction, weight=weight, sigma_data=sigma_data,
+        )  # fmt: skip
+
+    return loss
+
+
+def _row_keys(rows: Rows) -> jax.Array:
+    """Three independent keys a row, [3, b]."""
+    return jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(rows.keys)
+
+
+def _times(rows: Rows) -> jax.Array:
+    """Low-discrepancy times of this device's rows."""
+    key = jax.random.fold_in(rows.key, rows.total)  # no row's: rows are numbered below the total
+    return losses.low_discrepancy_times(key, len(rows.keys), first=rows.first, total=rows.total)
+
+
+def likelihood_loss(
+    make_denoiser: Callable,
+    *,
+    decoder: Decoder,
+    dropout: bool = True,
+) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
+    """Return the negative variational bound in continuous time, with a learned schedule, in bits per dimension.
+
+    The bound trains the network and the schedule's end-points; the bound's variance trains the schedule's interior.
+
+    Args:
+      make_denoiser: (network's params, schedule, dropout_key=None or [b]) -> denoiser.
+      decoder: p(x_0 | x_{t=0}).
+      dropout: whether the network is given keys for its dropout; False to evaluate.
+    Returns:
+      loss(params, rows, (x_0 [b, *D], label, unused)) -> [b]; params are {"network": ..., "schedule": ...}, the
+      latter as `schedules.learned_parameters` makes them.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.
+    """
+
+    def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        x_0, _ = batch
+        _, key_dropout, key_loss = _row_keys(rows)
+        parameters, t = params["schedule"], _times(rows)
+        schedule = schedules.learned(parameters | {"logits": jax.lax.stop_gradient(parameters["logits"])})
+        denoiser = make_denoiser(params["network"], schedule, dropout_key=key_dropout if dropout else None)
+        terms = losses.continuous_elbo(key_loss, denoiser, schedule, x_0, decoder=decoder, t=t)
+        bits = x_0[0].size * math.log(2)
+        variance = losses.spend_times_well(parameters, schedule.log_snr(t), terms.diffusion / bits)
+        return sum(terms) / bits + variance
 
     return loss
 

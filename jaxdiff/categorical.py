@@ -1,0 +1,86 @@
+"""A network that predicts a distribution over the levels of discrete data, as a denoiser."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff._functions import Static, as_function
+from jaxdiff.decoders import levels
+from jaxdiff.forward import level
+from jaxdiff.prediction import Denoised
+from jaxdiff.schedules import Schedule
+
+
+def make_categorical_denoiser(
+    apply: Callable, schedule: Schedule, num_levels: int, *, low: float = -1.0, high: float = 1.0
+) -> Partial:
+    """Turn a network's logits over levels into a denoiser, by Bayes' rule in each component.
+
+        p(v_k | x_t) propto exp(logits_k(x_t, t)) N(x_t; alpha_t v_k, sigma_t^2),   v_k = low + k step
+        D(x_t, t) = sum_k p(v_k | x_t) v_k,   variance = sum_k p(v_k | x_t) (v_k - D)^2
+
+    The network says what the surroundings make of a component; what its own noisy value says is known exactly, and is
+    not left to be learnt. Near the data the denoiser rounds to the nearest level.
+
+    Args:
+      apply: the network, (x_t [B, *D], t [B]) -> logits [B, *D, num_levels].
+      schedule: the noise schedule.
+      num_levels: number of levels, at least 2.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      A denoiser: (x_t [B, *D], t [] or [B]) -> `Denoised` with the mean and the variance of x_0, dtype of x_t.
+    Raises:
+      ValueError: num_levels < 2; when called, logits of another shape.
+      TypeError: apply is no function.
+    Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization, output prior).
+    """
+    _checks.positive_int("num_levels", num_levels)
+    _checks.values("num_levels", num_levels, "at least 2 levels", lambda n: n >= 2)
+    _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
+    return Partial(_denoise, Static((num_levels, low, high)), as_function("apply", apply), schedule)
+
+
+def _denoise(options: Static, apply: Partial, schedule: Schedule, x_t: jax.Array, t: Any) -> Denoised:
+    _checks.floating("x_t", x_t)
+    dtype = _rows.state_dtype(x_t.dtype)
+    t = jnp.broadcast_to(jnp.asarray(t, dtype), x_t.shape[:1])
+    alpha, sigma, _ = level(schedule, t, x_t)
+    logits = apply(x_t, t)
+    if logits.shape != (*x_t.shape, options.value[0]):
+        raise ValueError(f"logits: expected shape {(*x_t.shape, options.value[0])}, got {logits.shape}")
+    values = _rows.lead(levels(*options.value).astype(dtype), x_t.ndim + 1)
+    distance = (x_t[..., None] - alpha[..., None] * values) / sigma[..., None]
+    share = jax.nn.softmax(logits.astype(dtype) - distance**2 / 2, axis=-1)
+    mean = jnp.sum(share * values, axis=-1)
+    variance = jnp.sum(share * (values - mean[..., None]) ** 2, axis=-1)
+    return Denoised(mean.astype(x_t.dtype), variance=variance.astype(x_t.dtype))
+
+
+def on_log_snr(apply: Callable, schedule: Schedule, *, low: float = -20.0, high: float = 20.0) -> Partial:
+    """Give a network the log-SNR in place of the time, so that it means the same under every schedule.
+
+        (x, t) -> apply(x, u),   u = clip((high - lambda_t) / (high - low), 0, 1)
+
+    Args:
+      apply: the network, (x [B, *D], u [B]) -> its output.
+      schedule: the noise schedule, which may be learned.
+      low: log-SNR that becomes u = 1.
+      high: log-SNR that becomes u = 0.
+    Returns:
+      A function of (x_t, t), as `make_denoiser` takes it.
+    Raises:
+      ValueError: not low < high.
+      TypeError: apply is no function.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t = -lambda_t.
+    """
+    _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
+    return Partial(_on_log_snr, as_function("apply", apply), schedule, low, high)
+
+
+def _on_log_snr(apply: Partial, schedule: Schedule, low: Any, high: Any, x: jax.Array, t: Any) -> jax.Array:
+    return apply(x, jnp.clip((high - schedule.log_snr(t)) / (high - low), 0, 1))

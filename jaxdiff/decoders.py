@@ -1,0 +1,201 @@
+"""The last step of a model of discrete or continuous data: p(x_0 | what the chain has come to), and its units."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import log_ndtr
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff._functions import Static
+from jaxdiff.forward import Normal
+
+
+class Decoder(NamedTuple):
+    """A distribution of x_0 made from the chain's last normal distribution; a pytree of functions.
+
+    Fields:
+      log_prob: (x_0 [B, *D], Normal) -> [B], in nats: of a density for `normal`, else of a probability.
+      sample: (key, Normal) -> x_0 [B, *D]; the key may be one a row.
+    """
+
+    log_prob: Partial
+    sample: Partial
+
+
+def normal() -> Decoder:
+    """Return the decoder of continuous data: the normal distribution itself.
+
+        log p(x_0) = log N(x_0; mean, variance), a density
+
+    Returns:
+      A Decoder.
+    """
+    return Decoder(Partial(_normal_log_prob), Partial(_normal_sample))
+
+
+def _normal_log_prob(x_0: jax.Array, last: Normal) -> jax.Array:
+    return log_normal(x_0, last)
+
+
+def _normal_sample(key: jax.Array, last: Normal) -> jax.Array:
+    return last.mean + jnp.sqrt(last.variance) * _rows.normal(key, last.mean)
+
+
+def log_normal(x: jax.Array, distribution: Normal) -> jax.Array:
+    """Return the log-density of a normal distribution with independent components.
+
+        sum_D -(x - mean)^2 / (2 variance) - log(2 pi variance) / 2
+
+    Args:
+      x: [B, *D].
+      distribution: the Normal, of positive variance.
+    Returns:
+      [B], in nats.
+    """
+    mean, variance = distribution
+    return event_sum(-0.5 * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, x.shape))))
+
+
+def event_sum(x: jax.Array) -> jax.Array:
+    """Sum over all axes but the first.
+
+    Args:
+      x: [B, *D].
+    Returns:
+      [B].
+    """
+    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+
+
+def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
+    """Return the decoder that gives each level the normal distribution's mass of its bin.
+
+        p(v_k) = Phi((b_{k+1} - mean) / std) - Phi((b_k - mean) / std),   v_k = low + k step,   b_k = v_k - step / 2
+        step = (high - low) / (num_levels - 1),   b_0 = -inf,   b_{num_levels} = +inf
+
+    Args:
+      num_levels: number of levels, at least 2: 256 for MNIST, 17 for the 8x8 digits.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      A Decoder of data that lie on the levels; sampling rounds to the nearest.
+    Raises:
+      ValueError: num_levels < 2, or not low < high.
+    Numerics: differences of log Phi on the side where it is small; no bin gets probability zero.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (13).
+    """
+    _check_levels(num_levels, low, high)
+    options = Static((num_levels, low, high))
+    return Decoder(Partial(_discretised_log_prob, options), Partial(_discretised_sample, options))
+
+
+def _check_levels(num_levels: int, low: float, high: float) -> None:
+    _checks.positive_int("num_levels", num_levels)
+    _checks.values("num_levels", num_levels, "at least 2 levels", lambda n: n >= 2)
+    _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
+
+
+def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
+    num_levels, low, high = options.value
+    half = (high - low) / (num_levels - 1) / 2
+    std = jnp.sqrt(last.variance)
+    lower = jnp.where(x_0 < low + half, -jnp.inf, (x_0 - half - last.mean) / std)
+    upper = jnp.where(x_0 > high - half, jnp.inf, (x_0 + half - last.mean) / std)
+    # Phi(u) - Phi(l) = Phi(-l) - Phi(-u): the side on which both are small keeps its digits.
+    flip = lower + upper > 0
+    lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
+    open_below, open_above = jnp.isinf(lower), jnp.isinf(upper)
+    top = jnp.where(open_above, 0, log_ndtr(jnp.where(open_above, 0, upper)))
+    bottom = log_ndtr(jnp.where(open_below, 0, lower))
+    gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
+    return event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap))))
+
+
+def _discretised_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
+    num_levels, low, high = options.value
+    step = (high - low) / (num_levels - 1)
+    index = jnp.round((_normal_sample(key, last) - low) / step)
+    return low + step * jnp.clip(index, 0, num_levels - 1)
+
+
+def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
+    """Return VDM's decoder: the levels in proportion to the normal density at them.
+
+        p(v_k) = N(v_k; mean, variance) / sum_j N(v_j; mean, variance),   v_k = low + k (high - low) / (num_levels - 1)
+
+    Where the chain ends with noise left, its last normal is N(x_t / alpha_t, (sigma_t / alpha_t)^2): then this is the
+    posterior of the level given x_t under equal prior probabilities.
+
+    Args:
+      num_levels: number of levels, at least 2.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      A Decoder of data that lie on the levels.
+    Raises:
+      ValueError: num_levels < 2, or not low < high.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2 and Appendix E.
+    """
+    _check_levels(num_levels, low, high)
+    options = Static((num_levels, low, high))
+    return Decoder(Partial(_categorical_log_prob, options), Partial(_categorical_sample, options))
+
+
+def _categorical_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
+    # Relative to the given level's own density, which cancels the large common part.
+    gap = _level_logits(options, last) + ((x_0 - last.mean) ** 2 / (2 * last.variance))[..., None]
+    return event_sum(-jax.nn.logsumexp(gap, axis=-1))
+
+
+def _level_logits(options: Static, last: Normal) -> jax.Array:
+    values = levels(*options.value).astype(last.mean.dtype)
+    centred = _rows.lead(values, last.mean.ndim + 1) - last.mean[..., None]
+    return -(centred**2) / (2 * jnp.broadcast_to(last.variance, last.mean.shape)[..., None])
+
+
+def _categorical_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
+    keys = _rows.keys(key, last.mean.shape[0])
+    index = jax.vmap(jax.random.categorical)(keys, _level_logits(options, last))
+    return levels(*options.value).astype(last.mean.dtype)[index]
+
+
+def levels(num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
+    """Return the values of the levels.
+
+        v_k = low + k (high - low) / (num_levels - 1)
+
+    Args:
+      num_levels: number of levels, at least 2.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      [num_levels], default floating dtype.
+    """
+    return jnp.linspace(low, high, num_levels)
+
+
+def uniform_dequantise(key: jax.Array, x_0: jax.Array, num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Any:
+    """Spread each level evenly over its bin, so that a density can be compared with a probability.
+
+        x = x_0 + step u,   u ~ U(-1/2, 1/2)^D,   log P(x_0) >= E log p(x) + d log(step)
+
+    Args:
+      key: typed PRNG key, or one a row, [B].
+      x_0: data on the levels, [B, *D], floating.
+      num_levels: number of levels, at least 2.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      x, [B, *D], dtype of x_0; `bits_per_dim` with bin_width = step counts the term d log(step).
+    Raises:
+      ValueError: num_levels < 2, or not low < high.
+      TypeError: x_0 is not floating.
+    Source: Theis et al. 2016, arXiv:1511.01844, Section 3.1.
+    """
+    _checks.floating("x_0", x_0)
+    _check_levels(num_levels, low, high)
+    keys = _rows.keys(key, x_0.shape[0])
+    noise = jax.vmap(lambda k: jax.random.uniform(k, x_0.shape[1:], x_0.dtype, -0.5, 0.5))(keys)
+    return x_0 + (high - low) / (num_levels - 1) * noise
