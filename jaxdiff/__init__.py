@@ -7,14 +7,17 @@ from jaxdiff import (
     grids,
     guidance,
     kernels,
+    likelihood,
     losses,
     metrics,
     oracles,
     prediction,
     sampling,
     schedules,
+    work,
 )
 from jaxdiff.categorical import make_categorical_denoiser
+from jaxdiff.chain import Chain
 from jaxdiff.forward import Normal, q_posterior, q_sample, q_step
 from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.prediction import Denoised, make_denoiser
@@ -24,6 +27,7 @@ from jaxdiff.schedules import Schedule
 __version__ = "0.1.0"
 
 __all__ = [
+    "Chain",
     "Denoised",
     "Kernel",
     "Normal",
@@ -35,6 +39,7 @@ __all__ = [
     "grids",
     "guidance",
     "kernels",
+    "likelihood",
     "losses",
     "make_categorical_denoiser",
     "make_denoiser",
@@ -49,4 +54,5 @@ __all__ = [
     "sample",
     "sampling",
     "schedules",
+    "work",
 ]

@@ -97,7 +97,7 @@ def sample(
     if save_every is not None:
         _checks.positive_int("save_every", save_every)
     resampler = None if resample is None else as_function("resample", resample)
-    return _run(key, kernel, x_init, jnp.asarray(ts), first, resampler, save_every)
+    return run(key, kernel, x_init, jnp.asarray(ts), first=first, resample=resampler, save_every=save_every)
 
 
 def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
     _checks.grid("ts", ts)
     kernel = _check_kernel(kernel, "x_0", x_0)
     # No kernel of the ODE draws anything from the key.
-    return _run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1], 0, None, None).x
+    return run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1]).x
 
 
 def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
@@ -167,15 +167,29 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
 
 
 @partial(jax.jit, static_argnames="save_every")
-def _run(
+def run(
     key: jax.Array,
     kernel: Kernel,
     x_init: jax.Array,
     ts: jax.Array,
-    first: Any,
-    resample: Partial | None,
-    save_every: int | None,
+    *,
+    first: Any = 0,
+    resample: Partial | None = None,
+    save_every: int | None = None,
 ) -> Samples:
+    """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
+
+    Args:
+      key: typed PRNG key.
+      kernel: the step.
+      x_init: state at ts[0], [B, *D], floating.
+      ts: times, [num_steps + 1]; a single one leaves the state as it is.
+      first: index of the first row.
+      resample: as in `sample`.
+      save_every: as in `sample`.
+    Returns:
+      Samples.
+    """
     x = x_init.astype(_rows.state_dtype(x_init.dtype))
     ts = ts.astype(x.dtype)
     num_steps, num_rows = len(ts) - 1, x.shape[0]

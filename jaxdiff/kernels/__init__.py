@@ -12,15 +12,16 @@ returns zero increments. Kernels of the ODE also run from s up to t: `sampling.e
 from jaxdiff.kernels._adaptive import adaptive
 from jaxdiff.kernels._classic import euler, euler_maruyama, heun
 from jaxdiff.kernels._corrected import corrected
-from jaxdiff.kernels._discrete import VARIANCES, ancestral, ddim, p_mean_variance
+from jaxdiff.kernels._discrete import VARIANCES, ancestral, check_variance, ddim, p_mean_variance, reverse_variance
 from jaxdiff.kernels._exponential import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m, unipc
-from jaxdiff.kernels._kernel import Kernel, no_weight, without_memory
+from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, without_memory
 
 __all__ = [
     "VARIANCES",
     "Kernel",
     "adaptive",
     "ancestral",
+    "check_variance",
     "corrected",
     "ddim",
     "dpmpp_1s",
@@ -30,8 +31,10 @@ __all__ = [
     "euler",
     "euler_maruyama",
     "heun",
+    "is_clean",
     "no_weight",
     "p_mean_variance",
+    "reverse_variance",
     "unipc",
     "without_memory",
 ]

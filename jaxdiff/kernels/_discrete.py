@@ -43,24 +43,54 @@ def p_mean_variance(
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.2; learned: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15);
       optimal: Bao et al. 2022, arXiv:2201.06503, Theorem 1.
     """
-    _check_variance(variance)
+    check_variance(variance)
     denoised = denoiser(x_t, t)
     mean, small = q_posterior(schedule, x_t, x_0_of(denoised), t, s)
+    return Normal(mean, reverse_variance(denoised, schedule, x_t, t, s, variance=variance, small=small))
+
+
+def reverse_variance(
+    denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, s: Any, *, variance: Any, small: Any = None
+) -> jax.Array:
+    """Return the variance of the learned reverse process from what the denoiser said.
+
+    Args:
+      denoised: what the denoiser returned for (x_t, t).
+      schedule: the noise schedule.
+      x_t: state at time t, [B, *D], floating.
+      t: time of x_t, [] or [B].
+      s: earlier time, [] or [B], s <= t.
+      variance: as in `p_mean_variance`.
+      small: the variance that "small" stands for, [B, *D]; None is Var q(x_s | x_t, x_0).
+    Returns:
+      [B, *D], dtype of x_t.
+    Raises:
+      TypeError: "learned" or "optimal" with a denoiser that does not say what they need.
+    """
+    given = q_posterior(schedule, x_t, x_t, t, s).variance
+    small = given if small is None else small
     if isinstance(variance, str) and variance == "small":
-        return Normal(mean, small)
+        return small
     if isinstance(variance, str) and variance == "optimal":
-        return Normal(mean, small + _spread(schedule, x_t, t, s, _said(denoised, "variance")).astype(small.dtype))
+        return given + _spread(schedule, x_t, t, s, _said(denoised, "variance")).astype(given.dtype)
     late = level(schedule, t, x_t)
     unit = late.sigma**2 / (late.alpha**2 + late.sigma**2)  # Var[x_0 | x_t] of data ~ N(0, I)
-    large = small + _spread(schedule, x_t, t, s, unit).astype(small.dtype)
+    large = given + _spread(schedule, x_t, t, s, unit).astype(given.dtype)
     if isinstance(variance, str) and variance == "large":
-        return Normal(mean, large)
-    fraction = _said(denoised, "fraction") if isinstance(variance, str) else jnp.asarray(variance, mean.dtype)
+        return large
+    fraction = _said(denoised, "fraction") if isinstance(variance, str) else jnp.asarray(variance, large.dtype)
     log_small, log_large = (jnp.log(jnp.maximum(v, jnp.finfo(v.dtype).tiny)) for v in (small, large))
-    return Normal(mean, jnp.exp(log_small + fraction * (log_large - log_small)))
+    return jnp.exp(log_small + fraction * (log_large - log_small))
 
 
-def _check_variance(variance: Any) -> None:
+def check_variance(variance: Any) -> None:
+    """Require one of VARIANCES, or a fraction.
+
+    Args:
+      variance: what a user gave.
+    Raises:
+      ValueError: it is neither.
+    """
     if isinstance(variance, str):
         _checks.choice("variance", variance, VARIANCES)
     else:
@@ -95,7 +125,7 @@ def ancestral(denoiser: Callable, schedule: Schedule, variance: Any = "small") -
       ValueError: unknown variance.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2.
     """
-    _check_variance(variance)
+    check_variance(variance)
     kind = Static(variance) if isinstance(variance, str) else variance
     return without_memory(Partial(_ancestral_step, kind, as_function("denoiser", denoiser), schedule))
 

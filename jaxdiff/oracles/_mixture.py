@@ -1,4 +1,4 @@
-"""Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
+"""Mixtures of normal distributions, one of them, and the kernel density of a data set."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, exactly
 from jaxdiff.forward import level
-from jaxdiff.kernels import p_mean_variance
 from jaxdiff.prediction import Denoised
 from jaxdiff.schedules import Schedule
 
@@ -297,46 +296,3 @@ def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
     flat = points.reshape(len(points), -1)
     squared = jnp.broadcast_to(jnp.asarray(bandwidth, flat.dtype) ** 2, len(flat))
     return GaussianMixture(jnp.zeros(len(flat), flat.dtype), flat, squared)
-
-
-@exactly
-def affine_chain(
-    data: GaussianMixture, schedule: Schedule, ts: jax.Array, *, variance: Any = "small"
-) -> GaussianMixture:
-    """Return the exact law of the samples that `kernels.ancestral` draws with Gaussian data's own denoiser.
-
-        mu <- F mu + b,   P <- F P F^T + V,   where E[x_s | x_t] = F x_t + b and V = Var[x_s | x_t]
-
-    from N(0, sigma^2 I) at ts[0] over any number of steps, however coarse: the reverse process is affine, since
-    E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
-
-    Args:
-      data: one component, K = 1.
-      schedule: the noise schedule.
-      ts: the grid, decreasing, [num_steps + 1].
-      variance: as in `kernels.p_mean_variance`; "learned" is not offered.
-    Returns:
-      A GaussianMixture of one component, with a full covariance.
-    Raises:
-      ValueError: data has more than one component, or ts is no decreasing grid.
-    Numerics: in the eigenbasis of the data's covariance all is elementwise: O(d) a step.
-    """
-    if len(data.means) != 1:
-        raise ValueError(f"data: expected one component, got {len(data.means)}")
-    _checks.grid("ts", ts)
-    ts, size = jnp.asarray(ts), data.means.shape[1]
-    values, vectors = data._spectrum()
-    turn = jnp.eye(size, dtype=data.means.dtype) if vectors is None else vectors[0]
-    axes = GaussianMixture(data.log_weights, data.means @ turn, jnp.broadcast_to(values, (1, size)))
-    denoiser = axes.denoiser(schedule, variance=True)
-    probe = jnp.stack([jnp.zeros(size, turn.dtype), jnp.ones(size, turn.dtype)])
-
-    def step(n: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        mean, squared = state
-        at, added = p_mean_variance(denoiser, schedule, probe, ts[n], ts[n + 1], variance=variance)
-        slope = at[1] - at[0]
-        return slope * mean + at[0], slope**2 * squared + jnp.where(ts[n + 1] > 0, added[0], 0)
-
-    start = jnp.broadcast_to(schedule.sigma(ts[0]).astype(turn.dtype) ** 2, (size,))
-    mean, squared = jax.lax.fori_loop(0, len(ts) - 1, step, (jnp.zeros(size, turn.dtype), start))
-    return gaussian(turn @ mean, (turn * squared[None]) @ turn.T)

@@ -1,0 +1,333 @@
+"""The finite-T chain p_theta(x_{0:T}): the model whose probability the variational bound is about.
+
+    p_theta(x_0) = int p(x_T) prod_t p(x_{t-1} | x_t) p(x_0 | x_1) dx_{1:T}
+
+Forward paths q(x_{1:T} | x_0) and reverse paths p_theta both carry the log weight of one and the same ratio,
+
+    log w = log p(x_T) + sum_t [log p(x_{t-1} | x_t) - log q(x_t | x_{t-1})] + log p(x_0 | x_1) - log q(x_1 | x_0),
+
+whose negative is the work (Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. 9 to 11).
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows, decoders
+from jaxdiff._functions import Static, as_function
+from jaxdiff.decoders import event_sum
+from jaxdiff.forward import Normal, level, q_posterior, q_step
+from jaxdiff.kernels import Kernel, check_variance, is_clean, p_mean_variance, reverse_variance, without_memory
+from jaxdiff.prediction import x_0_of
+from jaxdiff.schedules import Schedule
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["denoiser", "schedule", "ts", "variance", "decoder"],
+    meta_fields=["ends_clean"],
+)
+@dataclass(frozen=True)
+class Chain:
+    """The finite-T model p_theta of data: a pytree, to be passed through jit as an argument.
+
+    A grid that ends where there is no noise (t = 0 of most schedules) has its latents at ts[:-1], and the decoder makes
+    x_0 of p(x_0 | x_t) at the last of them: N(D, v), with v as `kernels.p_mean_variance` has it, where "small", whose v
+    is zero there, takes that of "large". A grid that ends with noise left has its latents at all ts, and the decoder
+    makes x_0 of N(x_t / alpha_t, (sigma_t / alpha_t)^2) at the last: the likelihood q(x_t | x_0), normalised over x_0.
+
+    Fields:
+      denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with the fraction or variance asked for.
+      schedule: the noise schedule.
+      ts: the grid, decreasing, [num_steps + 1].
+      variance: of the reverse steps, as in `kernels.p_mean_variance`.
+      decoder: p(x_0 | the last latent); None is `decoders.normal()`, a density.
+      ends_clean: whether there is no noise at ts[-1]; found from the grid, unless it or the schedule is traced.
+    Raises:
+      ValueError: ts is no decreasing grid, or variance is unknown.
+      TypeError: denoiser is no function, or ends_clean is None and the grid is traced.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2; Ho et al. 2020, arXiv:2006.11239, Section 2.
+    """
+
+    denoiser: Callable
+    schedule: Schedule
+    ts: jax.Array
+    _: KW_ONLY
+    variance: Any = "small"
+    decoder: Any = None
+    ends_clean: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ts, jax.Array | np.ndarray):
+            return  # a placeholder of a tree transformation
+        _checks.grid("ts", self.ts)
+        ends_clean, variance = self.ends_clean, self.variance
+        if ends_clean is None:
+            ends_clean = _ends_clean(self.schedule, self.ts)
+        if not isinstance(variance, Static):
+            check_variance(variance)
+            variance = Static(variance) if isinstance(variance, str) else variance
+        fields = {
+            "denoiser": as_function("denoiser", self.denoiser),
+            "variance": variance,
+            "decoder": decoders.normal() if self.decoder is None else self.decoder,
+            "ends_clean": ends_clean,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def times(self) -> jax.Array:
+        """The times of the latents, decreasing."""
+        return self.ts[:-1] if self.ends_clean else self.ts
+
+    @property
+    def num_terms(self) -> int:
+        """Terms of the variational bound: the prior's, one a transition between latents, and the decoder's."""
+        return len(self.times) + 1
+
+    def p_step(self, x_t: jax.Array, t: Any, s: Any) -> Normal:
+        """Return p(x_s | x_t), as `kernels.p_mean_variance` does."""
+        return self.p_given(self.denoiser(x_t, t), x_t, t, s)
+
+    def p_given(self, denoised: Any, x_t: jax.Array, t: Any, s: Any) -> Normal:
+        """Return the same from what the denoiser said of x_t."""
+        return p_mean_variance(lambda *_: denoised, self.schedule, x_t, t, s, variance=self.kind)
+
+    @property
+    def kind(self) -> Any:
+        """What the reverse variance is: a name, or a fraction."""
+        return self.variance.value if isinstance(self.variance, Static) else self.variance
+
+    def log_step_ratio(self, x_s: jax.Array, x_t: jax.Array, s: Any, t: Any) -> jax.Array:
+        """Return log p(x_s | x_t) - log q(x_t | x_s), [B], in nats, for states [B, *D] at s < t."""
+        p, variance = self.p_step(x_t, t, s), q_variance(self.schedule, x_t, s, t)
+        early, late = level(self.schedule, s, x_t), level(self.schedule, t, x_t)
+        eps = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
+        return _log_ratio((x_s - p.mean) / jnp.sqrt(p.variance), p.variance, eps, variance)
+
+    def p_last(self, x: jax.Array) -> Normal:
+        """Return the normal distribution that the decoder makes x_0 of, from the last latent x [B, *D]."""
+        t = self.times[-1]
+        if not self.ends_clean:
+            alpha, sigma, _ = level(self.schedule, t, x)
+            return Normal(x / alpha, jnp.broadcast_to((sigma / alpha) ** 2, x.shape))
+        return self.p_last_of(self.denoiser(x, t), x)
+
+    def p_last_of(self, denoised: Any, x: jax.Array) -> Normal:
+        """Return the same from what the denoiser said of x, where the grid ends clean."""
+        t, kind = self.times[-1], self.kind
+        large = reverse_variance(denoised, self.schedule, x, t, self.ts[-1], variance="large")
+        # "small" is zero here: the floor of an interpolated variance is that of the step before.
+        if (isinstance(kind, str) and kind == "small") or len(self.times) < 2:
+            small = large
+        else:
+            small = q_posterior(self.schedule, x, x, self.times[-2], t).variance
+        variance = reverse_variance(
+            denoised, self.schedule, x, t, self.ts[-1], variance=kind, small=jnp.minimum(small, large)
+        )
+        return Normal(x_0_of(denoised), variance)
+
+
+def _ends_clean(schedule: Schedule, ts: Any) -> bool:
+    with jax.ensure_compile_time_eval():
+        log_snr = None if _checks.known(ts) is None else _checks.known(schedule.log_snr(ts[-1]))
+    if log_snr is None:
+        raise TypeError(
+            "ends_clean: expected True or False where ts or the schedule is traced, got None "
+            "(or make the Chain outside of jit and pass it as an argument)"
+        )
+    return bool(is_clean(level(schedule, float(ts[-1]), jnp.zeros(1))))
+
+
+def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
+    """Return how far the diffused data are from the prior.
+
+        KL(q(x_t | x_0) || N(0, sigma_t^2 I)) = alpha_t^2 |x_0|^2 / (2 sigma_t^2)
+
+    Args:
+      schedule: the noise schedule.
+      x_0: data, [B, *D], floating.
+      t: time, [] or [B], as a rule 1.
+    Returns:
+      [B], in nats.
+    Raises:
+      ValueError: t is no time for x_0.
+    """
+    return event_sum(jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2)
+
+
+def normal_kl(p: Normal, q: Normal) -> jax.Array:
+    """Return the Kullback-Leibler divergence between two normal distributions with independent components.
+
+        KL(p || q) = sum_D [r - 1 - log r + (mean_p - mean_q)^2 / variance_q] / 2,   r = variance_p / variance_q
+
+    Args:
+      p: Normal over [B, *D].
+      q: Normal over [B, *D], of positive variance.
+    Returns:
+      [B], in nats, of p and of q the variances positive.
+    Numerics: r - 1 - log r is taken from r - 1, so that equal variances cost nothing.
+    """
+    excess = (p.variance - q.variance) / q.variance
+    return event_sum((excess - jnp.log1p(excess) + (p.mean - q.mean) ** 2 / q.variance) / 2)
+
+
+def diffusing(chain: Chain) -> Kernel:
+    """Return the kernel of forward paths: a draw of q(x_t | x_s), weighted with the reverse step's density.
+
+        x_t ~ q(x_t | x_s),   increment = log p(x_s | x_t) - log q(x_t | x_s)
+
+    It is run from the last latent to the first: on increasing times.
+
+    Args:
+      chain: the model.
+    Returns:
+      A Kernel without memory.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (11).
+    """
+    return without_memory(Partial(_diffuse, chain))
+
+
+def _diffuse(chain: Chain, key: jax.Array, carry: Any, x_s: jax.Array, s: Any, t: Any) -> Any:
+    eps = _rows.normal(key, x_s)
+    x_t = q_step(chain.schedule, x_s, s, t, eps)
+    p = chain.p_step(x_t, t, s)
+    residual = (x_s - p.mean) / jnp.sqrt(p.variance)
+    return carry, x_t, _log_ratio(residual, p.variance, eps, q_variance(chain.schedule, x_s, s, t))
+
+
+def generating(chain: Chain) -> Kernel:
+    """Return the kernel of reverse paths: a draw of p(x_s | x_t), weighted in the same way.
+
+        x_s ~ p(x_s | x_t),   increment = log p(x_s | x_t) - log q(x_t | x_s)
+
+    Args:
+      chain: the model.
+    Returns:
+      A Kernel without memory, to be run on decreasing times.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (9); Grosse et al. 2015, arXiv:1511.02543.
+    """
+    return without_memory(Partial(_generate, chain))
+
+
+def _generate(chain: Chain, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any) -> Any:
+    noise = _rows.normal(key, x_t)
+    p = chain.p_step(x_t, t, s)
+    x_s = p.mean + jnp.sqrt(p.variance) * noise
+    early, late = level(chain.schedule, s, x_t), level(chain.schedule, t, x_t)
+    variance = q_variance(chain.schedule, x_t, s, t)
+    residual = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
+    return carry, x_s, _log_ratio(noise, p.variance, residual, variance)
+
+
+def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
+    """Return the variance of a step of the forward process.
+
+        Var q(x_t | x_s) = -sigma_t^2 expm1(lambda_t - lambda_s)
+
+    Args:
+      schedule: the noise schedule.
+      x: a state, [B, *D], for the shape and dtype.
+      s: time, [] or [B].
+      t: later time, [] or [B].
+    Returns:
+      An array that broadcasts against x.
+    """
+    late = level(schedule, t, x)
+    return -(late.sigma**2) * jnp.expm1(late.log_snr - level(schedule, s, x).log_snr)
+
+
+def _log_ratio(p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array) -> jax.Array:
+    """log N(p_noise sqrt(p_variance); 0, p_variance) - the same of q, from the noises: no large numbers cancel."""
+    ratio = jnp.broadcast_to(q_variance / p_variance, p_noise.shape)
+    return event_sum(((q_noise - p_noise) * (q_noise + p_noise) + jnp.log(ratio)) / 2)
+
+
+def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
+    """Return what the ends of a path add to its log weight.
+
+        log p(x_T) + log p(x_0 | x_1) - log q(x_1 | x_0)
+
+    Args:
+      chain: the model.
+      x_0: data, [B, *D].
+      first: the latent next to the data, x_1, [B, *D].
+      last: the latent next to the prior, x_T, [B, *D].
+    Returns:
+      [B], in nats.
+    """
+    alpha, sigma, _ = level(chain.schedule, chain.times[-1], x_0)
+    start = level(chain.schedule, chain.times[0], x_0).sigma
+    eps, noise = (first - alpha * x_0) / sigma, last / start
+    ends = event_sum((eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / start), x_0.shape))
+    return ends + chain.decoder.log_prob(x_0, chain.p_last(first))
+
+
+def path(chain: Chain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
+    """Return a forward path from its noises, all times at once.
+
+        x_{t_i} / alpha_{t_i} = x_0 + sum_{j <= i} sqrt(Var q(x_{t_j} | x_{t_{j-1}})) / alpha_{t_j} eps_j
+
+    Args:
+      chain: the model.
+      x_0: data, [B, *D].
+      eps: standard normal noises, [N, B, *D], from the latent next to the data on; N = len(chain.times).
+    Returns:
+      The latents, [N, B, *D], next to the data first.
+    Raises:
+      ValueError: eps has another shape.
+    """
+    if eps.shape != (len(chain.times), *x_0.shape):
+        raise ValueError(f"eps: expected shape {(len(chain.times), *x_0.shape)}, got {eps.shape}")
+    alpha, added = _scales(chain, x_0)
+    return alpha * (x_0[None] + jnp.cumsum(added * eps, axis=0))
+
+
+def noises_of_path(chain: Chain, x_0: jax.Array, xs: jax.Array) -> jax.Array:
+    """Return the noises that a path is made of: the inverse of `path`.
+
+    Args:
+      chain: the model.
+      x_0: data, [B, *D].
+      xs: latents, [N, B, *D], next to the data first.
+    Returns:
+      eps, [N, B, *D]: `path(chain, x_0, eps)` is xs.
+    """
+    alpha, added = _scales(chain, x_0)
+    scaled = jnp.concatenate([x_0[None], xs / alpha])
+    return jnp.diff(scaled, axis=0) / added
+
+
+def _scales(chain: Chain, x_0: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """alpha at the latents' times, and the standard deviation that each step adds to x / alpha; nearest data first."""
+    ts = chain.times[::-1]
+    ratios = jnp.exp(-chain.schedule.log_snr(ts))  # (sigma / alpha)^2
+    added = jnp.sqrt(jnp.diff(ratios, prepend=jnp.zeros(1, ratios.dtype)))
+    alpha, added = (v.reshape(-1, *(1,) * x_0.ndim).astype(x_0.dtype) for v in (chain.schedule.alpha(ts), added))
+    return alpha, added
+
+
+def log_weight_of_path(chain: Chain, x_0: jax.Array, xs: jax.Array) -> jax.Array:
+    """Return the log weight of a path that is given whole; the denoiser sees all its states in one batch.
+
+    Args:
+      chain: the model.
+      x_0: data, [B, *D].
+      xs: latents, [N, B, *D], next to the data first.
+    Returns:
+      [B], in nats; differentiable in xs and the chain.
+    """
+    ends = log_ends(chain, x_0, xs[0], xs[-1])
+    if len(xs) < 2:
+        return ends
+    ts = chain.times[::-1]
+
+    steps = jax.vmap(chain.log_step_ratio)(xs[:-1], xs[1:], ts[:-1], ts[1:])
+    return ends + jnp.sum(steps, axis=0)

@@ -1,0 +1,104 @@
+"""The negative variational bound in continuous time, and the schedule it trains."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks, _rows
+from jaxdiff.chain import prior_kl
+from jaxdiff.decoders import Decoder
+from jaxdiff.forward import Normal, level, q_sample
+from jaxdiff.losses._denoising import denoising_error
+from jaxdiff.losses._times import uniform_times
+from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
+
+
+class BoundTerms(NamedTuple):
+    """The parts of a negative variational bound, [B] each, in nats; their sum bounds -log p(x_0) from above.
+
+    Fields:
+      prior: KL(q(x_1 | x_0) || p(x_1)).
+      diffusion: what the reverse process between t = 1 and t = 0 costs.
+      reconstruction: -log p(x_0 | x at t = 0).
+    """
+
+    prior: jax.Array
+    diffusion: jax.Array
+    reconstruction: jax.Array
+
+
+def continuous_elbo(
+    key: jax.Array,
+    denoiser: Callable,
+    schedule: Schedule,
+    x_0: jax.Array,
+    *,
+    decoder: Decoder,
+    t: jax.Array | None = None,
+) -> BoundTerms:
+    """Estimate the negative variational bound in continuous time, with one time an example.
+
+        prior           alpha_1^2 |x_0|^2 / (2 sigma_1^2)
+        diffusion       1/2 E_t[-lambda'(t) exp(lambda_t) |x_0 - D(x_t, t)|^2]
+        reconstruction  -E log p(x_0 | x_{t=0}),   p the decoder of N(x_{t=0} / alpha_0, (sigma_0 / alpha_0)^2)
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule, which must leave some noise at t = 0: `cosine(log_snr_max=13)`, `edm`, `learned`.
+      x_0: data, [B, *D], floating.
+      decoder: p(x_0 | x_{t=0}), such as `decoders.discretised_normal(256)`.
+      t: times, [B]; None draws them uniformly.
+    Returns:
+      BoundTerms; the sum of the three is the loss, whose mean over times and noise bounds -log p(x_0) from above.
+    Raises:
+      ValueError: the schedule has no noise at t = 0, where this is known; shapes do not fit.
+      TypeError: integer images, or key is no typed key.
+    Numerics: lambda' by forward-mode differentiation. Gradients reach the schedule, its end-points too.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Eqs. (11), (12) and (17).
+    """
+    _checks.floating("x_0", x_0)
+    _checks.values(
+        "schedule", schedule.log_snr(0.0), "noise left at t = 0 (a finite log-SNR)", lambda v: v < 0.75 * LOG_SNR_LIMIT
+    )
+    size = x_0.shape[0]
+    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
+    t = uniform_times(keys[:, 0], size) if t is None else t
+    _checks.time("t", t, x_0)
+    t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), (size,))
+    log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
+    error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t)
+    last = level(schedule, 0.0, x_0)
+    x = q_sample(schedule, x_0, 0.0, _rows.normal(keys[:, 2], x_0).astype(x_0.dtype))
+    end = Normal(x / last.alpha, jnp.exp(-last.log_snr))
+    return BoundTerms(
+        prior=prior_kl(schedule, x_0, 1.0),
+        diffusion=-rate * jnp.exp(log_snr) / 2 * error,
+        reconstruction=-decoder.log_prob(x_0, end),
+    )
+
+
+def spend_times_well(parameters: dict[str, Any], log_snr: jax.Array, diffusion: jax.Array) -> jax.Array:
+    """Return zeros whose gradient trains the interior of a learned schedule to reduce the bound's variance.
+
+        E[diffusion^2] as a function of the density r(lambda) that times are drawn from; its gradient is
+        -E[diffusion^2 grad log r(lambda)], which needs no derivative of the network
+
+    The expectation of the bound does not depend on the interior; `schedules.learned` with `stop_gradient` on the logits
+    leaves this the only gradient that reaches them.
+
+    Args:
+      parameters: of `schedules.learned`.
+      log_snr: lambda at the times drawn, [B].
+      diffusion: the diffusion terms at these, [B], in any unit.
+    Returns:
+      [B] zeros, to be added to the loss.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.1; the gradient is that of an importance sampling density.
+    """
+    low, high, logits = (parameters[name] for name in ("log_snr_min", "log_snr_max", "logits"))
+    width = (high - low) / len(logits)
+    bins = jnp.clip(jnp.floor((high - log_snr) / width).astype(int), 0, len(logits) - 1)
+    log_density = jax.nn.log_softmax(logits)[jax.lax.stop_gradient(bins)]
+    return jax.lax.stop_gradient(diffusion) ** 2 * (jax.lax.stop_gradient(log_density) - log_density)

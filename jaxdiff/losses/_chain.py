@@ -1,0 +1,116 @@
+"""The variational bound of a finite chain, one term of it an example."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks, _rows
+from jaxdiff.chain import Chain, normal_kl, prior_kl
+from jaxdiff.decoders import event_sum
+from jaxdiff.forward import Normal, q_posterior, q_sample
+from jaxdiff.prediction import Denoised, affine, x_0_of
+
+
+def vlb(
+    key: jax.Array, chain: Chain, x_0: jax.Array, *, index: jax.Array | None = None, probability: Any = None
+) -> jax.Array:
+    """Estimate the negative variational bound from one random term of it.
+
+        L_prior + L_i / p_i (+ the decoder's, where the grid ends with noise left),   E = sum of all terms
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      chain: the model; its variance may be learned.
+      x_0: data, [B, *D], floating.
+      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer; None draws it uniformly.
+      probability: p_i of each row's index, [B]; None is uniform, 1 / num_steps.
+    Returns:
+      [B], in nats; its mean bounds -log p_theta(x_0) from above. One call of the denoiser.
+    Raises:
+      ValueError: index has another shape.
+      TypeError: integer images, or key is no typed key.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (18), for p_i.
+    """
+    x_t, index, key_end = _draw(key, chain, x_0, index)
+    denoised = chain.denoiser(x_t, chain.ts[index])
+    return _estimate(key_end, chain, x_0, x_t, index, denoised, probability)
+
+
+def hybrid(
+    key: jax.Array,
+    chain: Chain,
+    x_0: jax.Array,
+    *,
+    prediction: str = "eps",
+    sigma_data: float = 0.5,
+    vlb_weight: Any = 1e-3,
+    index: jax.Array | None = None,
+    probability: Any = None,
+) -> jax.Array:
+    """Return the simple loss, which trains the mean, plus a little of the bound, which trains the variance alone.
+
+        L_simple + vlb_weight L_vlb,   L_vlb in bits per dimension, with a stopped gradient through x_0_hat
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      chain: the model, whose denoiser returns a `Denoised` with the fraction and whose variance is "learned".
+      x_0: data, [B, *D], floating.
+      prediction: what the network predicts: the error that L_simple measures.
+      sigma_data: standard deviation of the data; only "edm" uses it.
+      vlb_weight: of the bound.
+      index: as in `vlb`.
+      probability: as in `vlb`.
+    Returns:
+      [B]. One call of the denoiser.
+    Raises:
+      ValueError: index has another shape, or prediction is unknown.
+      TypeError: integer images, or key is no typed key.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
+    """
+    x_t, index, key_end = _draw(key, chain, x_0, index)
+    t = chain.ts[index]
+    denoised = chain.denoiser(x_t, t)
+    out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
+    size = x_0[0].size
+    simple = event_sum(((x_0_of(denoised) - x_0) / out) ** 2) / size
+    mean = jax.lax.stop_gradient(x_0_of(denoised))
+    fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
+    bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
+    return simple + vlb_weight * bound / (size * jnp.log(2.0).astype(bound.dtype))
+
+
+def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The rows' noisy states, the steps that start at them, and keys for what is left."""
+    _checks.floating("x_0", x_0)
+    size, num_steps = x_0.shape[0], len(chain.ts) - 1
+    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
+    if index is None:
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+    if jnp.shape(index) != (size,):
+        raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
+    eps = _rows.normal(keys[:, 1], x_0).astype(x_0.dtype)
+    return q_sample(chain.schedule, x_0, chain.ts[index], eps), index, keys[:, 2]
+
+
+def _estimate(
+    key: jax.Array, chain: Chain, x_0: jax.Array, x_t: jax.Array, index: jax.Array, denoised: Any, probability: Any
+) -> jax.Array:
+    """The bound from what the denoiser said at one step of it."""
+    num_steps = len(chain.ts) - 1
+    t, s = chain.ts[index], chain.ts[index + 1]
+    probability = 1 / num_steps if probability is None else probability
+    at_end = (index == num_steps - 1) & chain.ends_clean
+    # The step to clean data has no variance: rows that are not at it, and only they, compare normal distributions.
+    s = jnp.where(at_end, t / 2, s)
+    cost = normal_kl(q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_given(denoised, x_t, t, s))
+    rest = prior_kl(chain.schedule, x_0, chain.ts[0])
+    if chain.ends_clean:
+        last = chain.p_last_of(denoised, x_t)
+        safe = Normal(*(jnp.where(_rows.expand(at_end, x_0), v, 1) for v in last))
+        cost = jnp.where(at_end, -chain.decoder.log_prob(x_0, safe), cost)
+    else:
+        eps = _rows.normal(key, x_0).astype(x_0.dtype)
+        x = q_sample(chain.schedule, x_0, chain.ts[-1], eps)
+        rest = rest - chain.decoder.log_prob(x_0, chain.p_last(x))
+    return rest + cost / probability

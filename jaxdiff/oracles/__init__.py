@@ -1,0 +1,6 @@
+"""Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
+
+from jaxdiff.oracles._affine import affine_chain, chain_law
+from jaxdiff.oracles._mixture import GaussianMixture, empirical, gaussian
+
+__all__ = ["GaussianMixture", "affine_chain", "chain_law", "empirical", "gaussian"]

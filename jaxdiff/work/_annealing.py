@@ -1,0 +1,155 @@
+"""Annealed importance sampling over a chain's latents, and its mirror image."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff._functions import Static
+from jaxdiff.chain import Chain, log_weight_of_path, noises_of_path, path
+from jaxdiff.kernels import Kernel, without_memory
+from jaxdiff.sampling import run
+from jaxdiff.work._bounds import reverse_run
+
+
+def annealing(chain: Chain, x_0: jax.Array, *, step_size: Any = 0.1, num_leapfrog: int = 5) -> Kernel:
+    """Return the kernel of annealed importance sampling over a chain's latents, from forward paths to the posterior.
+
+        f_beta = q(x_{1:T} | x_0)^(1 - beta) p_theta(x_{0:T})^beta,   beta = 1 - t
+        increment = (beta_s - beta_t) log w,   then a Hamiltonian Monte Carlo move that leaves f_beta_s as it is
+
+    The state is the paths' noises, [B, N, *D], in which f_beta is a standard normal times w^beta. Run from t = 1 to 0
+    it goes from q to the posterior; from 0 to 1 it is the exact mirror image: first the move, then the weight.
+
+    Args:
+      chain: the model.
+      x_0: data, [B, *D].
+      step_size: of the leapfrog integrator, in units of the noises, [], traced.
+      num_leapfrog: gradients of log w a move, static: each takes all T calls of the denoiser, in one batch.
+    Returns:
+      A Kernel without memory.
+    Raises:
+      ValueError: num_leapfrog < 1.
+    Source: Neal 2001, Stat. Comput. 11, 125; Neal 2011, arXiv:1206.1901; Grosse et al. 2015, arXiv:1511.02543.
+    """
+    _checks.positive_int("num_leapfrog", num_leapfrog)
+    return without_memory(Partial(_anneal, chain, x_0, step_size, Static(num_leapfrog)))
+
+
+def _anneal(
+    chain: Chain, x_0: jax.Array, step_size: Any, num_leapfrog: Static,
+    key: jax.Array, carry: Any, z: jax.Array, t: Any, s: Any,
+) -> Any:  # fmt: skip
+    keys = _rows.keys(key, z.shape[0])
+    beta = 1 - jnp.minimum(t, s)  # both directions move at the end that is nearer to the posterior
+
+    def log_weight(z: jax.Array) -> jax.Array:
+        return log_weight_of_path(chain, x_0, path(chain, x_0, jnp.moveaxis(z, 1, 0)))
+
+    upwards = s < t
+    before = log_weight(z)
+    moved = _hamiltonian(keys, log_weight, beta, step_size, num_leapfrog.value, z)
+    return carry, moved, (t - s) * jnp.where(upwards, before, log_weight(moved))
+
+
+def _hamiltonian(
+    keys: jax.Array, log_weight: Callable, beta: Any, step_size: Any, num_leapfrog: int, z: jax.Array
+) -> jax.Array:
+    """One Hamiltonian Monte Carlo move of each row, accepted or not by itself."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    momentum = _rows.normal(pairs[:, 0], z)
+
+    def energy(z: jax.Array) -> jax.Array:
+        return jnp.sum(z.reshape(z.shape[0], -1) ** 2, axis=1) / 2 - beta * log_weight(z)
+
+    slope = jax.grad(lambda z: jnp.sum(energy(z)))
+
+    def leap(_: Any, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        z, momentum, force = state
+        momentum = momentum - step_size / 2 * force
+        z = z + step_size * momentum
+        force = slope(z)
+        return z, momentum - step_size / 2 * force, force
+
+    new, last, _ = jax.lax.fori_loop(0, num_leapfrog, leap, (z, momentum, slope(z)))
+    kinetic = [jnp.sum(p.reshape(p.shape[0], -1) ** 2, axis=1) / 2 for p in (momentum, last)]
+    gain = energy(z) + kinetic[0] - energy(new) - kinetic[1]
+    chance = jax.vmap(lambda k: jax.random.uniform(k, (), gain.dtype))(pairs[:, 1])
+    return jnp.where(_rows.expand(jnp.log(chance) < gain, z), new, z)
+
+
+def ais(
+    key: jax.Array, chain: Chain, x_0: jax.Array, *, num_temperatures: int, step_size: Any = 0.1, num_leapfrog: int = 5
+) -> jax.Array:
+    """Estimate log p_theta(x_0) by annealed importance sampling over the latents.
+
+        log p_theta(x_0) >= E[sum_k (beta_k - beta_{k-1}) log w(z_{k-1})],   E[exp of the sum] = p_theta(x_0)
+
+    Args:
+      key: typed PRNG key; row i depends on (key, i) alone.
+      chain: the model.
+      x_0: data, [B, *D], floating.
+      num_temperatures: steps of beta from 0 to 1, static; 1 is importance sampling with one path.
+      step_size: as in `annealing`.
+      num_leapfrog: as in `annealing`.
+    Returns:
+      [B], in nats: a lower bound in expectation, that rises with num_temperatures.
+    Raises:
+      ValueError: a number is not positive.
+      TypeError: x_0 is not floating.
+    Source: as of `annealing`.
+    """
+    _checks.floating("x_0", x_0)
+    _checks.positive_int("num_temperatures", num_temperatures)
+    key_start, key_run = jax.random.split(key)
+    shape = (x_0.shape[0], len(chain.times), *x_0.shape[1:])
+    z = _rows.normal(key_start, jax.ShapeDtypeStruct(shape, x_0.dtype))
+    kernel = annealing(chain, x_0, step_size=step_size, num_leapfrog=num_leapfrog)
+    return run(key_run, kernel, z, jnp.linspace(1, 0, num_temperatures + 1, dtype=z.dtype)).log_weights
+
+
+class AisBounds(NamedTuple):
+    """Data simulated by the model, [B, *D], and bounds of log p_theta of them, [B], in nats, in expectation."""
+
+    x_0: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+
+
+def ais_bounds(
+    key: jax.Array,
+    chain: Chain,
+    shape: tuple[int, ...],
+    *,
+    num_temperatures: int,
+    step_size: Any = 0.1,
+    num_leapfrog: int = 5,
+) -> AisBounds:
+    """Bound log p_theta from both sides by annealing: `ais`, and its mirror image from an exact posterior path.
+
+    Args:
+      key: typed PRNG key; row i depends on (key, i) alone.
+      chain: the model.
+      shape: of the data to be simulated, [B, *D].
+      num_temperatures: as in `ais`.
+      step_size: as in `annealing`.
+      num_leapfrog: as in `annealing`.
+    Returns:
+      AisBounds.
+    Raises:
+      ValueError: shape has no batch axis, or a number is not positive.
+    Source: Grosse et al. 2015, arXiv:1511.02543, Section 3.
+    """
+    _checks.positive_int("num_temperatures", num_temperatures)
+    key_path, key_lower, key_upper = jax.random.split(key, 3)
+    x_0, drawn, _ = reverse_run(key_path, chain, shape, save_every=1)
+    options = {"step_size": step_size, "num_leapfrog": num_leapfrog}
+    lower = ais(key_lower, chain, x_0, num_temperatures=num_temperatures, **options)
+    assert drawn.trajectory is not None  # asked for
+    z = jnp.moveaxis(noises_of_path(chain, x_0, drawn.trajectory[::-1]), 0, 1)
+    betas = jnp.linspace(0, 1, num_temperatures + 1, dtype=z.dtype)
+    mirror = run(key_upper, annealing(chain, x_0, **options), z, betas)
+    return AisBounds(x_0, lower, -mirror.log_weights)

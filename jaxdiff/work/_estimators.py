@@ -1,0 +1,119 @@
+"""Works of both directions, combined and compared."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
+    """Combine works of both directions into the estimate of log p of least variance.
+
+        sum_i 1 / (1 + n/m exp(W_F,i + L)) = sum_j 1 / (1 + m/n exp(W_R,j - L)),   solved for L = log p
+
+    Args:
+      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs subtracted: W + log p).
+      reverse_work: W_R of m reverse paths, of any shape, likewise (W - log p).
+    Returns:
+      L, [], in nats.
+    Raises:
+      ValueError: one of them is empty.
+    Numerics: bisection between the extremes of the works: L is where one monotone function is zero.
+    Source: Bennett 1976, J. Comput. Phys. 22, 245; Crooks 2000, Phys. Rev. E 61, 2361, Section IV.
+    """
+    forward, reverse = _works(forward_work, reverse_work)
+    ratio = math.log(forward.size / reverse.size)
+    ends = jnp.concatenate([-forward, reverse])
+
+    def halve(_: Any, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        middle = (low + high) / 2
+        too_low = jnp.sum(jax.nn.sigmoid(-(forward + middle + ratio))) > jnp.sum(
+            jax.nn.sigmoid(-(reverse - middle - ratio))
+        )
+        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+    margin = abs(ratio) + 1
+    low, high = jax.lax.fori_loop(0, 100, halve, (jnp.min(ends) - margin, jnp.max(ends) + margin))
+    return (low + high) / 2
+
+
+def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
+    """Return the asymptotic standard error of `bennett_acceptance_ratio`.
+
+        Var L = (<f^2>_F / <f>_F^2 - 1) / n + (<g^2>_R / <g>_R^2 - 1) / m
+        f = 1 / (1 + n/m exp(W_F + L)),   g = 1 / (1 + m/n exp(W_R - L))
+
+    Args:
+      forward_work: as in `bennett_acceptance_ratio`, independent draws.
+      reverse_work: likewise.
+    Returns:
+      [], in nats.
+    Raises:
+      ValueError: one of them is empty.
+    Source: Bennett 1976, J. Comput. Phys. 22, 245, Eqs. (10) and (11).
+    """
+    forward, reverse = _works(forward_work, reverse_work)
+    ratio, log_prob = math.log(forward.size / reverse.size), bennett_acceptance_ratio(forward, reverse)
+    f = jax.nn.sigmoid(-(forward + log_prob + ratio))
+    g = jax.nn.sigmoid(-(reverse - log_prob - ratio))
+    return jnp.sqrt(sum((jnp.mean(v**2) / jnp.mean(v) ** 2 - 1) / v.size for v in (f, g)))
+
+
+def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
+    forward, reverse = jnp.ravel(forward_work), jnp.ravel(reverse_work)
+    for name, work in (("forward_work", forward), ("reverse_work", reverse)):
+        if work.size == 0:
+            raise ValueError(f"{name}: expected at least one work, got none")
+    return forward, reverse
+
+
+class Crooks(NamedTuple):
+    """A fit of Crooks' theorem to works of both directions.
+
+    Fields:
+      slope: of log P_F(W) / P_R(-W) on W, []: 1 where the paths are the model's.
+      slope_se: its standard error, [].
+      log_prob: log p, [], where the fitted ratio is 1.
+    """
+
+    slope: jax.Array
+    slope_se: jax.Array
+    log_prob: jax.Array
+
+
+def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int = 50) -> Crooks:
+    """Fit log P_F(W) / P_R(-W) = slope (W + L), which Crooks' theorem says is W + log p.
+
+    A logistic regression of the direction on the work: no histogram, no bins.
+
+    Args:
+      forward_work: W_F of n forward paths, as in `bennett_acceptance_ratio`.
+      reverse_work: W_R of m reverse paths; they enter as -W_R.
+      num_steps: of Newton's method.
+    Returns:
+      Crooks.
+    Raises:
+      ValueError: one of them is empty.
+    Source: Crooks 1999, Phys. Rev. E 60, 2721, Eq. (2); as a regression: Shirts et al. 2003, Phys. Rev. Lett. 91,
+      140601.
+    """
+    forward, reverse = _works(forward_work, reverse_work)
+    work = jnp.concatenate([forward, -reverse])
+    is_forward = jnp.concatenate([jnp.ones_like(forward), jnp.zeros_like(reverse)])
+    centre, spread = jnp.mean(work), jnp.std(work)
+    design = jnp.stack([jnp.ones_like(work), (work - centre) / spread], axis=1)
+
+    def newton(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        beta, _ = state
+        p = jax.nn.sigmoid(design @ beta)
+        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-6 * jnp.eye(2, dtype=work.dtype)
+        return beta + jnp.linalg.solve(curvature, design.T @ (is_forward - p)), curvature
+
+    start = jnp.zeros(2, work.dtype), jnp.eye(2, dtype=work.dtype)
+    beta, curvature = jax.lax.fori_loop(0, num_steps, newton, start)
+    slope = beta[1] / spread
+    # The classes' sizes shift the intercept by log n/m.
+    intercept = beta[0] - math.log(forward.size / reverse.size) - slope * centre
+    return Crooks(slope, jnp.sqrt(jnp.linalg.inv(curvature)[1, 1]) / spread, intercept / slope)
