@@ -170,7 +170,7 @@ def test_components_in_turns_are_components_at_once(monkeypatch: pytest.MonkeyPa
         ]
 
     at_once = answers()
-    monkeypatch.setattr(jd.oracles, "_ENTRIES", 24)  # two components of 6 rows in 2 dimensions
+    monkeypatch.setattr("jaxdiff.oracles._mixture._ENTRIES", 24)  # two components of 6 rows in 2 dimensions
     for one, two in zip(at_once, answers(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
 

@@ -116,8 +116,8 @@ def compiled(steps: int, save_every: int | None) -> object:
     from jaxdiff import sampling
 
     kernel = jd.kernels.ddim(asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE, 0.5)
-    arguments = (jax.random.key(0), kernel, jnp.zeros((1000, 2)), jd.grids.uniform(steps), 0, None, save_every)
-    return sampling._run.lower(*arguments).compile().memory_analysis()
+    arguments = (jax.random.key(0), kernel, jnp.zeros((1000, 2)), jd.grids.uniform(steps))
+    return sampling.run.lower(*arguments, save_every=save_every).compile().memory_analysis()
 
 
 def test_memory_does_not_grow_with_the_number_of_steps() -> None:
