@@ -11,12 +11,10 @@ whose negative is the work (Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. 9
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
@@ -28,11 +26,7 @@ from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["denoiser", "schedule", "ts", "variance", "decoder"],
-    meta_fields=["ends_clean"],
-)
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class Chain:
     """The finite-T model p_theta of data: a pytree, to be passed through jit as an argument.
@@ -64,8 +58,6 @@ class Chain:
     ends_clean: Any = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ts, jax.Array | np.ndarray):
-            return  # a placeholder of a tree transformation
         _checks.grid("ts", self.ts)
         ends_clean, variance = self.ends_clean, self.variance
         if ends_clean is None:
@@ -75,12 +67,26 @@ class Chain:
             variance = Static(variance) if isinstance(variance, str) else variance
         fields = {
             "denoiser": as_function("denoiser", self.denoiser),
+            "ts": jnp.asarray(self.ts),
             "variance": variance,
             "decoder": decoders.normal() if self.decoder is None else self.decoder,
             "ends_clean": ends_clean,
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    def tree_flatten(self) -> tuple[tuple, bool]:
+        """What jax takes a chain apart into."""
+        return (self.denoiser, self.schedule, self.ts, self.variance, self.decoder), self.ends_clean
+
+    @classmethod
+    def tree_unflatten(cls, ends_clean: bool, leaves: tuple) -> "Chain":
+        """Put it together again, without the checks: the leaves may be gradients, or no arrays at all."""
+        chain = object.__new__(cls)
+        for name, value in zip(("denoiser", "schedule", "ts", "variance", "decoder"), leaves, strict=True):
+            object.__setattr__(chain, name, value)
+        object.__setattr__(chain, "ends_clean", ends_clean)
+        return chain
 
     @property
     def times(self) -> jax.Array:

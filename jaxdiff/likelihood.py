@@ -35,6 +35,7 @@ def vlb_terms(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
     Returns:
       [num_terms, B] costs in nats: the prior's first, the decoder's last, as the reverse process meets them. Each
       takes one call of the denoiser, but for the prior's (and the decoder's, where the grid ends with noise left).
+      Where the reverse steps are nearly exact, `elbo` varies less: along a path the terms' errors cancel.
     Raises:
       TypeError: integer images, or key is no typed key.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14); Ho et al. 2020, arXiv:2006.11239, Eq. (5).

@@ -476,7 +476,9 @@ def test_programs_do_not_grow_with_the_number_of_steps(kernel_name: str) -> None
     kernel, x = KERNELS[kernel_name].make(denoiser, schedule), jnp.ones((64, 2))
 
     def compiled(num_steps: int, save_every: int | None = None) -> tuple[int, int]:
-        lowered = jd.sampling.run.lower(jax.random.key(0), kernel, x, jd.grids.uniform(num_steps), save_every=save_every)
+        lowered = jd.sampling.run.lower(
+            jax.random.key(0), kernel, x, jd.grids.uniform(num_steps), save_every=save_every
+        )
         return lowered.compile().memory_analysis().temp_size_in_bytes, len(lowered.as_text())
 
     (few, short), (many, long) = compiled(10), compiled(1000)
