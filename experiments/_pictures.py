@@ -188,3 +188,61 @@ def orders(rows: list[dict[str, Any]], path: Path) -> None:
         axis.legend(fontsize=8)
     np.atleast_1d(axes)[0].set_ylabel("median error of the end state")
     save(figure, path)
+
+
+def bound_terms(terms: dict[str, np.ndarray], path: Path) -> None:
+    """Where the bits go: the terms of the variational bound by noise level, and what they add up to."""
+    log_snr, bits = terms["log_snr"], terms["bits"]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    inner = bits[1:-1]
+    axes[0].step(log_snr[:-1], inner, where="post", label="transitions")
+    errors = 2 * terms["bits_se"][1:-1]
+    axes[0].fill_between(log_snr[:-1], inner - errors, inner + errors, step="post", alpha=0.3)
+    axes[0].set_title(f"bits per dimension of each step (prior {bits[0]:.2g}, decoder {bits[-1]:.2g})", fontsize=10)
+    axes[1].plot(log_snr, np.cumsum(bits[:-1]), label="from noise to data")
+    axes[1].axhline(bits.sum(), color="k", linestyle=":", label="with the decoder")
+    axes[1].set_title(f"adding up to {bits.sum():.3f}", fontsize=10)
+    for axis in axes:
+        axis.set(xlabel="log signal-to-noise ratio (nats)", ylabel="bits per dimension")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    save(figure, path)
+
+
+def crooks(works: dict[str, np.ndarray], path: Path) -> None:
+    """Log weights of forward and reverse paths around each example's log p: they cross where it is."""
+    centre = (works["lower"] + works["upper"]) / 2
+    forward = (-works["forward"] - centre[:, None]).ravel()
+    reverse = works["reverse"] - centre
+    figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
+    low, high = np.quantile(np.concatenate([forward, reverse]), [0.002, 0.998])
+    bins = np.linspace(low, high, 41).tolist()
+    axis.hist(forward, bins, density=True, alpha=0.5, label=f"forward paths (mean {forward.mean():.2f})")
+    axis.hist(reverse, bins, density=True, alpha=0.5, label=f"reverse paths (mean {reverse.mean():.2f})")
+    axis.axvline(0, color="k", linestyle=":", label="log p(x_0)")
+    axis.set(xlabel="log weight of a path minus log p(x_0), nats", ylabel="density")
+    axis.legend()
+    save(figure, path)
+
+
+def bound_by_paths(held_out: dict[str, np.ndarray], works: dict[str, np.ndarray], size: int, path: Path) -> None:
+    """The bound against the number of paths K: held-out data from below, simulated data from both sides."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    to_bits = -1 / (size * np.log(2))
+
+    def curve(log_w: np.ndarray, first: np.ndarray | None = None) -> tuple[list[int], list[float]]:
+        """log-mean-exp over the first K paths; `first` stands in for one of them."""
+        counts = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= log_w.shape[1]]
+        columns = log_w if first is None else np.concatenate([first[:, None], log_w[:, :-1]], axis=1)
+        return counts, [
+            float(np.mean(np.logaddexp.reduce(columns[:, :k], axis=1) - np.log(k))) * to_bits for k in counts
+        ]
+
+    axes[0].plot(*curve(held_out["log_w"]), "o-", label="held out: upper bound of the bits")
+    axes[1].plot(*curve(-works["forward"]), "o-", label="simulated: from forward paths")
+    axes[1].plot(*curve(-works["forward"], works["reverse"]), "s-", label="simulated: with the reverse path")
+    for axis in axes:
+        axis.set(xscale="log", xlabel="number of paths K", ylabel="bits per dimension")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    save(figure, path)

@@ -23,12 +23,18 @@ from jaxdiff import models, training
 class Run:
     """A run folder, read."""
 
+    folder: Path
     config: _config.Config
     dataset: _datasets.Dataset
     schedule: jd.Schedule
     model: models.Model
     params: Any
     step: int
+
+    @property
+    def leaves_no_noise(self) -> bool:
+        """Whether there is no noise at t = 0: the bound in continuous time asks for some."""
+        return float(self.schedule.log_snr(0.0)) > 0.75 * jd.schedules.LOG_SNR_LIMIT
 
     def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
@@ -52,7 +58,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
         raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
     params = state.ema_params
     schedule = _config.make_schedule(config, params["schedule"])
-    return Run(config, dataset, schedule, model, params["network"], int(state.step))
+    return Run(folder, config, dataset, schedule, model, params["network"], int(state.step))
 
 
 class Generated(NamedTuple):

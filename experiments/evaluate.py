@@ -1,15 +1,17 @@
-"""Evaluate a trained run on held-out data: denoising error by noise level, recognised classes, two-sample test."""
+"""Evaluate a trained run on held-out data: its probability, denoising error, recognised classes, two-sample test."""
 
 import _process
 
 _process.configure()
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import _cli
 import _pictures
+import _probability
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,7 @@ class Options:
     """Seed of noise and samples."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
+    probability: _probability.Probability = field(default_factory=_probability.Probability)
 
 
 def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, float]]:
@@ -69,7 +72,7 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
         def error(guess: jax.Array) -> jax.Array:
             return jnp.mean((guess.reshape(len(x_0), -1) - x_0.reshape(len(x_0), -1)) ** 2, axis=1)
 
-        return error(network(x_t, t)), error(linear(x_t.reshape(len(x_0), -1), t))
+        return error(jd.prediction.x_0_of(network(x_t, t))), error(linear(x_t.reshape(len(x_0), -1), t))
 
     network = run.denoiser(None if label is None else jnp.asarray(label))
     linear = gaussian.denoiser(run.schedule)
@@ -122,6 +125,18 @@ def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     return quality
 
 
+def probability(run: _sampling.Run, options: Options) -> list[dict[str, Any]]:
+    """The table of the model's probability and its pictures; parts that are done already are not done again."""
+    rows, shown = _probability.estimate(run, options.probability, seed=options.seed)
+    _probability.print_table(rows)
+    _pictures.bound_terms(shown["terms"], options.run / "terms.png")
+    if "works" in shown:
+        size = int(np.prod(run.dataset.event_shape))
+        _pictures.crooks(shown["works"], options.run / "crooks.png")
+        _pictures.bound_by_paths(shown["paths"], shown["works"], size, options.run / "paths.png")
+    return [dataclasses.asdict(row) for row in rows]
+
+
 def print_table(rows: list[dict[str, float]]) -> None:
     """The denoising errors, a line for each time."""
     print(
@@ -143,6 +158,8 @@ def evaluate(options: Options) -> dict[str, Any]:
     print_table(rows)
     _pictures.error_by_time(rows, options.run / "denoising.png")
     result: dict[str, Any] = {"step": run.step, "denoising": rows}
+    if options.probability.examples:
+        result["probability"] = probability(run, options)
     if options.samples:
         quality = sample_quality(run, options)
         result |= quality

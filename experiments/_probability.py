@@ -1,0 +1,306 @@
+"""The probability of held-out data under a run's model: every estimator, with its standard error."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import likelihood, training, work
+
+
+@dataclass(frozen=True)
+class Probability:
+    """What to estimate of the model's probability."""
+
+    examples: int = 256
+    """Held-out examples for the bounds, at most; 0 for no estimates at all."""
+    steps: int = 100
+    """Steps T of the finite chain."""
+    times: int = 32
+    """Times an example for the bound in continuous time."""
+    paths: int = 16
+    """Forward paths an example for the importance-weighted bound."""
+    path_examples: int = 64
+    """Held-out, and again simulated, examples for what takes that many paths; 0 for none of it."""
+    ode_steps: int = 25
+    """Runge-Kutta steps of the probability-flow ODE."""
+    ode_examples: int = 64
+    """Held-out examples for its density; 0 for none."""
+    baselines: bool = True
+    """Whether densities fitted without a network stand beside it, for data of at most 256 dimensions."""
+
+
+CHUNK = 64  # rows of one compiled call; the randomness of a row depends on it, and not on the number of devices
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; bits are per dimension, calls are of the network, per example."""
+
+    name: str
+    kind: str
+    data: str
+    nats: float
+    nats_se: float
+    bits_per_dim: float
+    bits_per_dim_se: float
+    calls: int
+    examples: int
+    seconds: float
+
+
+class Estimators:
+    """The estimators of one run, their parts kept in files as they are done.
+
+    A part's folder is named by a digest of all that it depends on: the parameters, the data and the options.
+    """
+
+    def __init__(self, run: _sampling.Run, options: Probability, *, seed: int) -> None:
+        self.run, self.options, self.seed = run, options, seed
+        self.size = math.prod(run.dataset.event_shape)
+        self.levels = run.dataset.levels
+        self.width = None if self.levels is None else 2 / (self.levels - 1)
+        self.ends_clean = run.leaves_no_noise  # found now: inside of a compiled function the schedule has no values
+        self.rows: list[Row] = []
+        self.folder = run.folder / "probability" / _digest(run, options, seed)
+
+    def chain(self, denoiser: Any) -> jd.Chain:
+        """The finite chain: as many steps as asked for, and a decoder of the data's levels."""
+        decoder = jd.decoders.normal() if self.levels is None else jd.decoders.discretised_normal(self.levels)
+        variance = "optimal" if self.run.config.diffusion.prediction == "levels" else "large"
+        ts = jd.grids.uniform(self.options.steps)
+        return jd.Chain(denoiser, self.run.schedule, ts, variance=variance, decoder=decoder, ends_clean=self.ends_clean)
+
+    def mapped(self, name: str, function: Callable, x_0: np.ndarray | None, num: int) -> tuple[dict, float]:
+        """A function of (denoiser, key, x_0 [CHUNK, *D]) on all rows, over all devices; its parts are kept in files."""
+        num_devices = jax.local_device_count()
+        key = jax.random.fold_in(jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
+
+        def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
+            return function(dataclasses.replace(self.run, params=params).denoiser(), key, x)
+
+        compiled = jax.pmap(chunk, in_axes=(None, 0, 0))
+        parts: list[dict[str, np.ndarray]] = []
+        numbers = range(0, -(-num // CHUNK), num_devices)
+        for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
+            group = [n for n in range(first, first + num_devices) if n * CHUNK < num]
+            missing = [n for n in group if not (self.folder / f"{name}-{n}.npz").exists()]
+            if missing:
+                began = time.monotonic()
+                index = [np.arange(n * CHUNK, (n + 1) * CHUNK) for n in range(first, first + num_devices)]
+                x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
+                keys = jnp.stack([jax.random.fold_in(key, n) for n in range(first, first + num_devices)])
+                out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
+                seconds = (time.monotonic() - began) / len(group)
+                for place, n in enumerate(group):
+                    kept = {field: value[place][: num - n * CHUNK] for field, value in out.items()}
+                    with training.atomic(self.folder / f"{name}-{n}.npz") as draft:
+                        np.savez(draft, seconds=np.asarray([seconds]), **kept)
+            for n in group:
+                with np.load(self.folder / f"{name}-{n}.npz") as part:
+                    parts.append(dict(part))
+        joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+        return joined, float(joined.pop("seconds").sum())
+
+    def add(
+        self, name: str, kind: str, data: str, log_prob: np.ndarray, calls: int, seconds: float, *, density: bool
+    ) -> None:
+        """A line of the table from the log-probabilities of the examples."""
+        nats, nats_se = float(np.mean(log_prob)), float(np.std(log_prob, ddof=1) / np.sqrt(len(log_prob)))
+        width = self.width if density else None
+        bits = float(likelihood.bits_per_dim(nats, self.size, bin_width=width))
+        if density and width is not None:
+            nats = -bits * self.size * math.log(2)  # of the levels, so that all lines compare
+        bits_se = nats_se / (self.size * math.log(2))
+        self.rows.append(Row(name, kind, data, nats, nats_se, bits, bits_se, calls, len(log_prob), seconds))
+
+
+def _rows(x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tuple[int, ...]) -> np.ndarray:
+    """Rows by number, the last one again where they have come to an end; zeros where nothing is given."""
+    return np.zeros((len(index), *event_shape), np.float32) if x_0 is None else x_0[np.minimum(index, num - 1)]
+
+
+def _digest(run: _sampling.Run, options: Probability, seed: int) -> str:
+    digest = hashlib.sha256(json.dumps([dataclasses.asdict(options), seed, CHUNK, run.dataset.name]).encode())
+    for leaf in jax.tree.leaves((run.params, run.schedule)):
+        digest.update(np.asarray(leaf).tobytes())
+    for split in run.dataset.splits.values():
+        digest.update(np.ascontiguousarray(split.images).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[list[Row], dict[str, Any]]:
+    """All estimates, and what the pictures show of them."""
+    estimators = Estimators(run, options, seed=seed)
+    held_out, _ = run.dataset.head("test", options.examples)
+    shown: dict[str, Any] = {}
+    if not estimators.ends_clean:
+        _continuous(estimators, held_out)
+    shown["terms"] = _terms(estimators, held_out)
+    if options.path_examples:
+        shown["paths"] = _paths(estimators, held_out[: options.path_examples])
+        shown["works"] = _works(estimators)
+    if options.ode_examples:
+        _flow(estimators, held_out[: options.ode_examples])
+    if options.baselines and estimators.size <= 256:
+        _baselines(estimators, held_out)
+    return estimators.rows, shown
+
+
+def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
+    run, options, levels = estimators.run, estimators.options, estimators.levels
+    decoder = jd.decoders.normal() if levels is None else jd.decoders.categorical(levels)
+
+    def bound(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        value = likelihood.continuous_elbo(key, denoiser, run.schedule, x_0, decoder=decoder, num_times=options.times)
+        return {"log_prob": value}
+
+    out, seconds = estimators.mapped("continuous", bound, held_out, len(held_out))
+    name = "bound in continuous time"
+    estimators.add(name, "lower", "held out", out["log_prob"], options.times, seconds, density=levels is None)
+
+
+def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray]:
+    options = estimators.options
+
+    def terms(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        return {"terms": likelihood.vlb_terms(key, estimators.chain(denoiser), x_0).T}
+
+    out, seconds = estimators.mapped("terms", terms, held_out, len(held_out))
+    density = estimators.levels is None
+    log_prob = -out["terms"].sum(1)
+    estimators.add(
+        f"bound by terms, T = {options.steps}", "lower", "held out", log_prob, options.steps, seconds, density=density
+    )
+    chain = estimators.chain(lambda x, t: x)
+    return {
+        "log_snr": np.asarray(estimators.run.schedule.log_snr(chain.times)),
+        "bits": out["terms"].mean(0) / (estimators.size * math.log(2)),
+        "bits_se": out["terms"].std(0) / math.sqrt(len(held_out)) / (estimators.size * math.log(2)),
+    }
+
+
+def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray]:
+    options, density = estimators.options, estimators.levels is None
+
+    def paths(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        chain = estimators.chain(denoiser)
+        keys = jax.random.split(key, options.paths)
+        return {"log_w": jax.lax.map(lambda k: likelihood.path_log_weights(k, chain, x_0), keys).T}
+
+    out, seconds = estimators.mapped("paths", paths, held_out, len(held_out))
+    log_w = out["log_w"]
+    tight = np.logaddexp.reduce(log_w, axis=1) - math.log(options.paths)
+    calls = options.steps * options.paths
+    name = f"paths, T = {options.steps}, K = "
+    estimators.add(
+        name + "1", "lower", "held out", log_w[:, 0], options.steps, seconds / options.paths, density=density
+    )
+    estimators.add(f"{name}{options.paths}", "lower", "held out", tight, calls, seconds, density=density)
+    return {"log_w": log_w}
+
+
+def _works(estimators: Estimators) -> dict[str, np.ndarray]:
+    options, density = estimators.options, estimators.levels is None
+
+    def both(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        bounds = work.bidirectional_bounds(key, estimators.chain(denoiser), x_0.shape, num_paths=options.paths)
+        works = {"forward": bounds.forward_work.T, "reverse": bounds.reverse_work}
+        return {"lower": bounds.lower, "upper": bounds.upper} | works
+
+    out, seconds = estimators.mapped("works", both, None, options.path_examples)
+    calls = options.steps * (options.paths + 1)
+    for kind in ("lower", "upper"):
+        name = f"paths both ways, K = {options.paths}"
+        estimators.add(name, kind, "simulated", out[kind], calls, seconds, density=density)
+    return out
+
+
+def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
+    """The ODE's density of data spread over their bins; of data on the levels alone it has none (a network that gives
+    logits knows no others), and there it is the prior of the state at t = 0, which the decoder turns into levels."""
+    run, options, levels = estimators.run, estimators.options, estimators.levels
+    by_levels = run.config.diffusion.prediction == "levels"
+
+    def flow(denoiser: Any, key: jax.Array, x: jax.Array) -> jax.Array:
+        ts = jd.grids.log_snr(run.schedule, options.ode_steps)
+        return likelihood.ode_log_prob(denoiser, run.schedule, ts, x, key=key, num_probes=1)
+
+    def density(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        key_spread, key_probe = jax.random.split(key)
+        x = x_0 if levels is None else jd.decoders.uniform_dequantise(key_spread, x_0, levels)
+        return {"log_prob": flow(denoiser, key_probe, x)}
+
+    def bound(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        key_state, key_probe = jax.random.split(key)
+        alpha, sigma = run.schedule.alpha_sigma(0.0)
+        q = jd.Normal(alpha * x_0, jnp.broadcast_to(sigma**2, x_0.shape))
+        x = jd.decoders.normal().sample(key_state, q)
+        last = jd.Normal(x / alpha, jnp.broadcast_to((sigma / alpha) ** 2, x.shape))
+        reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
+        return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)}
+
+    out, seconds = estimators.mapped("flow", bound if by_levels else density, held_out, len(held_out))
+    how = "decoded" if by_levels else "as it is" if levels is None else "dequantised"
+    name, kind = f"probability-flow ODE, Hutchinson, {how}", "lower" if by_levels else "density"
+    calls = 4 * options.ode_steps
+    estimators.add(name, kind, "held out", out["log_prob"], calls, seconds, density=not by_levels)
+
+
+def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
+    """Densities without a network, of the data spread over their bins; they are chosen on training data alone."""
+    from sklearn.mixture import GaussianMixture
+    from sklearn.neighbors import KernelDensity
+
+    train, _ = estimators.run.dataset.head("train", 20_000)
+
+    def spread(seed: int, x: np.ndarray) -> np.ndarray:
+        levels = estimators.levels
+        key = jax.random.key(estimators.seed + seed)
+        x = x if levels is None else np.asarray(jd.decoders.uniform_dequantise(key, jnp.asarray(x), levels))
+        return x.reshape(len(x), -1).astype(np.float64)
+
+    train, held_out = spread(1, train), spread(2, held_out)
+    part = np.random.default_rng(estimators.seed).random(len(train)) < 0.9
+    fit, validate = train[part], train[~part]
+
+    def best(models: list[Any]) -> Any:
+        return max(models, key=lambda model: model.fit(fit).score_samples(validate).mean())
+
+    def mixture(number: int) -> Any:
+        return GaussianMixture(number, covariance_type="full", reg_covar=1e-3, random_state=estimators.seed)
+
+    mean = train.mean(0)
+    isotropic = jd.oracles.gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(train.var(), jnp.float32))
+    chosen = best([mixture(number) for number in (5, 10, 20, 40)])
+    kernel = best([KernelDensity(bandwidth=width) for width in np.geomspace(0.1, 0.8, 8)])
+    models = {
+        "isotropic Gaussian": lambda x: np.asarray(isotropic.log_prob(jnp.asarray(x, jnp.float32))),
+        "full Gaussian": mixture(1).fit(train).score_samples,
+        f"mixture of {chosen.n_components} Gaussians": chosen.fit(train).score_samples,
+        f"kernel density, width {kernel.bandwidth:.2g}": kernel.fit(train).score_samples,
+    }
+    for name, log_prob in models.items():
+        began = time.monotonic()
+        estimators.add(name, "density", "held out", log_prob(held_out), 0, time.monotonic() - began, density=True)
+
+
+def print_table(rows: list[Row]) -> None:
+    """The table, a line an estimator."""
+    print(f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} {'calls':>7} {'n':>6} {'s':>7}")
+    for row in rows:
+        nats = f"{row.nats:.2f} +- {row.nats_se:.2f}"
+        bits = f"{row.bits_per_dim:.4f} +- {row.bits_per_dim_se:.4f}"
+        end = f"{row.calls:>7} {row.examples:>6} {row.seconds:7.1f}"
+        print(f"{row.name:<45} {row.kind:<8} {row.data:<10} {nats:>20} {bits:>18} {end}")
