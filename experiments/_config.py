@@ -127,7 +127,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
         "the digits, trained on the variational bound for the probability of the data",
         Config(
             run=Path("runs/digits-likelihood"),
+            steps=1200,
             conditional=False,
+            network=Network(dropout=0.1),  # 1437 digits are soon known by heart
             diffusion=Diffusion(schedule="learned", prediction="levels"),
         ),
     ),
