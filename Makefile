@@ -17,7 +17,7 @@ demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/
 	$(BIN)/python experiments/demo.py --run $(RUN)
 
 test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 test-slow: $(STAMP)  ## the longer proofs
 	$(BIN)/python -m pytest -m slow

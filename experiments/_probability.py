@@ -24,7 +24,9 @@ class Probability:
     """What to estimate of the model's probability."""
 
     examples: int = 256
-    """Held-out examples for the bounds, at most; 0 for no estimates at all."""
+    """Held-out examples for the bound in continuous time and the baselines, at most; 0 for no estimates at all."""
+    term_examples: int = 256
+    """Held-out examples for the terms of the finite chain's bound."""
     steps: int = 100
     """Steps T of the finite chain."""
     times: int = 32
@@ -147,7 +149,7 @@ def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[li
     shown: dict[str, Any] = {}
     if not estimators.ends_clean:
         _continuous(estimators, held_out)
-    shown["terms"] = _terms(estimators, held_out)
+    shown["terms"] = _terms(estimators, held_out[: options.term_examples])
     if options.path_examples:
         shown["paths"] = _paths(estimators, held_out[: options.path_examples])
         shown["works"] = _works(estimators)

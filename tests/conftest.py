@@ -14,12 +14,25 @@ jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)  # before the backend starts: chex skips its pmap variant on one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them. The
+# backend reads the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users.
+_flags = os.environ.get("XLA_FLAGS")
+os.environ["XLA_FLAGS"] = f"{_flags or ''} --xla_backend_optimization_level=0"
+jax.devices()
+os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
+
 # Compilation makes a first example slow and says nothing about the property; a fixed seed keeps CI repeatable.
 hypothesis.settings.register_profile("jaxdiff", deadline=None, derandomize=True, max_examples=40)
 hypothesis.settings.load_profile("jaxdiff")
 
 
 _finished = itertools.count(1)
+FIRST = ("test_notebooks.py", "test_scripts.py", "test_training.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest: workers that end together waste no time."""
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(autouse=True)

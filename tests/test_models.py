@@ -54,6 +54,18 @@ def test_unet_shapes(event_shape: tuple[int, int, int], patch: int, learned_vari
     assert (out.shape, out.dtype) == ((3, *event_shape[:2], channels), jnp.float32)
 
 
+@pytest.mark.parametrize("event_shape", [(8, 8, 1), (5, 7, 3)])
+def test_unet_of_levels(event_shape: tuple[int, int, int]) -> None:
+    """Logits for each component, of an image that is seen through Fourier features too; rows stay apart."""
+    model = make("unet", patch=2, num_levels=17, level_features=4, fourier=(2, 5))
+    params, (x, t) = noisy_params(model, event_shape), batch(event_shape)
+    logits = jitted(model)(params, x, t)
+    assert logits.shape == (4, *event_shape, 17)
+    np.testing.assert_allclose(jitted(model)(params, x[:2], t[:2]), logits[:2], atol=1e-4)
+    shifted = jitted(model)(params, x + 2.0**-4, t)  # an eighth of the finest feature's period
+    assert float(jnp.max(jnp.abs(shifted - logits))) > 1e-2
+
+
 def test_mlp_shapes() -> None:
     x, t = batch((3,))
     model = make("mlp", learned_variance=True)

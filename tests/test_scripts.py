@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import sample
 import train
+from _probability import Probability, Row
 from PIL import Image
 
 from jaxdiff import training
@@ -33,6 +34,8 @@ TINY = dataclasses.replace(
     eval_every=3,
     network=_config.Network(channels=8, multipliers=(1, 2), num_blocks=1, attention=()),
 )
+NONE = Probability(examples=0)
+FEW = Probability(examples=8, steps=3, times=2, paths=2, path_examples=4, ode_steps=2, ode_examples=4)
 
 
 def width_and_frames(path: Path) -> tuple[int, int]:
@@ -117,7 +120,9 @@ def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
 
 
 def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
-    result = evaluate.evaluate(evaluate.Options(run=tiny_run, num_times=3, examples=32, samples=40, steps=3))
+    result = evaluate.evaluate(
+        evaluate.Options(run=tiny_run, num_times=3, examples=32, samples=40, steps=3, probability=NONE)
+    )
     assert json.loads((tiny_run / "evaluation.json").read_text()) == result
     assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
     for row in result["denoising"]:
@@ -138,8 +143,41 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     )  # fmt: skip
     assert train.train(toy)
     assert width_and_frames(toy.run / "samples.png")[0] > 300
-    result = evaluate.evaluate(evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3))
+    result = evaluate.evaluate(
+        evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few)
+    )
     assert "recognised" not in result
+    assert [row["kind"] for row in result["probability"]] == ["lower"] + 5 * ["density"]
+
+
+def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Trained on the bound, sampled, and evaluated; what is done already is read again, and only where it belongs."""
+    config = dataclasses.replace(
+        _config.PRESETS["digits-likelihood"][1], run=tmp_path / "run", steps=6, batch_size=8, eval_every=6,
+        network=_config.Network(channels=8, multipliers=(1,), attention=(), fourier=(3,)),
+    )  # fmt: skip
+    assert train.train(config)
+    run = _sampling.load_run(config.run)
+    logits = run.schedule.log_snr_fn.args[2]
+    assert np.abs(np.asarray(logits)).max() > 0  # the interior has moved
+    options = evaluate.Options(run=config.run, num_times=2, examples=8, samples=0, probability=FEW)
+    first = evaluate.evaluate(options)
+    names = [row["name"] for row in first["probability"]]
+    assert "bound in continuous time" in names
+    assert "full Gaussian" in names
+    assert all(np.isfinite(row["bits_per_dim"]) and row["bits_per_dim_se"] > 0 for row in first["probability"])
+    for picture in ("terms.png", "crooks.png", "paths.png"):
+        assert width_and_frames(config.run / picture)[0] > 300
+    assert "probability-flow ODE" in capsys.readouterr().out
+    parts = {part: part.stat().st_mtime_ns for part in (config.run / "probability").rglob("*.npz")}
+    lost = next(part for part in parts if part.name.startswith("terms"))
+    lost.unlink()  # as an interrupted evaluation leaves it
+    again = evaluate.evaluate(options)
+    assert {part for part in parts if part.stat().st_mtime_ns != parts[part]} == {lost}
+    for one, two in zip(first["probability"], again["probability"], strict=True):
+        assert dataclasses.replace(Row(**one), seconds=0) == dataclasses.replace(Row(**two), seconds=0)
+    evaluate.evaluate(dataclasses.replace(options, seed=1))  # another seed is another folder
+    assert len(list((config.run / "probability").iterdir())) == 2
 
 
 # --- stopping and going on -----------------------------------------------------------------------------------------
@@ -230,6 +268,15 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
         "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
         "no calls": lambda: compare_samplers.compare(compare_samplers.Options(calls=())),
+        "levels alone": lambda: train.train(
+            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels"))
+        ),
+        "bound of labelled data": lambda: train.train(
+            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels", schedule="learned"))
+        ),
+        "levels of a density": lambda: train.train(
+            dataclasses.replace(_config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
+        ),
         "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
     }
     with _cli.one_line_errors():
@@ -250,6 +297,9 @@ MESSAGES = {
     "no samples": "num, batch_size: expected at least 1, got 0",
     "no steps": "num_steps: expected a positive int",
     "no calls": "calls: expected numbers of at least 3, got ()",
+    "levels alone": "schedule, prediction: expected learned and levels together",
+    "bound of labelled data": "conditional: expected False",
+    "levels of a density": "prediction: expected another than levels, because swiss_roll has none",
     "no times": "num_times, examples: expected at least 1 and 2",
 }
 
