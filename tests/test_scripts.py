@@ -143,6 +143,7 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     )  # fmt: skip
     assert train.train(toy)
     assert width_and_frames(toy.run / "samples.png")[0] > 300
+    few = dataclasses.replace(FEW, path_examples=0)
     result = evaluate.evaluate(
         evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few)
     )
