@@ -210,7 +210,7 @@ def bound_terms(terms: dict[str, np.ndarray], path: Path) -> None:
 
 
 def crooks(works: dict[str, np.ndarray], path: Path) -> None:
-    """Log weights of forward and reverse paths around each example's log p: they cross where it is."""
+    """Log weights of forward and reverse paths around the middle of each example's bounds: they cross at log p."""
     centre = (works["lower"] + works["upper"]) / 2
     forward = (-works["forward"] - centre[:, None]).ravel()
     reverse = works["reverse"] - centre
@@ -219,7 +219,7 @@ def crooks(works: dict[str, np.ndarray], path: Path) -> None:
     bins = np.linspace(low, high, 41).tolist()
     axis.hist(forward, bins, density=True, alpha=0.5, label=f"forward paths (mean {forward.mean():.2f})")
     axis.hist(reverse, bins, density=True, alpha=0.5, label=f"reverse paths (mean {reverse.mean():.2f})")
-    axis.axvline(0, color="k", linestyle=":", label="log p(x_0)")
+    axis.axvline(0, color="k", linestyle=":", label="log p(x_0), the middle of its bounds")
     axis.set(xlabel="log weight of a path minus log p(x_0), nats", ylabel="density")
     axis.legend()
     save(figure, path)
