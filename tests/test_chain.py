@@ -40,7 +40,13 @@ def sandwich(key: jax.Array, chain: jd.Chain, like: jax.Array) -> work.Bounds:
 
 
 @pytest.mark.parametrize(
-    ("size", "variance"), [(1, "large"), (8, "large"), (8, "small"), (8, 0.5), (64, "optimal"), (64, "large")]
+    ("size", "variance"),
+    [
+        (1, "large"),
+        (8, "large"),
+        (64, "optimal"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(8, "small"), (8, 0.5), (64, "large")]),
+    ],
 )
 def test_the_exact_law_lies_between_the_bounds(size: int, variance: object, x64: None) -> None:
     _, chain, law = gaussian_chain(size, 30, variance)

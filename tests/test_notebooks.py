@@ -23,7 +23,7 @@ def test_pairs_agree(name: str) -> None:
 def test_executes(name: str) -> None:
     book = jupytext.read(FOLDER / f"{name}.py")
     nbclient.NotebookClient(
-        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
+        book, timeout=1800, kernel_name="python3", resources={"metadata": {"path": FOLDER}}
     ).execute()
     if name != "quickstart":
         return

@@ -41,7 +41,7 @@ def test_bennett_and_crooks_on_gaussian_works(x64: None) -> None:
     assert abs(float(work.bennett_acceptance_ratio(forward.ravel(), -reverse.ravel())) + 3) > 0.5
 
 
-@pytest.mark.parametrize("variance", ["large", 0.5])
+@pytest.mark.parametrize("variance", [pytest.param("large", marks=pytest.mark.slow), 0.5])
 def test_crooks_and_bennett_on_a_chain(variance: object, x64: None) -> None:
     data = jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0))
     chain = jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(25), variance=variance)
