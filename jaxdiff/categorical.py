@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
-from jaxdiff.decoders import levels
+from jaxdiff.decoders import check_levels, levels
 from jaxdiff.forward import level
 from jaxdiff.prediction import Denoised
 from jaxdiff.schedules import Schedule
@@ -39,9 +39,7 @@ def make_categorical_denoiser(
       TypeError: apply is no function.
     Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization, output prior).
     """
-    _checks.positive_int("num_levels", num_levels)
-    _checks.values("num_levels", num_levels, "at least 2 levels", lambda n: n >= 2)
-    _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
+    check_levels(num_levels, low, high)
     return Partial(_denoise, Static((num_levels, low, high)), as_function("apply", apply), schedule)
 
 

@@ -334,6 +334,5 @@ def log_weight_of_path(chain: Chain, x_0: jax.Array, xs: jax.Array) -> jax.Array
     if len(xs) < 2:
         return ends
     ts = chain.times[::-1]
-
     steps = jax.vmap(chain.log_step_ratio)(xs[:-1], xs[1:], ts[:-1], ts[1:])
     return ends + jnp.sum(steps, axis=0)

@@ -86,12 +86,21 @@ def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0)
     Numerics: differences of log Phi on the side where it is small; no bin gets probability zero.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (13).
     """
-    _check_levels(num_levels, low, high)
+    check_levels(num_levels, low, high)
     options = Static((num_levels, low, high))
     return Decoder(Partial(_discretised_log_prob, options), Partial(_discretised_sample, options))
 
 
-def _check_levels(num_levels: int, low: float, high: float) -> None:
+def check_levels(num_levels: int, low: float, high: float) -> None:
+    """Require at least two levels, between two different ends.
+
+    Args:
+      num_levels: number of levels.
+      low: value of level 0.
+      high: value of the last level.
+    Raises:
+      TypeError, ValueError: they are not.
+    """
     _checks.positive_int("num_levels", num_levels)
     _checks.values("num_levels", num_levels, "at least 2 levels", lambda n: n >= 2)
     _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
@@ -138,7 +147,7 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
       ValueError: num_levels < 2, or not low < high.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2 and Appendix E.
     """
-    _check_levels(num_levels, low, high)
+    check_levels(num_levels, low, high)
     options = Static((num_levels, low, high))
     return Decoder(Partial(_categorical_log_prob, options), Partial(_categorical_sample, options))
 
@@ -195,7 +204,7 @@ def uniform_dequantise(key: jax.Array, x_0: jax.Array, num_levels: int, *, low: 
     Source: Theis et al. 2016, arXiv:1511.01844, Section 3.1.
     """
     _checks.floating("x_0", x_0)
-    _check_levels(num_levels, low, high)
+    check_levels(num_levels, low, high)
     keys = _rows.keys(key, x_0.shape[0])
     noise = jax.vmap(lambda k: jax.random.uniform(k, x_0.shape[1:], x_0.dtype, -0.5, 0.5))(keys)
     return x_0 + (high - low) / (num_levels - 1) * noise
