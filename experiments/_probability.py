@@ -197,9 +197,7 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     options, density = estimators.options, estimators.levels is None
 
     def paths(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
-        chain = estimators.chain(denoiser)
-        keys = jax.random.split(key, options.paths)
-        return {"log_w": jax.lax.map(lambda k: likelihood.path_log_weights(k, chain, x_0), keys).T}
+        return {"log_w": likelihood.paths_log_weights(key, estimators.chain(denoiser), x_0, options.paths).T}
 
     out, seconds = estimators.mapped("paths", paths, held_out, len(held_out))
     log_w = out["log_w"]

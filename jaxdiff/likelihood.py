@@ -88,8 +88,19 @@ def path_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
     return path.log_weights + log_ends(chain, x_0, first, path.x)
 
 
-def _paths(key: jax.Array, chain: Chain, x_0: jax.Array, num_paths: int) -> jax.Array:
-    """Log weights of independent forward paths, [K, B], one path after the other."""
+def paths_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array, num_paths: int) -> jax.Array:
+    """Draw independent forward paths for each example, one after the other, and return their log weights.
+
+    Args:
+      key: typed PRNG key; row i depends on (key, i) alone.
+      chain: the model.
+      x_0: data, [B, *D], floating.
+      num_paths: K, static.
+    Returns:
+      [K, B], in nats, each as `path_log_weights` has it.
+    Raises:
+      ValueError: num_paths < 1.
+    """
     _checks.positive_int("num_paths", num_paths)
     return jax.lax.map(lambda k: path_log_weights(k, chain, x_0), jax.random.split(key, num_paths))
 
@@ -111,7 +122,7 @@ def elbo(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_paths: int = 1) ->
       TypeError: integer images, or key is no typed key.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. (12) and (13).
     """
-    return jnp.mean(_paths(key, chain, x_0, num_paths), axis=0)
+    return jnp.mean(paths_log_weights(key, chain, x_0, num_paths), axis=0)
 
 
 def importance_log_prob(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_paths: int) -> jax.Array:
@@ -131,7 +142,7 @@ def importance_log_prob(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_pat
       TypeError: integer images, or key is no typed key.
     Source: Jarzynski 1997, Phys. Rev. Lett. 78, 2690; Burda et al. 2016, arXiv:1509.00519, Eq. (8).
     """
-    return logsumexp(_paths(key, chain, x_0, num_paths), axis=0) - math.log(num_paths)
+    return logsumexp(paths_log_weights(key, chain, x_0, num_paths), axis=0) - math.log(num_paths)
 
 
 def continuous_elbo(

@@ -9,7 +9,7 @@ from jax.scipy.special import logsumexp
 
 from jaxdiff import _checks, _rows
 from jaxdiff.chain import Chain, generating, log_ends
-from jaxdiff.likelihood import path_log_weights
+from jaxdiff.likelihood import paths_log_weights
 from jaxdiff.sampling import Samples, run
 
 
@@ -84,7 +84,7 @@ def bidirectional_bounds(key: jax.Array, chain: Chain, shape: tuple[int, ...], *
     _checks.positive_int("num_paths", num_paths)
     key_reverse, key_forward = jax.random.split(key)
     x_0, reverse = reverse_path(key_reverse, chain, shape)
-    forward = jax.lax.map(lambda k: path_log_weights(k, chain, x_0), jax.random.split(key_forward, num_paths))
+    forward = paths_log_weights(key_forward, chain, x_0, num_paths)
     with_reverse = jnp.concatenate([reverse[None], forward[:-1]])
     lower, upper = (logsumexp(w, axis=0) - math.log(num_paths) for w in (forward, with_reverse))
     return Bounds(x_0, lower, upper, -forward, reverse)
