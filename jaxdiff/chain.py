@@ -116,7 +116,7 @@ class Chain:
         p, variance = self.p_step(x_t, t, s), q_variance(self.schedule, x_t, s, t)
         early, late = level(self.schedule, s, x_t), level(self.schedule, t, x_t)
         eps = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
-        return _log_ratio((x_s - p.mean) / jnp.sqrt(p.variance), p.variance, eps, variance)
+        return log_ratio((x_s - p.mean) / jnp.sqrt(p.variance), p.variance, eps, variance)
 
     def p_last(self, x: jax.Array) -> Normal:
         """Return the normal distribution that the decoder makes x_0 of, from the last latent x [B, *D]."""
@@ -206,7 +206,7 @@ def _diffuse(chain: Chain, key: jax.Array, carry: Any, x_s: jax.Array, s: Any, t
     x_t = q_step(chain.schedule, x_s, s, t, eps)
     p = chain.p_step(x_t, t, s)
     residual = (x_s - p.mean) / jnp.sqrt(p.variance)
-    return carry, x_t, _log_ratio(residual, p.variance, eps, q_variance(chain.schedule, x_s, s, t))
+    return carry, x_t, log_ratio(residual, p.variance, eps, q_variance(chain.schedule, x_s, s, t))
 
 
 def generating(chain: Chain) -> Kernel:
@@ -230,7 +230,7 @@ def _generate(chain: Chain, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, 
     early, late = level(chain.schedule, s, x_t), level(chain.schedule, t, x_t)
     variance = q_variance(chain.schedule, x_t, s, t)
     residual = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
-    return carry, x_s, _log_ratio(noise, p.variance, residual, variance)
+    return carry, x_s, log_ratio(noise, p.variance, residual, variance)
 
 
 def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
@@ -250,8 +250,19 @@ def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
     return -(late.sigma**2) * jnp.expm1(late.log_snr - level(schedule, s, x).log_snr)
 
 
-def _log_ratio(p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array) -> jax.Array:
-    """log N(p_noise sqrt(p_variance); 0, p_variance) - the same of q, from the noises: no large numbers cancel."""
+def log_ratio(p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array) -> jax.Array:
+    """Return the log ratio of two normal densities from the noises: no large numbers cancel.
+
+        log N(sqrt(v_p) z_p; 0, v_p) - log N(sqrt(v_q) z_q; 0, v_q) = (|z_q|^2 - |z_p|^2 + sum_D log(v_q / v_p)) / 2
+
+    Args:
+      p_noise: z_p, [B, *D].
+      p_variance: v_p, positive, broadcasting against it.
+      q_noise: z_q, [B, *D].
+      q_variance: v_q, likewise.
+    Returns:
+      [B], in nats.
+    """
     ratio = jnp.broadcast_to(q_variance / p_variance, p_noise.shape)
     return event_sum(((q_noise - p_noise) * (q_noise + p_noise) + jnp.log(ratio)) / 2)
 

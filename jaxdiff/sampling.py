@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
 from jaxdiff.kernels import Kernel
+from jaxdiff.resampling import effective_sample_size
 from jaxdiff.schedules import Schedule
 
 # Row i uses fold_in(key, i); resampling, which belongs to no row, takes the last index.
@@ -81,7 +82,7 @@ def sample(
       x_init: states at ts[0], [B, *D], floating.
       ts: decreasing times in [0, 1], [num_steps + 1].
       first: index of the first sample, so that chunks of a run join up to the whole.
-      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `systematic()`.
+      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `resampling.systematic()`.
       save_every: None, or keep the state every so many steps.
     Returns:
       Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
@@ -180,7 +181,7 @@ def run(
     """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
 
     Args:
-      key: typed PRNG key.
+      key: typed PRNG key; or one a row, [B], without resampling.
       kernel: the step.
       x_init: state at ts[0], [B, *D], floating.
       ts: times, [num_steps + 1]; a single one leaves the state as it is.
@@ -194,7 +195,8 @@ def run(
     ts = ts.astype(x.dtype)
     num_steps, num_rows = len(ts) - 1, x.shape[0]
     row_keys = _rows.keys(key, num_rows, first=first)
-    resample_key = jax.random.fold_in(key, _NO_ROW)
+    # Without resampling there may be a key a row, and none beside them.
+    resample_key = key if resample is None else jax.random.fold_in(key, _NO_ROW)
     zeros = jnp.zeros(num_rows, x.dtype)
     slots = 0 if save_every is None else -(-num_steps // save_every) + 1
     trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
@@ -225,43 +227,5 @@ def run(
     return Samples(x, log_weights, log_evidence, ess, None if save_every is None else trajectory)
 
 
-def systematic(threshold: Any = 0.5) -> Partial:
-    """Return systematic resampling, done when the effective sample size falls below a share of the rows.
-
-        ancestor_i = min {j : W_1 + ... + W_j > (u + i) / B},   u ~ U[0, 1)
-
-    Args:
-      threshold: share of the number of rows; above 1 resamples after every step, 0 never.
-    Returns:
-      A function (key, log_weights [B]) -> (ancestors [B], resampled []), for `sample`.
-    Source: Kitagawa 1996, J. Comput. Graph. Stat. 5(1), Appendix A.
-    """
-    return Partial(_systematic, threshold)
-
-
-def _systematic(threshold: Any, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    num_rows = len(log_weights)
-    resampled = effective_sample_size(log_weights) < threshold * num_rows
-    edges = jnp.cumsum(jax.nn.softmax(log_weights))
-    points = (jax.random.uniform(key, (), log_weights.dtype) + jnp.arange(num_rows)) / num_rows
-    # Rounding may leave the last edge a hair below the last point.
-    chosen = jnp.minimum(jnp.searchsorted(edges, points, side="right"), num_rows - 1)
-    return jnp.where(resampled, chosen, jnp.arange(num_rows)), resampled
-
-
 def _log_mean_exp(log_weights: jax.Array) -> jax.Array:
     return logsumexp(log_weights) - jnp.log(len(log_weights))
-
-
-def effective_sample_size(log_weights: jax.Array) -> jax.Array:
-    """Return the number of equally weighted samples worth as much as these.
-
-        ESS = (sum_i w_i)^2 / sum_i w_i^2
-
-    Args:
-      log_weights: [B], in nats.
-    Returns:
-      [], between 1 and B.
-    Source: Kong 1992, A note on importance sampling using standardized weights.
-    """
-    return jnp.exp(2 * logsumexp(log_weights) - logsumexp(2 * log_weights))

@@ -10,7 +10,7 @@ from scipy import stats
 
 import jaxdiff as jd
 from jaxdiff import _rows
-from jaxdiff.sampling import effective_sample_size, systematic
+from jaxdiff.resampling import effective_sample_size, systematic
 
 SCHEDULE = jd.schedules.cosine()
 

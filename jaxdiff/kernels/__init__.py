@@ -14,7 +14,7 @@ from jaxdiff.kernels._classic import euler, euler_maruyama, heun
 from jaxdiff.kernels._corrected import corrected
 from jaxdiff.kernels._discrete import VARIANCES, ancestral, check_variance, ddim, p_mean_variance, reverse_variance
 from jaxdiff.kernels._exponential import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m, unipc
-from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, without_memory
+from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, noise, without_memory
 
 __all__ = [
     "VARIANCES",
@@ -33,6 +33,7 @@ __all__ = [
     "heun",
     "is_clean",
     "no_weight",
+    "noise",
     "p_mean_variance",
     "reverse_variance",
     "unipc",

@@ -1,13 +1,12 @@
 """Annealed importance sampling over a chain's latents, and its mirror image."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff import _checks, _rows
+from jaxdiff import _checks, _rows, moves
 from jaxdiff._functions import Static
 from jaxdiff.chain import Chain, log_weight_of_path, noises_of_path, path
 from jaxdiff.kernels import Kernel, without_memory
@@ -49,36 +48,13 @@ def _anneal(
     def log_weight(z: jax.Array) -> jax.Array:
         return log_weight_of_path(chain, x_0, path(chain, x_0, jnp.moveaxis(z, 1, 0)))
 
+    def log_density(z: jax.Array) -> jax.Array:
+        return beta * log_weight(z) - jnp.sum(z.reshape(z.shape[0], -1) ** 2, axis=1) / 2
+
     upwards = s < t
     before = log_weight(z)
-    moved = _hamiltonian(keys, log_weight, beta, step_size, num_leapfrog.value, z)
+    moved = moves.hmc(keys, log_density, z, step_size, num_leapfrog=num_leapfrog.value).x
     return carry, moved, (t - s) * jnp.where(upwards, before, log_weight(moved))
-
-
-def _hamiltonian(
-    keys: jax.Array, log_weight: Callable, beta: Any, step_size: Any, num_leapfrog: int, z: jax.Array
-) -> jax.Array:
-    """One Hamiltonian Monte Carlo move of each row, accepted or not by itself."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    momentum = _rows.normal(pairs[:, 0], z)
-
-    def energy(z: jax.Array) -> jax.Array:
-        return jnp.sum(z.reshape(z.shape[0], -1) ** 2, axis=1) / 2 - beta * log_weight(z)
-
-    slope = jax.grad(lambda z: jnp.sum(energy(z)))
-
-    def leap(_: Any, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        z, momentum, force = state
-        momentum = momentum - step_size / 2 * force
-        z = z + step_size * momentum
-        force = slope(z)
-        return z, momentum - step_size / 2 * force, force
-
-    new, last, _ = jax.lax.fori_loop(0, num_leapfrog, leap, (z, momentum, slope(z)))
-    kinetic = [jnp.sum(p.reshape(p.shape[0], -1) ** 2, axis=1) / 2 for p in (momentum, last)]
-    gain = energy(z) + kinetic[0] - energy(new) - kinetic[1]
-    chance = jax.vmap(lambda k: jax.random.uniform(k, (), gain.dtype))(pairs[:, 1])
-    return jnp.where(_rows.expand(jnp.log(chance) < gain, z), new, z)
 
 
 def ais(

@@ -1,4 +1,4 @@
-"""Guidance: from denoisers to a denoiser."""
+"""Guidance by a label: classifier-free, and by a classifier of noisy states."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,0 +1,67 @@
+"""Inpainting by replacement."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import Partial
+
+from jaxdiff import _checks, _rows
+from jaxdiff._functions import Static, as_function
+from jaxdiff.forward import q_sample, q_step
+from jaxdiff.kernels import Kernel, no_weight, noise, p_mean_variance, without_memory
+from jaxdiff.schedules import Schedule
+
+
+def repaint(
+    denoiser: Callable, schedule: Schedule, y: jax.Array, observed: jax.Array, *, num_resamples: int = 10
+) -> Kernel:
+    """Return RePaint's kernel: an approximation of inpainting, biased however many steps it takes.
+
+        x_s = observed q(x_s | y) + (1 - observed) p(x_s | x_t),   then x_t ~ q(x_t | x_s) and again
+
+    What is seen enters only through the other half of the next denoiser call; going back and forth lets the two halves
+    agree, though on no posterior in particular.
+
+    Args:
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+      y: [*D], what is seen, without noise.
+      observed: [*D], 1 where y is seen and 0 elsewhere.
+      num_resamples: steps from t to s in each step, static; 1 is plain replacement (Song & Ermon).
+    Returns:
+      A Kernel without memory and with zero increments: num_resamples denoiser calls a step.
+    Raises:
+      ValueError: num_resamples < 1, or observed is not shaped like y.
+      TypeError: y is not floating.
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1.
+    """
+    _checks.floating("y", y)
+    _checks.same_shape("observed", observed, "y", y)
+    _checks.positive_int("num_resamples", num_resamples)
+    arrays = jnp.asarray(y), jnp.asarray(observed).astype(y.dtype)
+    step = Partial(_repaint_step, Static(num_resamples), as_function("denoiser", denoiser), schedule, *arrays)
+    return without_memory(step)
+
+
+def _repaint_step(
+    num_resamples: Static, denoiser: Partial, schedule: Schedule, y: jax.Array, observed: jax.Array,
+    key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any,
+) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
+    keys = _rows.keys(key, x_t.shape[0])
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    known_0 = jnp.broadcast_to(y[None], x_t.shape).astype(x_t.dtype)
+
+    def down(x: jax.Array, n: Any) -> jax.Array:
+        known = q_sample(schedule, known_0, s, noise(fold(keys, 3 * n), x, s).astype(x.dtype))
+        mean, variance = p_mean_variance(denoiser, schedule, x, t, s)
+        unknown = mean + jnp.sqrt(variance) * noise(fold(keys, 3 * n + 1), x, s)
+        return jnp.where(observed[None] > 0, known, unknown).astype(x.dtype)
+
+    def again(n: Any, x: jax.Array) -> jax.Array:
+        eps = _rows.normal(fold(keys, 3 * n + 2), x).astype(x.dtype)
+        return q_step(schedule, down(x, n), s, t, eps)
+
+    x_t = jax.lax.fori_loop(0, num_resamples.value - 1, again, x_t)
+    return carry, down(x_t, num_resamples.value - 1), no_weight(x_t)

@@ -1,0 +1,117 @@
+"""Markov chain Monte Carlo moves: a step that leaves a density as it is, row by row."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import _checks, _rows
+
+
+class Moved(NamedTuple):
+    """Where a move came to.
+
+    Fields:
+      x: states, [B, *D].
+      acceptance: the probability with which each row's proposal was accepted, [B].
+    """
+
+    x: jax.Array
+    acceptance: jax.Array
+
+
+def ula(key: jax.Array, score: Callable, x: jax.Array, step_size: Any) -> jax.Array:
+    """Make one step of Langevin dynamics, without a correction: it leaves its density by O(step_size).
+
+        x' = x + d score(x) + sqrt(2 d) eps
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      score: x [B, *D] -> gradient of the log-density, [B, *D].
+      x: states, [B, *D], floating.
+      step_size: d, [], positive, traced.
+    Returns:
+      [B, *D].
+    Source: Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.1.
+    """
+    return x + step_size * score(x) + jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows.normal(key, x)
+
+
+def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) -> Moved:
+    """Make one step of Langevin dynamics, accepted or not: it leaves its density exactly.
+
+        x' = x + d grad log p(x) + sqrt(2 d) eps,   accepted with min(1, p(x') q(x | x') / (p(x) q(x' | x)))
+        log q(x' | x) = -|x' - x - d grad log p(x)|^2 / (4 d) + const
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      log_density: x [B, *D] -> [B], in nats, up to a constant; differentiable, rows independent.
+      x: states, [B, *D], floating.
+      step_size: d, [], positive, traced.
+    Returns:
+      Moved.
+    Source: Besag 1994, J. R. Stat. Soc. B 56(4), 591; Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.2.
+    """
+    keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
+    before, slope = _with_slope(log_density, x)
+    eps = _rows.normal(keys[:, 0], x)
+    step_size = jnp.asarray(step_size, x.dtype)
+    new = x + step_size * slope + jnp.sqrt(2 * step_size) * eps
+    after, slope_new = _with_slope(log_density, new)
+    # The noise of the way back, from the difference of the slopes: nothing large cancels.
+    back = eps + jnp.sqrt(step_size / 2) * (slope + slope_new)
+    gain = after - before + _squares((eps - back) * (eps + back)) / 2
+    return _accept(keys[:, 1], x, new, gain)
+
+
+def hmc(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, num_leapfrog: int = 5) -> Moved:
+    """Make one Hamiltonian move, accepted or not: it leaves its density exactly.
+
+        H(x, p) = -log p(x) + |p|^2 / 2,   p ~ N(0, I),   num_leapfrog leapfrog steps
+
+    Args:
+      key: typed PRNG key, or one a row [B].
+      log_density: x [B, *D] -> [B], in nats, up to a constant; differentiable, rows independent.
+      x: states, [B, *D], floating.
+      step_size: of the leapfrog integrator, [], traced.
+      num_leapfrog: gradients a move, static.
+    Returns:
+      Moved.
+    Raises:
+      ValueError: num_leapfrog < 1.
+    Source: Duane et al. 1987, Phys. Lett. B 195(2); Neal 2011, arXiv:1206.1901, Section 3.
+    """
+    _checks.positive_int("num_leapfrog", num_leapfrog)
+    keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
+    momentum, step_size = _rows.normal(keys[:, 0], x), jnp.asarray(step_size, x.dtype)
+    before, slope = _with_slope(log_density, x)
+
+    def leap(_: Any, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        x, p, slope, _ = state
+        p = p + step_size / 2 * slope
+        x = x + step_size * p
+        value, slope = _with_slope(log_density, x)
+        return x, p + step_size / 2 * slope, slope, value
+
+    new, last, _, after = jax.lax.fori_loop(0, num_leapfrog, leap, (x, momentum, slope, before))
+    gain = after - before + _squares((momentum - last) * (momentum + last)) / 2
+    return _accept(keys[:, 1], x, new, gain)
+
+
+def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The log-density of every row, and its gradient."""
+    value, pull = jax.vjp(log_density, x)
+    return value, pull(jnp.ones_like(value))[0]
+
+
+def _squares(x: jax.Array) -> jax.Array:
+    """The sum over each row, [B]."""
+    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+
+
+def _accept(key: jax.Array, x: jax.Array, new: jax.Array, gain: jax.Array) -> Moved:
+    """Metropolis' rule for a log ratio; a proposal without a density is refused."""
+    gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
+    chance = jax.vmap(lambda k: jax.random.uniform(k, (), gain.dtype))(key)
+    return Moved(jnp.where(_rows.expand(jnp.log(chance) < gain, x), new, x), jnp.minimum(jnp.exp(gain), 1))
