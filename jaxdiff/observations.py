@@ -95,7 +95,7 @@ def mask(y: jax.Array, observed: jax.Array, noise_std: Any) -> Observation:
         y_i = x_0,i + noise_std n_i   where observed_i
 
     Args:
-      y: [*D], floating; its entries where nothing is observed do not matter.
+      y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
       observed: [*D] or broadcasting to it, true or 1 where y is an observation.
       noise_std: [] or [*D], positive, traced.
     Returns:
@@ -109,7 +109,7 @@ def mask(y: jax.Array, observed: jax.Array, noise_std: Any) -> Observation:
     if jnp.broadcast_shapes(shown.shape, y.shape) != y.shape:
         raise ValueError(f"observed: expected a shape that broadcasts to y's, {y.shape}, got {shown.shape}")
     shown = jnp.broadcast_to(shown, y.shape)
-    return _make(Partial(jnp.multiply, shown), shown * y, noise_std, shown, shown)
+    return _make(Partial(jnp.multiply, shown), jnp.where(shown > 0, y, 0), noise_std, shown, shown)
 
 
 def half(event_shape: tuple[int, ...], side: str = "top") -> jax.Array:

@@ -118,7 +118,7 @@ def inpaint(
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      y: [*D], floating; its entries where nothing is observed do not matter.
+      y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
       observed: [*D], true or 1 where y is an observation.
       noise_std: [] or [*D], positive, traced.
       belief: as in `mcgdiff`, of the pixels, [*D].
@@ -132,7 +132,7 @@ def inpaint(
     _checks.floating("y", y)
     _checks.same_shape("observed", observed, "y", y)
     shown = jnp.asarray(observed).astype(y.dtype)
-    basis = Basis(Partial(jnp.asarray), Partial(jnp.asarray), shown, shown * y, noise_std, shown)
+    basis = Basis(Partial(jnp.asarray), Partial(jnp.asarray), shown, jnp.where(shown > 0, y, 0), noise_std, shown)
     return _kernel(denoiser, schedule, basis, belief, 0.0)
 
 

@@ -1,0 +1,61 @@
+"""What every kernel of a posterior must satisfy; each one is listed once in POSTERIORS."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+import jaxdiff as jd
+from jaxdiff import guidance, kernels, observations, posterior
+
+# One observation of the mixture in two dimensions that all of them are about: y = A x_0 + noise.
+A, Y, STD = [[1.0, 0.5]], [0.3], 0.3
+MASK, SHOWN, MASK_STD = [1.0, 0.0], [0.9, 0.0], 0.3
+
+
+def matrix(dtype: object = None) -> jnp.ndarray:
+    return jnp.array(A, dtype)
+
+
+def observation(dtype: object = None) -> jd.observations.Observation:
+    return observations.linear(matrix(dtype), jnp.array(Y, dtype), STD)
+
+
+def masked(dtype: object = None) -> jd.observations.Observation:
+    return observations.mask(jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), MASK_STD)
+
+
+def _guided(name: str) -> Callable:
+    return lambda d, s, dtype: kernels.ancestral(getattr(guidance, name)(d, s, observation(dtype)), s)
+
+
+# (denoiser, schedule, dtype) -> Kernel; those of WEIGHTED have the posterior as their limit.
+WEIGHTED: dict[str, Callable[..., jd.Kernel]] = {
+    "twisted": lambda d, s, dtype: posterior.twisted(d, s, observation(dtype)),
+    "twisted_by_mmps": lambda d, s, dtype: posterior.twisted(
+        d, s, observation(dtype), proposal=posterior.through(guidance.mmps(d, s, observation(dtype)), s)
+    ),
+    "mcgdiff": lambda d, s, dtype: posterior.mcgdiff(d, s, matrix(dtype), jnp.array(Y, dtype), STD),
+    "mcgdiff_believing": lambda d, s, dtype: posterior.mcgdiff(
+        d, s, matrix(dtype), jnp.array(Y, dtype), STD, belief=posterior.gaussian_belief(s, 0.0, 1.4)
+    ),
+    "tilted": lambda d, s, dtype: posterior.tilted(d, s, observation(dtype)),
+}
+POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
+    WEIGHTED
+    | {
+        "inpaint": lambda d, s, dtype: posterior.inpaint(
+            d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), jnp.array(MASK_STD, dtype)
+        ),
+        "twisted_mask": lambda d, s, dtype: posterior.twisted(d, s, masked(dtype)),
+        "composed": lambda d, s, dtype: posterior.composed([d, d], jnp.array([1.2, -0.3], dtype), s),
+        "composed_moved": lambda d, s, dtype: posterior.composed(
+            [d, d], jnp.array([0.7, 0.8], dtype), s, move=posterior.langevin([d, d], jnp.array([0.7, 0.8], dtype), s)
+        ),
+        "mixed": lambda d, s, dtype: posterior.mixed([d, d], jnp.zeros(2, dtype), s),
+        "split_gibbs": lambda d, s, dtype: posterior.split_gibbs(d, s, observation(dtype), num_denoising=3),
+        "repaint": lambda d, s, dtype: guidance.repaint(
+            d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), num_resamples=2
+        ),
+    }
+    | {name: _guided(name) for name in ("dps", "pigdm", "tmpd", "mmps")}
+)
