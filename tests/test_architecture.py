@@ -11,7 +11,7 @@ PACKAGE = ROOT / "jaxdiff"
 # Each module imports only modules above it.
 CORE = [
     "_checks", "_functions", "_rows", "schedules", "grids", "forward", "decoders", "prediction", "categorical", "kernels",
-    "chain", "losses", "oracles", "sampling", "guidance", "flow_density", "likelihood", "work", "metrics",
+    "chain", "losses", "binomial", "oracles", "sampling", "guidance", "flow_density", "likelihood", "work", "metrics",
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.
 OUTER = {"models": set(), "data": set(), "training": set()}
