@@ -345,7 +345,7 @@ def draw_swiss_roll(chain: jd.Chain, x_0: np.ndarray, reverse: np.ndarray, path:
     places = np.stack(np.meshgrid(*2 * [np.linspace(-2.4, 2.4, 17)]), axis=-1).reshape(-1, 2).astype(np.float32)
     eps = jax.random.normal(jax.random.key(0), x_0.shape)
     log_snrs = np.asarray(chain.schedule.log_snr(chain.ts))
-    for column, level in enumerate((log_snrs[-1], 1.0, -4.0)):
+    for column, level in enumerate((log_snrs[-1], 3.5, -4.0)):
         n = int(np.argmin(np.abs(log_snrs - level)))
         t = float(chain.ts[n])
         axes[0, column].scatter(
