@@ -82,6 +82,12 @@ def moments(law: jd.oracles.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     return mean, second - np.outer(mean, mean)
 
 
+def sample_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of a sample."""
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    return flat.mean(0), np.cov(flat, rowvar=False)
+
+
 def grids(options: Options, denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray) -> Callable[[str, int], jax.Array]:
     """The grid of a name and a number of steps; the optimised one needs the denoiser's error on x_0, measured once."""
     best = optimised(denoiser, schedule, x_0, max(80, 2 * max(options.calls))) if "optimised" in options.grids else None
@@ -132,7 +138,7 @@ def measure(
         rows.append({
             "sampler": name, "grid": grid, "calls": calls,
             "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
-            "moments": jd.metrics.frechet_distance(x, *exact),
+            "moments": jd.metrics.normal_wasserstein(*sample_moments(x), *exact),
             "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if _samplers.SAMPLERS[name].ode else None,
         })  # fmt: skip
         # Every case is a program of its own, used once: hundreds of them would fill the process's memory map.
@@ -154,7 +160,7 @@ def on_mixture(options: Options) -> dict[str, Any]:
     return {
         "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
-        "moments_floor": jd.metrics.frechet_distance(other, *exact),
+        "moments_floor": jd.metrics.normal_wasserstein(*sample_moments(other), *exact),
         "rows": measure(options, "mixture", draw, grid_of, reference, exact),
     }
 
@@ -176,12 +182,11 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
     def draw(name: str, ts: jax.Array) -> np.ndarray:
         return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts).x
 
-    flat = reference.reshape(num, -1)
-    exact = (flat.mean(0), np.cov(flat, rowvar=False))
+    exact = sample_moments(reference)
     return {
         "title": f"{run.dataset.name}, a trained network, step {run.step}",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
-        "moments_floor": jd.metrics.frechet_distance(other, *exact),
+        "moments_floor": jd.metrics.normal_wasserstein(*sample_moments(other), *exact),
         "rows": measure(options, run.dataset.name, draw, grid_of, reference, exact),
     }
 

@@ -103,8 +103,8 @@ def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     train, train_labels = run.dataset.examples("train")
     some = random.permutation(len(train))[: max(num, CLASSIFIER_EXAMPLES)]
     held = random.permutation(len(held_out))[:num]
-    ours = jd.metrics.nearest_neighbour_accuracy(x, held_out[held])
-    floor = jd.metrics.nearest_neighbour_accuracy(train[some[:num]], held_out[held])
+    metric = jd.metrics.nearest_neighbour_accuracy
+    ours, floor = jd.metrics.compare(metric, x, held_out[held], train[some[:num]])
     quality: dict[str, Any] = {
         "num_samples": num,
         "nearest_neighbour_accuracy": ours.value,

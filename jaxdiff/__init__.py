@@ -1,6 +1,7 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
 
 from jaxdiff import (
+    binomial,
     categorical,
     decoders,
     forward,
@@ -37,6 +38,7 @@ __all__ = [
     "Normal",
     "Samples",
     "Schedule",
+    "binomial",
     "categorical",
     "decoders",
     "forward",

@@ -1,0 +1,49 @@
+"""What a metric is given and what it returns."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A figure and its standard error.
+
+    Fields:
+      value: the figure.
+      standard_error: of the figure, in its units.
+    """
+
+    value: float
+    standard_error: float
+
+
+def pair(x: Any, y: Any, *, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Two samples as vectors, [n, d] and [m, d], float64, checked: of one space, large enough and finite."""
+    if np.ndim(x) < 1 or np.ndim(y) < 1 or np.shape(x)[1:] != np.shape(y)[1:]:
+        raise ValueError(f"y: expected the event shape of x, {np.shape(x)}, got {np.shape(y)}")
+    for name, sample in (("x", x), ("y", y)):
+        if len(sample) < least:
+            raise ValueError(f"{name}: expected at least {least} examples, got {len(sample)}")
+    first, second = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (x, y))
+    for name, sample in (("x", first), ("y", second)):
+        if not np.isfinite(sample).all():
+            raise ValueError(f"{name}: expected finite values, got {np.sum(~np.isfinite(sample))} that are not")
+    return first, second
+
+
+def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """|x_i - y_j|^2, [n, m]; in float64 and about a common centre, since close points' are small differences."""
+    centre = x.mean(0)
+    x, y = x - centre, y - centre
+    return np.maximum(np.sum(x**2, axis=1)[:, None] - 2 * x @ y.T + np.sum(y**2, axis=1), 0)
+
+
+def blocks(x: np.ndarray, other: np.ndarray, *, size: int = 2**24) -> list[np.ndarray]:
+    """x cut into blocks whose distances to all of other fit in memory."""
+    return np.array_split(x, -(-len(x) * len(other) // size))
+
+
+def share(hits: np.ndarray) -> Estimate:
+    """The share of hits, and the standard error of that many independent answers."""
+    value = float(np.mean(hits))
+    return Estimate(value, float(np.sqrt(value * (1 - value) / len(hits))))
