@@ -91,8 +91,8 @@ class SwissRoll(Options):
     learning_rate: float = 2e-3
     examples: int = 4000
     noise: float = 0.0025
-    """Standard deviation of the noise around the curve, in standard deviations of the data. The paper does not give
-    its own: this one allows a gain of 7.0 bits at most, where the paper's model has 6.45."""
+    """Standard deviation of the noise around the curve, in standard deviations of the data. That of the paper's
+    roll is not known to us: this one allows a gain of 7.0 bits at most, where the paper's model has 6.45."""
 
 
 class Problem(NamedTuple):
