@@ -22,6 +22,7 @@ class TrainState(NamedTuple):
       ema_params: their exponential moving average, which is what one samples from.
       opt_state: the optimiser's state.
       key: typed key of the run, [], never consumed: step n uses fold_in(key, n).
+      memory: what the loss remembers of the steps before, the same on every device; () where it remembers nothing.
     """
 
     step: jax.Array
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
     ema_params: Any
     opt_state: Any
     key: jax.Array
+    memory: Any = ()
 
 
 class Rows(NamedTuple):
@@ -47,24 +49,29 @@ class Rows(NamedTuple):
     total: int
 
 
-def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = ()) -> TrainState:
     """Return the state before the first step.
 
     Args:
       key: typed key of the run, [].
       params: initial parameters.
       optimizer: the optax transformation.
+      memory: of a loss that remembers, before its first step.
     Returns:
       TrainState at step 0, with the average equal to the parameters.
     Raises:
       TypeError: key is no typed key.
     """
     _checks.key("key", key)
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
+    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key, memory)
 
 
 def make_step(
-    loss: Callable, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.9995
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.9995,
+    remember: Callable | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
     """Return one device's part of a training step, to be mapped over the named axis AXIS.
 
@@ -74,9 +81,11 @@ def make_step(
     The warm-up of d_n keeps the average from remembering the random initialisation.
 
     Args:
-      loss: (params, rows: Rows, batch) -> [b] losses of this device's rows.
+      loss: (params, rows: Rows, batch) -> [b] losses of this device's rows; with remember
+        (params, rows: Rows, batch, memory) -> ([b], news), a tuple of arrays with the device's rows in front.
       optimizer: the optax transformation.
       ema_decay: final decay of the average, in [0, 1).
+      remember: None, or (memory, *news of the whole batch) -> memory, such as `losses.record_terms`.
     Returns:
       step(state, batch) -> (state, metrics); metrics are the scalars loss and grad_norm, equal on every device. Each
       leaf of batch has the device's rows in front.
@@ -89,7 +98,14 @@ def make_step(
 
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         rows = _rows_here(jax.random.fold_in(state.key, state.step), len(jax.tree.leaves(batch)[0]))
-        value, grads = jax.value_and_grad(lambda params: jnp.mean(loss(params, rows, batch)))(state.params)
+
+        def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+            given = () if remember is None else (state.memory,)
+            out = loss(params, rows, batch, *given)
+            value, news = (out, ()) if remember is None else out
+            return jnp.mean(value), news
+
+        (value, news), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         value, grads = jax.lax.pmean((value, grads), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -97,7 +113,10 @@ def make_step(
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         ema = optax.incremental_update(params, state.ema_params, 1 - decay)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+        memory = state.memory
+        if remember is not None:
+            memory = remember(memory, *jax.lax.all_gather(news, AXIS, tiled=True))
+        return TrainState(state.step + 1, params, ema, opt_state, state.key, memory), metrics
 
     return step
 
