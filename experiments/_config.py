@@ -355,5 +355,5 @@ def initial_state(config: Config, model: models.Model, event_shape: tuple[int, .
     key_params, key_run = (key_of(config.seed, purpose) for purpose in ("parameters", "training"))
     learned = jd.schedules.learned_parameters() if config.diffusion.schedule == "learned" else {}
     params = {"network": model.init(key_params, event_shape), "schedule": learned}
-    memory = jd.losses.term_history(config.diffusion.num_steps) if remembers(config) else ()
+    memory = jd.losses.term_history(config.diffusion.num_steps) if remembers(config) else None
     return training.init_state(key_run, params, make_optimizer(config), memory)

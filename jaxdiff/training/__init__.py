@@ -5,6 +5,7 @@ from jaxdiff.training.objective import chain_loss, denoising_loss, likelihood_lo
 from jaxdiff.training.run import Log, atomic, read_log, write_json
 from jaxdiff.training.state import (
     AXIS,
+    RememberingState,
     Rows,
     TrainState,
     init_state,
@@ -19,6 +20,7 @@ __all__ = [
     "AXIS",
     "Checkpoints",
     "Log",
+    "RememberingState",
     "Rows",
     "TrainState",
     "atomic",

@@ -22,7 +22,6 @@ class TrainState(NamedTuple):
       ema_params: their exponential moving average, which is what one samples from.
       opt_state: the optimiser's state.
       key: typed key of the run, [], never consumed: step n uses fold_in(key, n).
-      memory: what the loss remembers of the steps before, the same on every device; () where it remembers nothing.
     """
 
     step: jax.Array
@@ -30,7 +29,22 @@ class TrainState(NamedTuple):
     ema_params: Any
     opt_state: Any
     key: jax.Array
-    memory: Any = ()
+
+
+class RememberingState(NamedTuple):
+    """The state of a run whose loss remembers the steps before; that of any other stays free of it, on disk too.
+
+    Fields:
+      step, params, ema_params, opt_state, key: as in TrainState.
+      memory: what the loss remembers, the same on every device.
+    """
+
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    key: jax.Array
+    memory: Any
 
 
 class Rows(NamedTuple):
@@ -49,21 +63,22 @@ class Rows(NamedTuple):
     total: int
 
 
-def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = ()) -> TrainState:
+def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = None) -> Any:
     """Return the state before the first step.
 
     Args:
       key: typed key of the run, [].
       params: initial parameters.
       optimizer: the optax transformation.
-      memory: of a loss that remembers, before its first step.
+      memory: of a loss that remembers, before its first step; else None.
     Returns:
-      TrainState at step 0, with the average equal to the parameters.
+      TrainState, or RememberingState with a memory, at step 0, with the average equal to the parameters.
     Raises:
       TypeError: key is no typed key.
     """
     _checks.key("key", key)
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key, memory)
+    state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
+    return state if memory is None else RememberingState(*state, memory)
 
 
 def make_step(
@@ -72,7 +87,7 @@ def make_step(
     *,
     ema_decay: float = 0.9995,
     remember: Callable | None = None,
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
     """Return one device's part of a training step, to be mapped over the named axis AXIS.
 
         g = mean over devices and rows of grad loss;   params += optimizer(g)
@@ -96,7 +111,7 @@ def make_step(
     """
     _checks.values("ema_decay", ema_decay, "a decay in [0, 1)", lambda d: (d >= 0) & (d < 1))
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         rows = _rows_here(jax.random.fold_in(state.key, state.step), len(jax.tree.leaves(batch)[0]))
 
         def mean_loss(params: Any) -> tuple[jax.Array, Any]:
@@ -113,10 +128,10 @@ def make_step(
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         ema = optax.incremental_update(params, state.ema_params, 1 - decay)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        memory = state.memory
+        state = state._replace(step=state.step + 1, params=params, ema_params=ema, opt_state=opt_state)
         if remember is not None:
-            memory = remember(memory, *jax.lax.all_gather(news, AXIS, tiled=True))
-        return TrainState(state.step + 1, params, ema, opt_state, state.key, memory), metrics
+            state = state._replace(memory=remember(state.memory, *jax.lax.all_gather(news, AXIS, tiled=True)))
+        return state, metrics
 
     return step
 
