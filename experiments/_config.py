@@ -15,6 +15,8 @@ from jax.tree_util import Partial
 import jaxdiff as jd
 from jaxdiff import models, training
 
+Objective = Literal["simple", "vlb", "hybrid"]
+TimeSampling = Literal["uniform", "low_discrepancy", "loss_aware"]
 Prediction = Literal["eps", "x0", "v", "score", "velocity", "edm", "levels"]
 ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow", "learned"]
 WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
@@ -50,13 +52,25 @@ class Diffusion:
 
     schedule: ScheduleName = "cosine"
     """Noise schedule; ddpm is the 1000-step table of linear betas. learned trains it, and the network, on the
-    variational bound."""
+    variational bound in continuous time."""
     prediction: Prediction = "v"
     """What the network predicts; levels is a distribution over the data's levels, for the learned schedule."""
     weight: WeightName = "none"
-    """Weight of the loss by noise level; none is the plain error of the prediction."""
+    """Weight of the simple loss by noise level; none is the plain error of the prediction."""
+    objective: Objective | None = None
+    """simple is the denoising error; vlb the variational bound of a finite chain whose reverse variance is learned;
+    hybrid both, with little of the bound. None is simple, but for the learned schedule, which has its own bound."""
+    num_steps: int = 100
+    """Steps T of the finite chain that vlb and hybrid train."""
+    time_sampling: TimeSampling = "low_discrepancy"
+    """How a batch's times are drawn; loss_aware draws the steps of vlb and hybrid by what they cost last."""
     sigma_data: float = 0.5
     """Standard deviation of the data in [-1, 1]; only the edm prediction and weight use it."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether a finite chain is trained, for which the network gives the reverse variance too."""
+        return self.objective in ("vlb", "hybrid")
 
 
 @dataclass(frozen=True)
@@ -169,11 +183,20 @@ def check(config: Config) -> None:
     for name in ("steps", "batch_size", "log_every", "eval_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    names = (config.diffusion.schedule, config.diffusion.prediction)
+    diffusion = config.diffusion
+    if diffusion.num_steps < 1:
+        raise ValueError(f"num_steps: expected at least 1, got {diffusion.num_steps}")
+    names = (diffusion.schedule, diffusion.prediction)
     if (names[0] == "learned") != (names[1] == "levels"):
         raise ValueError(f"schedule, prediction: expected learned and levels together or neither, got {names}")
     if names[0] == "learned" and config.conditional:
         raise ValueError("conditional: expected False (--no-conditional) where the probability of the data is trained")
+    if names[0] == "learned" and diffusion.objective is not None:
+        raise ValueError(f"objective: expected None with the learned schedule's own bound, got {diffusion.objective}")
+    if diffusion.weight != "none" and (names[0] == "learned" or diffusion.finite):
+        raise ValueError(f"weight: expected none but for the simple objective, got {diffusion.weight}")
+    if diffusion.time_sampling == "loss_aware" and not diffusion.finite:
+        raise ValueError(f"time_sampling: expected loss_aware with vlb or hybrid only, got {diffusion.objective}")
 
 
 def check_same(config: Config) -> None:
@@ -181,8 +204,8 @@ def check_same(config: Config) -> None:
     path = config.run / "config.json"
     if not path.exists():
         return
-    new, old = json.loads(as_json(config)), read_json(path)
-    differing = [name for name in new if new[name] != old.get(name) and name not in ("run", "data_dir")]
+    new, old = (json.loads(as_json(each)) for each in (config, load_config(config.run)))
+    differing = [name for name in new if new[name] != old[name] and name not in ("run", "data_dir")]
     if differing:
         raise ValueError(
             f"run: {config.run} was begun with another {', '.join(differing)}; "
@@ -248,17 +271,28 @@ def make_denoiser(config: Config, model: models.Model, num_levels: int | None) -
         if diffusion.prediction == "levels":
             assert num_levels is not None  # make_model has seen to it
             return jd.make_categorical_denoiser(jd.categorical.on_log_snr(apply, schedule), schedule, num_levels)
-        return jd.make_denoiser(apply, schedule, diffusion.prediction, threshold, sigma_data=diffusion.sigma_data)
+        return jd.make_denoiser(
+            apply,
+            schedule,
+            diffusion.prediction,
+            threshold,
+            sigma_data=diffusion.sigma_data,
+            learned_variance=diffusion.finite,
+        )
 
     return make
 
 
-def make_weight(config: Config) -> Any:
-    """The loss weight of a run, None for the plain error."""
-    name = config.diffusion.weight
-    if name == "none":
-        return None
-    return jd.losses.edm(config.diffusion.sigma_data) if name == "edm" else getattr(jd.losses, name)()
+def make_chain(config: Config, schedule: jd.Schedule, *, levels: int | None, num_steps: int) -> jd.Chain:
+    """The finite chain of a run, still without its denoiser, with what that will say of the variance, and a decoder.
+
+    It is made outside of compiled functions, where the schedule has no values; there the denoiser is put in its place.
+    """
+    decoder = jd.decoders.normal() if levels is None else jd.decoders.discretised_normal(levels)
+    by_levels = config.diffusion.prediction == "levels"
+    variance = "learned" if config.diffusion.finite else "optimal" if by_levels else "large"
+    ts = jd.grids.uniform(num_steps)
+    return jd.Chain(lambda x, t: x, schedule, ts, variance=variance, decoder=decoder)
 
 
 def make_model(config: Config, dataset: Dataset) -> models.Model:
@@ -269,7 +303,12 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
     if by_levels and dataset.levels is None:
         raise ValueError(f"prediction: expected another than levels, because {config.dataset} has none")
     if len(dataset.event_shape) == 1:
-        return models.mlp(width=network.channels, depth=network.num_blocks, num_classes=num_classes)
+        return models.mlp(
+            width=network.channels,
+            depth=network.num_blocks,
+            num_classes=num_classes,
+            learned_variance=config.diffusion.finite,
+        )
     return models.unet(
         channels=network.channels,
         multipliers=network.multipliers,
@@ -279,6 +318,7 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
         dropout=network.dropout,
         patch=network.patch,
         time_embedding=network.time_embedding,
+        learned_variance=config.diffusion.finite,
         dtype=network.dtype,
         fourier=network.fourier,
         num_levels=dataset.levels if by_levels else None,
@@ -300,28 +340,9 @@ def make_optimizer(config: Config) -> Any:
     )
 
 
-def make_loss(config: Config, model: models.Model, dataset: Dataset, *, training_time: bool = True) -> Any:
-    """The loss of a run, per example; without dropout and hidden labels outside training."""
-    if config.diffusion.schedule == "learned":
-        return training.likelihood_loss(
-            make_denoiser(config, model, dataset.levels),
-            decoder=jd.decoders.categorical(dataset.levels or 2),
-            dropout=training_time,
-        )
-    return training.denoising_loss(
-        Partial(_apply_network, model),
-        make_schedule(config),
-        prediction=config.diffusion.prediction,
-        weight=make_weight(config),
-        num_classes=model.num_classes,
-        label_drop=config.label_drop if training_time else 0.0,
-        sigma_data=config.diffusion.sigma_data,
-        dropout=training_time,
-    )
-
-
-def _apply_network(model: models.Model, params: Any, *args: Any, **options: Any) -> Any:
-    return model.apply(params["network"], *args, **options)
+def remembers(config: Config) -> bool:
+    """Whether the loss remembers what the steps of the chain cost."""
+    return config.diffusion.time_sampling == "loss_aware"
 
 
 def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
@@ -334,4 +355,5 @@ def initial_state(config: Config, model: models.Model, event_shape: tuple[int, .
     key_params, key_run = (key_of(config.seed, purpose) for purpose in ("parameters", "training"))
     learned = jd.schedules.learned_parameters() if config.diffusion.schedule == "learned" else {}
     params = {"network": model.init(key_params, event_shape), "schedule": learned}
-    return training.init_state(key_run, params, make_optimizer(config))
+    memory = jd.losses.term_history(config.diffusion.num_steps) if remembers(config) else None
+    return training.init_state(key_run, params, make_optimizer(config), memory)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import _config
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,8 @@ class Probability:
     """Held-out examples for the bound in continuous time and the baselines, at most; 0 for no estimates at all."""
     term_examples: int = 256
     """Held-out examples for the terms of the finite chain's bound."""
-    steps: int = 100
-    """Steps T of the finite chain."""
+    steps: int | None = None
+    """Steps T of the finite chain; if not given, those the run was trained with, 100 where it was trained with none."""
     times: int = 32
     """Times an example for the bound in continuous time."""
     paths: int = 16
@@ -39,11 +40,21 @@ class Probability:
     """Runge-Kutta steps of the probability-flow ODE."""
     ode_examples: int = 64
     """Held-out examples for its density; 0 for none."""
+    ais_examples: int = 0
+    """Held-out, and again simulated, examples for annealed importance sampling, which takes minutes for a few of them
+    at T = 100; 0 for none."""
+    ais_temperatures: int = 32
+    """Its temperatures, each with one Hamiltonian move of all latents."""
+    ais_step_size: float = 0.1
+    """Step of the move's integrator, in units of the paths' noises; some two thirds of the moves should be accepted."""
     baselines: bool = True
     """Whether densities fitted without a network stand beside it, for data of at most 256 dimensions."""
 
 
-CHUNK = 64  # rows of one compiled call; the randomness of a row depends on it, and not on the number of devices
+# Rows of one compiled call; the randomness of a row depends on it, and not on the number of devices. Annealing has all
+# latents of its rows in one batch.
+CHUNK, AIS_CHUNK = 64, 8
+AIS_LEAPFROG = 5  # gradients a move
 
 
 @dataclass(frozen=True)
@@ -69,23 +80,24 @@ class Estimators:
     """
 
     def __init__(self, run: _sampling.Run, options: Probability, *, seed: int) -> None:
-        self.run, self.options, self.seed = run, options, seed
+        trained = run.config.diffusion.num_steps if run.config.diffusion.finite else 100
+        self.steps = trained if options.steps is None else options.steps
+        self.run, self.options, self.seed = run, dataclasses.replace(options, steps=self.steps), seed
         self.size = math.prod(run.dataset.event_shape)
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
-        self.ends_clean = run.leaves_no_noise  # found now: inside of a compiled function the schedule has no values
+        self.without_denoiser = _config.make_chain(run.config, run.schedule, levels=self.levels, num_steps=self.steps)
         self.rows: list[Row] = []
-        self.folder = run.folder / "probability" / _digest(run, options, seed)
+        self.folder = run.folder / "probability" / _digest(run, self.options, seed)
 
     def chain(self, denoiser: Any) -> jd.Chain:
-        """The finite chain: as many steps as asked for, and a decoder of the data's levels."""
-        decoder = jd.decoders.normal() if self.levels is None else jd.decoders.discretised_normal(self.levels)
-        variance = "optimal" if self.run.config.diffusion.prediction == "levels" else "large"
-        ts = jd.grids.uniform(self.options.steps)
-        return jd.Chain(denoiser, self.run.schedule, ts, variance=variance, decoder=decoder, ends_clean=self.ends_clean)
+        """The finite chain of as many steps as asked for."""
+        return dataclasses.replace(self.without_denoiser, denoiser=denoiser)
 
-    def mapped(self, name: str, function: Callable, x_0: np.ndarray | None, num: int) -> tuple[dict, float]:
-        """A function of (denoiser, key, x_0 [CHUNK, *D]) on all rows, over all devices; its parts are kept in files."""
+    def mapped(
+        self, name: str, function: Callable, x_0: np.ndarray | None, num: int, size: int = CHUNK
+    ) -> tuple[dict, float]:
+        """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files."""
         num_devices = jax.local_device_count()
         key = jax.random.fold_in(jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
 
@@ -94,19 +106,19 @@ class Estimators:
 
         compiled = jax.pmap(chunk, in_axes=(None, 0, 0))
         parts: list[dict[str, np.ndarray]] = []
-        numbers = range(0, -(-num // CHUNK), num_devices)
+        numbers = range(0, -(-num // size), num_devices)
         for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
-            group = [n for n in range(first, first + num_devices) if n * CHUNK < num]
+            group = [n for n in range(first, first + num_devices) if n * size < num]
             missing = [n for n in group if not (self.folder / f"{name}-{n}.npz").exists()]
             if missing:
                 began = time.monotonic()
-                index = [np.arange(n * CHUNK, (n + 1) * CHUNK) for n in range(first, first + num_devices)]
+                index = [np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)]
                 x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
                 keys = jnp.stack([jax.random.fold_in(key, n) for n in range(first, first + num_devices)])
                 out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
                 seconds = (time.monotonic() - began) / len(group)
                 for place, n in enumerate(group):
-                    kept = {field: value[place][: num - n * CHUNK] for field, value in out.items()}
+                    kept = {field: value[place][: num - n * size] for field, value in out.items()}
                     with training.atomic(self.folder / f"{name}-{n}.npz") as draft:
                         np.savez(draft, seconds=np.asarray([seconds]), **kept)
             for n in group:
@@ -134,7 +146,9 @@ def _rows(x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tupl
 
 
 def _digest(run: _sampling.Run, options: Probability, seed: int) -> str:
-    digest = hashlib.sha256(json.dumps([dataclasses.asdict(options), seed, CHUNK, run.dataset.name]).encode())
+    # Annealing's parts are named by their own options: more of it leaves the other parts as they are.
+    chosen = {name: value for name, value in dataclasses.asdict(options).items() if not name.startswith("ais_")}
+    digest = hashlib.sha256(json.dumps([chosen, seed, CHUNK, run.dataset.name]).encode())
     for leaf in jax.tree.leaves((run.params, run.schedule)):
         digest.update(np.asarray(leaf).tobytes())
     for split in run.dataset.splits.values():
@@ -147,12 +161,14 @@ def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[li
     estimators = Estimators(run, options, seed=seed)
     held_out, _ = run.dataset.head("test", options.examples)
     shown: dict[str, Any] = {}
-    if not estimators.ends_clean:
+    if not estimators.without_denoiser.ends_clean:  # it asks for noise left at t = 0
         _continuous(estimators, held_out)
     shown["terms"] = _terms(estimators, held_out[: options.term_examples])
     if options.path_examples:
         shown["paths"] = _paths(estimators, held_out[: options.path_examples])
         shown["works"] = _works(estimators)
+    if options.ais_examples:
+        shown["acceptance"] = _annealing(estimators, held_out[: options.ais_examples])
     if options.ode_examples:
         _flow(estimators, held_out[: options.ode_examples])
     if options.baselines and estimators.size <= 256:
@@ -174,8 +190,6 @@ def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
 
 
 def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray]:
-    options = estimators.options
-
     def terms(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         return {"terms": likelihood.vlb_terms(key, estimators.chain(denoiser), x_0).T}
 
@@ -183,7 +197,13 @@ def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     density = estimators.levels is None
     log_prob = -out["terms"].sum(1)
     estimators.add(
-        f"bound by terms, T = {options.steps}", "lower", "held out", log_prob, options.steps, seconds, density=density
+        f"bound by terms, T = {estimators.steps}",
+        "lower",
+        "held out",
+        log_prob,
+        estimators.steps,
+        seconds,
+        density=density,
     )
     chain = estimators.chain(lambda x, t: x)
     return {
@@ -202,10 +222,10 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     out, seconds = estimators.mapped("paths", paths, held_out, len(held_out))
     log_w = out["log_w"]
     tight = np.logaddexp.reduce(log_w, axis=1) - math.log(options.paths)
-    calls = options.steps * options.paths
-    name = f"paths, T = {options.steps}, K = "
+    calls = estimators.steps * options.paths
+    name = f"paths, T = {estimators.steps}, K = "
     estimators.add(
-        name + "1", "lower", "held out", log_w[:, 0], options.steps, seconds / options.paths, density=density
+        name + "1", "lower", "held out", log_w[:, 0], estimators.steps, seconds / options.paths, density=density
     )
     estimators.add(f"{name}{options.paths}", "lower", "held out", tight, calls, seconds, density=density)
     return {"log_w": log_w}
@@ -220,11 +240,41 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
         return {"lower": bounds.lower, "upper": bounds.upper} | works
 
     out, seconds = estimators.mapped("works", both, None, options.path_examples)
-    calls = options.steps * (options.paths + 1)
+    calls = estimators.steps * (options.paths + 1)
     for kind in ("lower", "upper"):
         name = f"paths both ways, K = {options.paths}"
         estimators.add(name, kind, "simulated", out[kind], calls, seconds, density=density)
     return out
+
+
+def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
+    """Annealing of held-out data from below, of simulated data from both sides; the share of moves accepted."""
+    options, density = estimators.options, estimators.levels is None
+    annealing: dict[str, Any] = {
+        "num_temperatures": options.ais_temperatures,
+        "step_size": options.ais_step_size,
+        "num_leapfrog": AIS_LEAPFROG,
+    }
+
+    def lower(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        run = work.ais_run(key, estimators.chain(denoiser), x_0, save_every=1, **annealing)
+        assert run.trajectory is not None  # asked for
+        moved = jnp.any(jnp.diff(run.trajectory, axis=0) != 0, axis=tuple(range(2, run.trajectory.ndim)))
+        return {"log_prob": run.log_weights, "accepted": jnp.mean(moved, axis=0)}
+
+    def both(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
+        bounds = work.ais_bounds(key, estimators.chain(denoiser), x_0.shape, **annealing)
+        return {"lower": bounds.lower, "upper": bounds.upper}
+
+    num, name = len(held_out), f"annealing, {options.ais_temperatures} temperatures"
+    part = f"{num}-{options.ais_temperatures}-{options.ais_step_size:g}"
+    calls = estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)  # a gradient counts as one
+    out, seconds = estimators.mapped(f"ais-{part}", lower, held_out, num, AIS_CHUNK)
+    estimators.add(name, "lower", "held out", out["log_prob"], calls, seconds, density=density)
+    bounds, seconds = estimators.mapped(f"ais-both-{part}", both, None, num, AIS_CHUNK)
+    for kind in ("lower", "upper"):
+        estimators.add(f"{name}, both ways", kind, "simulated", bounds[kind], 2 * calls, seconds, density=density)
+    return float(out["accepted"].mean())
 
 
 def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
@@ -247,7 +297,7 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
         alpha, sigma = run.schedule.alpha_sigma(0.0)
         q = jd.Normal(alpha * x_0, jnp.broadcast_to(sigma**2, x_0.shape))
         x = jd.decoders.normal().sample(key_state, q)
-        last = jd.Normal(x / alpha, jnp.broadcast_to((sigma / alpha) ** 2, x.shape))
+        last = jd.forward.q_likelihood(run.schedule, x, 0.0)
         reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
         return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)}
 

@@ -50,6 +50,13 @@ SamplerName = Literal[
 GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 
 
+def make_kernel(name: str, denoiser: Any, schedule: jd.Schedule, noise: Any, *, variance: str = "small") -> jd.Kernel:
+    """The kernel of a name; the reverse variance is the ancestral one's."""
+    if name == "ancestral":
+        return kernels.ancestral(denoiser, schedule, variance)
+    return SAMPLERS[name].make(denoiser, schedule, noise)
+
+
 def make_grid(schedule: jd.Schedule, grid: str, steps: int) -> jax.Array:
     """The times a sampler visits, by the name of their spacing."""
     if grid in ("uniform", "quadratic"):

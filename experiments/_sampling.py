@@ -31,11 +31,6 @@ class Run:
     params: Any
     step: int
 
-    @property
-    def leaves_no_noise(self) -> bool:
-        """Whether there is no noise at t = 0: the bound in continuous time asks for some."""
-        return float(self.schedule.log_snr(0.0)) > 0.75 * jd.schedules.LOG_SNR_LIMIT
-
     def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
         make = partial(_config.make_denoiser(self.config, self.model, self.dataset.levels), self.params, self.schedule)
@@ -92,13 +87,14 @@ def generate(
         raise ValueError(f"num, batch_size: expected at least 1, got {num}, {batch_size}")
     ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
     steps, event = len(ts) - 1, run.dataset.event_shape
+    variance = "learned" if run.config.diffusion.finite else "small"
     num_devices = jax.local_device_count()
     per_device = -(-min(batch_size, num) // num_devices)
     key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
         denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
-        kernel = _samplers.SAMPLERS[sampler].make(denoiser, run.schedule, noise)
+        kernel = _samplers.make_kernel(sampler, denoiser, run.schedule, noise, variance=variance)
         x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *event), first=first)
         every = steps if save_every is None else save_every
         samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every)

@@ -63,16 +63,13 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
     flat = train.reshape(len(train), -1).astype(np.float64)
     mean, covariance = flat.mean(0), np.cov(flat, rowvar=False) + 1e-6 * np.eye(flat.shape[1])
     gaussian = jd.oracles.gaussian(jnp.asarray(mean, jnp.float32), jnp.asarray(covariance, jnp.float32))
-    eps = jax.random.normal(jax.random.key(options.seed), x_0.shape)
+    key = jax.random.key(options.seed)  # of the noise, the same for both
 
     @jax.jit
-    def errors(linear: Any, network: Any, x_0: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x_t = jd.q_sample(run.schedule, x_0, t, eps)
-
-        def error(guess: jax.Array) -> jax.Array:
-            return jnp.mean((guess.reshape(len(x_0), -1) - x_0.reshape(len(x_0), -1)) ** 2, axis=1)
-
-        return error(jd.prediction.x_0_of(network(x_t, t))), error(linear(x_t.reshape(len(x_0), -1), t))
+    def errors(linear: Any, network: Any, x_0: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+        vectors = x_0.reshape(len(x_0), -1)
+        pairs = ((network, x_0), (linear, vectors))
+        return tuple(jd.losses.denoising_error(key, d, run.schedule, x, t) / vectors.shape[1] for d, x in pairs)
 
     network = run.denoiser(None if label is None else jnp.asarray(label))
     linear = gaussian.denoiser(run.schedule)
@@ -134,6 +131,8 @@ def probability(run: _sampling.Run, options: Options) -> list[dict[str, Any]]:
         size = int(np.prod(run.dataset.event_shape))
         _pictures.crooks(shown["works"], options.run / "crooks.png")
         _pictures.bound_by_paths(shown["paths"], shown["works"], size, options.run / "paths.png")
+    if "acceptance" in shown:
+        print(f"annealing accepted {shown['acceptance']:.0%} of its moves (--probability.ais-step-size)")
     return [dataclasses.asdict(row) for row in rows]
 
 

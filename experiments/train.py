@@ -15,6 +15,7 @@ from typing import Any
 import _cli
 import _config
 import _datasets
+import _objective
 import _pictures
 import _sampling
 import jax
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import jaxdiff as jd
 from jaxdiff import models, training
 
 EVAL_EXAMPLES = 512
@@ -86,7 +88,10 @@ def loop(
     batches = dataset.batches(config.batch_size, config.seed)
     training.shard(batches(0), len(devices))  # an uneven batch is refused before anything is written
     step = training.make_step(
-        _config.make_loss(config, model, dataset), _config.make_optimizer(config), ema_decay=config.optimizer.ema_decay
+        _objective.make_loss(config, model, dataset),
+        _config.make_optimizer(config),
+        ema_decay=config.optimizer.ema_decay,
+        remember=jd.losses.record_terms if _config.remembers(config) else None,
     )
     update, evaluate = training.pmap_step(step, devices), held_out_loss(config, dataset, model)
     _config.save(config)
@@ -129,7 +134,7 @@ def held_out_loss(
     config: _config.Config, dataset: _datasets.Dataset, model: models.Model
 ) -> Callable[[Any], jax.Array]:
     """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes."""
-    loss = _config.make_loss(config, model, dataset, training_time=False)
+    loss = _objective.make_loss(config, model, dataset, training_time=False)
     x_0, label = dataset.head("test", EVAL_EXAMPLES)
     key = _config.key_of(config.seed, "held out")
     rows = training.Rows(key, jax.random.split(key, len(x_0)), jnp.zeros((), int), len(x_0))

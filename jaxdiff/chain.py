@@ -20,7 +20,7 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows, decoders
 from jaxdiff._functions import Static, as_function
 from jaxdiff.decoders import event_sum
-from jaxdiff.forward import Normal, level, q_posterior, q_step
+from jaxdiff.forward import Normal, level, q_likelihood, q_posterior, q_step
 from jaxdiff.kernels import Kernel, check_variance, is_clean, p_mean_variance, reverse_variance, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -122,8 +122,7 @@ class Chain:
         """Return the normal distribution that the decoder makes x_0 of, from the last latent x [B, *D]."""
         t = self.times[-1]
         if not self.ends_clean:
-            alpha, sigma, _ = level(self.schedule, t, x)
-            return Normal(x / alpha, jnp.broadcast_to((sigma / alpha) ** 2, x.shape))
+            return q_likelihood(self.schedule, x, t)
         return self.p_last_of(self.denoiser(x, t), x)
 
     def p_last_of(self, denoised: Any, x: jax.Array) -> Normal:

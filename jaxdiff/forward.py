@@ -142,6 +142,24 @@ def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: A
     return Normal(mean.astype(x_t.dtype), variance.astype(x_t.dtype))
 
 
+def q_likelihood(schedule: Schedule, x_t: jax.Array, t: Any) -> Normal:
+    """Return what x_t alone says of x_0: the likelihood q(x_t | x_0), normalised over x_0.
+
+        N(x_0; x_t / alpha_t, sigma_t^2 / alpha_t^2)
+
+    Args:
+      schedule: the noise schedule.
+      x_t: noisy state, [B, *D], floating.
+      t: time, [] or [B], where alpha_t > 0.
+    Returns:
+      Normal over x_0: mean and variance, both [B, *D].
+    Raises:
+      ValueError: t is no time for x_t.
+    """
+    alpha, _, log_snr = level(schedule, t, x_t)
+    return Normal(x_t / alpha, jnp.broadcast_to(jnp.exp(-log_snr), x_t.shape))
+
+
 def _ordered(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Level]:
     """The levels at s and t, after checking s <= t as far as the times are known."""
     _checks.time("s", s, x)

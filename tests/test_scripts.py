@@ -12,8 +12,10 @@ from pathlib import Path
 
 import _cli
 import _config
+import _datasets
 import _report
 import _sampling
+import chex
 import compare_samplers
 import evaluate
 import numpy as np
@@ -181,6 +183,50 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     assert len({lost.parent, *(other.folder for other in others)}) == 3  # nothing is read where it does not belong
 
 
+@pytest.mark.parametrize(
+    ("objective", "time_sampling", "prediction"),
+    [("vlb", "loss_aware", "v"), pytest.param("hybrid", "uniform", "eps", marks=pytest.mark.slow)],
+)
+def test_a_finite_chain_is_trained_resumed_and_evaluated(
+    objective: str, time_sampling: str, prediction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the middle it goes on bit for bit, the history of its steps included; its chain has its own T."""
+    diffusion = _config.Diffusion(prediction=prediction, objective=objective, num_steps=3, time_sampling=time_sampling)
+    network = dataclasses.replace(TINY.network, multipliers=(1,))
+    config = dataclasses.replace(
+        TINY, run=tmp_path / "run", steps=8, eval_every=8, network=network, diffusion=diffusion
+    )
+    monkeypatch.setattr(train, "pictures", lambda *_: None)
+    assert train.train(config)
+    log = training.read_log(config.run)
+    stopped = dataclasses.replace(config, run=tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        patch.setattr(train.Stop, "asked", property(lambda stop: True, lambda stop, value: None), raising=False)
+        assert not train.train(stopped)  # after its first step
+    assert train.train(stopped)
+    assert [x["loss"] for x in training.read_log(stopped.run) if "loss" in x] == [x["loss"] for x in log if "loss" in x]
+    states = [last_state(c) for c in (config, stopped)]
+    chex.assert_trees_all_equal(*(state._replace(key=()) for state in states))
+    if time_sampling == "loss_aware":
+        assert int(states[0].memory.counts.sum()) == 8 * 8  # every row of every step, whichever device it was on
+    else:
+        assert states[0]._fields == training.TrainState._fields
+    few = dataclasses.replace(FEW, steps=None, path_examples=0, ode_examples=0, baselines=False, ais_examples=2, ais_temperatures=2)  # fmt: skip
+    options = evaluate.Options(run=config.run, num_times=1, examples=8, samples=0, probability=few)
+    rows = evaluate.evaluate(options)["probability"]
+    assert rows[0]["name"] == "bound by terms, T = 3"
+    assert [row["kind"] for row in rows] == ["lower", "lower", "lower", "upper"]
+    assert all(np.isfinite(row["nats"]) for row in rows)
+    assert np.isfinite(_sampling.generate(_sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x).all()
+
+
+def last_state(config: _config.Config) -> training.TrainState:
+    dataset = _datasets.load(config)
+    model = _config.make_model(config, dataset)
+    with training.Checkpoints(config.run / "checkpoints") as checkpoints:
+        return checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
+
+
 # --- stopping and going on -----------------------------------------------------------------------------------------
 
 STEPS = 300
@@ -275,6 +321,22 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "bound of labelled data": lambda: train.train(
             dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels", schedule="learned"))
         ),
+        "another bound of a learned schedule": lambda: train.train(
+            dataclasses.replace(
+                _config.PRESETS["digits-likelihood"][1],
+                run=other,
+                diffusion=_config.Diffusion(prediction="levels", schedule="learned", objective="vlb"),
+            )
+        ),
+        "weighted bound": lambda: train.train(
+            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(objective="vlb", weight="min_snr"))
+        ),
+        "no terms": lambda: train.train(
+            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(time_sampling="loss_aware"))
+        ),
+        "no chain": lambda: train.train(
+            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(objective="hybrid", num_steps=0))
+        ),
         "levels of a density": lambda: train.train(
             dataclasses.replace(_config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
         ),
@@ -300,6 +362,10 @@ MESSAGES = {
     "no calls": "calls: expected numbers of at least 3, got ()",
     "levels alone": "schedule, prediction: expected learned and levels together",
     "bound of labelled data": "conditional: expected False",
+    "another bound of a learned schedule": "objective: expected None with the learned schedule's own bound, got vlb",
+    "weighted bound": "weight: expected none but for the simple objective, got min_snr",
+    "no terms": "time_sampling: expected loss_aware with vlb or hybrid only, got None",
+    "no chain": "num_steps: expected at least 1, got 0",
     "levels of a density": "prediction: expected another than levels, because swiss_roll has none",
     "no times": "num_times, examples: expected at least 1 and 2",
 }

@@ -85,6 +85,34 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
+def test_memory_is_one_on_any_number_of_devices() -> None:
+    """Steps are drawn by what they cost last, over the rows of the whole batch: the histories differ by rounding."""
+
+    def make_chain(params: Any, *, label: Any, dropout_key: Any) -> jd.Chain:
+        assert label is None  # an unconditional network's, whatever the batch
+        assert dropout_key is None
+        denoiser = jd.make_denoiser(lambda x, t: x @ params["w"], COSINE, "v")
+        return jd.Chain(denoiser, COSINE, jnp.array([1.0, 0.6, 0.3, 0.0]), variance="large", ends_clean=True)
+
+    loss = training.chain_loss(jd.losses.vlb, make_chain, time_sampling="loss_aware", dropout=False)
+    step = training.make_step(loss, OPTIMIZER, remember=jd.losses.record_terms)
+    histories = []
+    for n in (1, 2, 4):
+        memory = jd.losses.term_history(3, size=2)
+        state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER, memory)
+        update, replicated = training.pmap_step(step, jax.devices()[:n]), training.replicate(state, jax.devices()[:n])
+        for k in range(4):
+            replicated, _ = update(replicated, training.shard(batch(k), n))
+        for leaf in jax.tree.leaves(replicated.memory):
+            np.testing.assert_array_equal(leaf, leaf[:1].repeat(n, 0))
+        histories.append(training.unreplicate(replicated).memory)
+    assert int(histories[0].counts.sum()) == 4 * 8
+    assert int(histories[0].counts.min()) >= 2  # full: the last steps were drawn by it
+    for other in histories[1:]:
+        np.testing.assert_array_equal(other.counts, histories[0].counts)
+        np.testing.assert_allclose(other.losses, histories[0].losses, rtol=1e-4)  # the order of a sum, through Adam
+
+
 def test_resume_is_exact(tmp_path: Path) -> None:
     """Killed at step 7 and resumed from the checkpoint of step 5: bit for bit the uninterrupted run."""
     whole, losses = run(2, range(12))

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows
 from jaxdiff.chain import prior_kl
 from jaxdiff.decoders import Decoder
-from jaxdiff.forward import Normal, level, q_sample
+from jaxdiff.forward import level, q_likelihood, q_sample
+from jaxdiff.kernels import is_clean
 from jaxdiff.losses._denoising import denoising_error
 from jaxdiff.losses._times import uniform_times
-from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
+from jaxdiff.schedules import Schedule
 
 
 class BoundTerms(NamedTuple):
@@ -60,9 +61,12 @@ def continuous_elbo(
     Source: Kingma et al. 2021, arXiv:2107.00630, Eqs. (11), (12) and (17).
     """
     _checks.floating("x_0", x_0)
-    _checks.values(
-        "schedule", schedule.log_snr(0.0), "noise left at t = 0 (a finite log-SNR)", lambda v: v < 0.75 * LOG_SNR_LIMIT
-    )
+    last = level(schedule, 0.0, x_0)
+
+    def noisy(log_snr: Any) -> Any:
+        return ~is_clean(last._replace(log_snr=log_snr))
+
+    _checks.values("schedule", last.log_snr, "noise left at t = 0 (a finite log-SNR)", noisy)
     size = x_0.shape[0]
     keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
     t = uniform_times(keys[:, 0], size) if t is None else t
@@ -70,13 +74,11 @@ def continuous_elbo(
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), (size,))
     log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
     error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t)
-    last = level(schedule, 0.0, x_0)
     x = q_sample(schedule, x_0, 0.0, _rows.normal(keys[:, 2], x_0).astype(x_0.dtype))
-    end = Normal(x / last.alpha, jnp.exp(-last.log_snr))
     return BoundTerms(
         prior=prior_kl(schedule, x_0, 1.0),
         diffusion=-rate * jnp.exp(log_snr) / 2 * error,
-        reconstruction=-decoder.log_prob(x_0, end),
+        reconstruction=-decoder.log_prob(x_0, q_likelihood(schedule, x, 0.0)),
     )
 
 

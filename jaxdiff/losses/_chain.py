@@ -50,7 +50,7 @@ def hybrid(
 ) -> jax.Array:
     """Return the simple loss, which trains the mean, plus a little of the bound, which trains the variance alone.
 
-        L_simple + vlb_weight L_vlb,   L_vlb in bits per dimension, with a stopped gradient through x_0_hat
+        L_simple / (T p_i) + vlb_weight L_vlb,   L_vlb in bits per dimension, with a stopped gradient through x_0_hat
 
     Args:
       key: typed PRNG key, or one a row [B].
@@ -77,6 +77,8 @@ def hybrid(
     mean = jax.lax.stop_gradient(x_0_of(denoised))
     fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
     bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
+    if probability is not None:
+        simple = simple / ((len(chain.ts) - 1) * probability)
     return simple + vlb_weight * bound / (size * jnp.log(2.0).astype(bound.dtype))
 
 

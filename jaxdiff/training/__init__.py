@@ -1,10 +1,11 @@
 """Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
 
 from jaxdiff.training.checkpoints import Checkpoints
-from jaxdiff.training.objective import denoising_loss, likelihood_loss, make_optimizer
+from jaxdiff.training.objective import chain_loss, denoising_loss, likelihood_loss, make_optimizer
 from jaxdiff.training.run import Log, atomic, read_log, write_json
 from jaxdiff.training.state import (
     AXIS,
+    RememberingState,
     Rows,
     TrainState,
     init_state,
@@ -19,9 +20,11 @@ __all__ = [
     "AXIS",
     "Checkpoints",
     "Log",
+    "RememberingState",
     "Rows",
     "TrainState",
     "atomic",
+    "chain_loss",
     "denoising_loss",
     "init_state",
     "likelihood_loss",

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import _checks, losses, schedules
+from jaxdiff import _checks, _rows, losses, schedules
 from jaxdiff.decoders import Decoder
 from jaxdiff.schedules import Schedule
 from jaxdiff.training.state import Rows
+
+TIME_SAMPLINGS = ("uniform", "low_discrepancy", "loss_aware")
 
 
 def denoising_loss(
@@ -24,9 +26,10 @@ def denoising_loss(
     num_classes: int | None = None,
     label_drop: float = 0.1,
     sigma_data: float = 0.5,
+    time_sampling: str = "low_discrepancy",
     dropout: bool = True,
 ) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
-    """Return the loss of a (class-conditional) network, with low-discrepancy times.
+    """Return the denoising loss of a (class-conditional) network.
 
     Args:
       apply: (params, x, t, label=None, *, dropout_key=None) -> prediction.
@@ -36,48 +39,105 @@ def denoising_loss(
       num_classes: None for an unconditional network; else also the index of the null class.
       label_drop: probability that a row's label becomes the null class, for classifier-free guidance.
       sigma_data: standard deviation of the data; only "edm" uses it.
+      time_sampling: "uniform" or "low_discrepancy".
       dropout: whether the network is given keys for its dropout; False to evaluate.
     Returns:
       loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b].
     Raises:
-      ValueError: label_drop outside [0, 1].
+      ValueError: label_drop outside [0, 1], or unknown time_sampling.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 1; label drop: Ho & Salimans 2022, arXiv:2207.12598.
     """
     _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+    _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS[:2])
 
     def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         x_0, label = batch
         key_drop, key_dropout, key_loss = _row_keys(rows)
-        if num_classes is not None and label is not None:
-            dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_drop))(key_drop)
-            label = jnp.where(dropped, num_classes, label)
+        label = _with_null(key_drop, label, num_classes, label_drop)
 
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
             return apply(params, x, t, label, dropout_key=key_dropout if dropout else None)
 
         return losses.simple(
             key_loss, network, schedule, x_0,
-            t=_times(rows), prediction=prediction, weight=weight, sigma_data=sigma_data,
+            t=_times(rows, time_sampling), prediction=prediction, weight=weight, sigma_data=sigma_data,
         )  # fmt: skip
 
     return loss
 
 
-def _row_keys(rows: Rows) -> jax.Array:
-    """Three independent keys a row, [3, b]."""
-    return jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(rows.keys)
+def _row_keys(rows: Rows, num: int = 3) -> jax.Array:
+    """Independent keys of each row, [num, b]."""
+    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(rows.keys)
 
 
-def _times(rows: Rows) -> jax.Array:
-    """Low-discrepancy times of this device's rows."""
-    key = jax.random.fold_in(rows.key, rows.total)  # no row's: rows are numbered below the total
-    return losses.low_discrepancy_times(key, len(rows.keys), first=rows.first, total=rows.total)
+def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: Any) -> Any:
+    """Labels, some of them replaced by the null class; none for an unconditional network."""
+    if num_classes is None or label is None:
+        return None
+    dropped = jax.vmap(lambda k: jax.random.bernoulli(k, label_drop))(key)
+    return jnp.where(dropped, num_classes, label)
+
+
+def _times(rows: Rows, time_sampling: str) -> jax.Array:
+    """Times of this device's rows."""
+    key, size = jax.random.fold_in(rows.key, rows.total), len(rows.keys)  # no row's: they are numbered below the total
+    if time_sampling == "uniform":
+        return losses.uniform_times(_rows.keys(key, size, first=rows.first), size)
+    return losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)
+
+
+def chain_loss(
+    objective: Callable,
+    make_chain: Callable,
+    *,
+    time_sampling: str = "low_discrepancy",
+    num_classes: int | None = None,
+    label_drop: float = 0.1,
+    dropout: bool = True,
+) -> Callable:
+    """Return the loss of a finite chain, one of its steps a row.
+
+        loss_aware: steps in proportion to the root mean square of what they cost last
+
+    Args:
+      objective: (key, chain, x_0, *, index, probability) -> [b]: `losses.vlb`, or `losses.hybrid` with its options.
+      make_chain: (params, label=None, dropout_key=None) -> Chain.
+      time_sampling: of the steps, "uniform", "low_discrepancy" or "loss_aware".
+      num_classes: None for an unconditional network; else also the index of the null class.
+      label_drop: as in `denoising_loss`.
+      dropout: whether the network is given keys for its dropout; False to evaluate.
+    Returns:
+      loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b]; for "loss_aware" it takes a `losses.TermHistory`
+      besides and returns ([b], (index [b], cost [b])) for `losses.record_terms`, as `make_step` does it.
+    Raises:
+      ValueError: label_drop outside [0, 1], or unknown time_sampling.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Sections 3.1 and 3.3.
+    """
+    _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+    _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS)
+
+    def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None], history: Any = None) -> Any:
+        x_0, label = batch
+        key_drop, key_dropout, key_loss, key_index = _row_keys(rows, 4)
+        label = _with_null(key_drop, label, num_classes, label_drop)
+        chain = make_chain(params, label=label, dropout_key=key_dropout if dropout else None)
+        if time_sampling == "loss_aware":
+            index, probability = losses.loss_aware_terms(key_index, history, len(x_0))
+            value = objective(key_loss, chain, x_0, index=index, probability=probability)
+            return value, (index, value * probability)  # what a step costs, with its share of what all have in common
+        num_steps = len(chain.ts) - 1
+        index = jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1).astype(int)
+        return objective(key_loss, chain, x_0, index=index, probability=None)
+
+    return loss
 
 
 def likelihood_loss(
     make_denoiser: Callable,
     *,
     decoder: Decoder,
+    time_sampling: str = "low_discrepancy",
     dropout: bool = True,
 ) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
     """Return the negative variational bound in continuous time, with a learned schedule, in bits per dimension.
@@ -87,17 +147,21 @@ def likelihood_loss(
     Args:
       make_denoiser: (network's params, schedule, dropout_key=None or [b]) -> denoiser.
       decoder: p(x_0 | x_{t=0}).
+      time_sampling: "uniform" or "low_discrepancy".
       dropout: whether the network is given keys for its dropout; False to evaluate.
     Returns:
       loss(params, rows, (x_0 [b, *D], label, unused)) -> [b]; params are {"network": ..., "schedule": ...}, the
       latter as `schedules.learned_parameters` makes them.
+    Raises:
+      ValueError: unknown time_sampling.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.
     """
+    _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS[:2])
 
     def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         x_0, _ = batch
         _, key_dropout, key_loss = _row_keys(rows)
-        parameters, t = params["schedule"], _times(rows)
+        parameters, t = params["schedule"], _times(rows, time_sampling)
         schedule = schedules.learned(parameters | {"logits": jax.lax.stop_gradient(parameters["logits"])})
         denoiser = make_denoiser(params["network"], schedule, dropout_key=key_dropout if dropout else None)
         terms = losses.continuous_elbo(key_loss, denoiser, schedule, x_0, decoder=decoder, t=t)

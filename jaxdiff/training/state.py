@@ -31,6 +31,22 @@ class TrainState(NamedTuple):
     key: jax.Array
 
 
+class RememberingState(NamedTuple):
+    """The state of a run whose loss remembers the steps before; that of any other stays free of it, on disk too.
+
+    Fields:
+      step, params, ema_params, opt_state, key: as in TrainState.
+      memory: what the loss remembers, the same on every device.
+    """
+
+    step: jax.Array
+    params: Any
+    ema_params: Any
+    opt_state: Any
+    key: jax.Array
+    memory: Any
+
+
 class Rows(NamedTuple):
     """Where the rows on this device stand in the whole batch, and their randomness.
 
@@ -47,25 +63,31 @@ class Rows(NamedTuple):
     total: int
 
 
-def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = None) -> Any:
     """Return the state before the first step.
 
     Args:
       key: typed key of the run, [].
       params: initial parameters.
       optimizer: the optax transformation.
+      memory: of a loss that remembers, before its first step; else None.
     Returns:
-      TrainState at step 0, with the average equal to the parameters.
+      TrainState, or RememberingState with a memory, at step 0, with the average equal to the parameters.
     Raises:
       TypeError: key is no typed key.
     """
     _checks.key("key", key)
-    return TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
+    state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
+    return state if memory is None else RememberingState(*state, memory)
 
 
 def make_step(
-    loss: Callable, optimizer: optax.GradientTransformation, *, ema_decay: float = 0.9995
-) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    loss: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.9995,
+    remember: Callable | None = None,
+) -> Callable[[Any, Any], tuple[Any, dict[str, jax.Array]]]:
     """Return one device's part of a training step, to be mapped over the named axis AXIS.
 
         g = mean over devices and rows of grad loss;   params += optimizer(g)
@@ -74,9 +96,11 @@ def make_step(
     The warm-up of d_n keeps the average from remembering the random initialisation.
 
     Args:
-      loss: (params, rows: Rows, batch) -> [b] losses of this device's rows.
+      loss: (params, rows: Rows, batch) -> [b] losses of this device's rows; with remember
+        (params, rows: Rows, batch, memory) -> ([b], news), a tuple of arrays with the device's rows in front.
       optimizer: the optax transformation.
       ema_decay: final decay of the average, in [0, 1).
+      remember: None, or (memory, *news of the whole batch) -> memory, such as `losses.record_terms`.
     Returns:
       step(state, batch) -> (state, metrics); metrics are the scalars loss and grad_norm, equal on every device. Each
       leaf of batch has the device's rows in front.
@@ -87,9 +111,16 @@ def make_step(
     """
     _checks.values("ema_decay", ema_decay, "a decay in [0, 1)", lambda d: (d >= 0) & (d < 1))
 
-    def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
         rows = _rows_here(jax.random.fold_in(state.key, state.step), len(jax.tree.leaves(batch)[0]))
-        value, grads = jax.value_and_grad(lambda params: jnp.mean(loss(params, rows, batch)))(state.params)
+
+        def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+            given = () if remember is None else (state.memory,)
+            out = loss(params, rows, batch, *given)
+            value, news = (out, ()) if remember is None else out
+            return jnp.mean(value), news
+
+        (value, news), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         value, grads = jax.lax.pmean((value, grads), AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -97,7 +128,10 @@ def make_step(
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         ema = optax.incremental_update(params, state.ema_params, 1 - decay)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        return TrainState(state.step + 1, params, ema, opt_state, state.key), metrics
+        state = state._replace(step=state.step + 1, params=params, ema_params=ema, opt_state=opt_state)
+        if remember is not None:
+            state = state._replace(memory=remember(state.memory, *jax.lax.all_gather(news, AXIS, tiled=True)))
+        return state, metrics
 
     return step
 

@@ -7,7 +7,7 @@ with w the weight of jaxdiff.chain. In the words of thermodynamics -log p_theta(
 Crooks' theorem, P_F(W) / P_R(-W) = exp(W + log p_theta(x_0)), joins the two.
 """
 
-from jaxdiff.work._annealing import AisBounds, ais, ais_bounds, annealing
+from jaxdiff.work._annealing import AisBounds, ais, ais_bounds, ais_run, annealing
 from jaxdiff.work._bounds import Bounds, bidirectional_bounds, reverse_path
 from jaxdiff.work._entropy import EntropyBounds, entropy_bounds, entropy_production
 from jaxdiff.work._estimators import Crooks, bennett_acceptance_ratio, bennett_standard_error, crooks
@@ -19,6 +19,7 @@ __all__ = [
     "EntropyBounds",
     "ais",
     "ais_bounds",
+    "ais_run",
     "annealing",
     "bennett_acceptance_ratio",
     "bennett_standard_error",

@@ -10,7 +10,7 @@ from jaxdiff import _checks, _rows, moves
 from jaxdiff._functions import Static
 from jaxdiff.chain import Chain, log_weight_of_path, noises_of_path, path
 from jaxdiff.kernels import Kernel, without_memory
-from jaxdiff.sampling import run
+from jaxdiff.sampling import Samples, run
 from jaxdiff.work._bounds import reverse_run
 
 
@@ -78,13 +78,45 @@ def ais(
       TypeError: x_0 is not floating.
     Source: as of `annealing`.
     """
+    options = {"num_temperatures": num_temperatures, "step_size": step_size, "num_leapfrog": num_leapfrog}
+    return ais_run(key, chain, x_0, **options).log_weights
+
+
+def ais_run(
+    key: jax.Array,
+    chain: Chain,
+    x_0: jax.Array,
+    *,
+    num_temperatures: int,
+    step_size: Any = 0.1,
+    num_leapfrog: int = 5,
+    save_every: int | None = None,
+) -> Samples:
+    """Return the run that `ais` takes its estimate from; a state that is kept twice in a row is a refused move.
+
+    Args:
+      key: typed PRNG key; row i depends on (key, i) alone.
+      chain: the model.
+      x_0: data, [B, *D], floating.
+      num_temperatures: as in `ais`.
+      step_size: as in `annealing`.
+      num_leapfrog: as in `annealing`.
+      save_every: as in `sampling.sample`.
+    Returns:
+      Samples: the states are the paths' noises, [B, N, *D], the log weights the estimate of log p_theta(x_0).
+    Raises:
+      ValueError: a number is not positive.
+      TypeError: x_0 is not floating.
+    Source: as of `annealing`.
+    """
     _checks.floating("x_0", x_0)
     _checks.positive_int("num_temperatures", num_temperatures)
     key_start, key_run = jax.random.split(key)
     shape = (x_0.shape[0], len(chain.times), *x_0.shape[1:])
     z = _rows.normal(key_start, jax.ShapeDtypeStruct(shape, x_0.dtype))
     kernel = annealing(chain, x_0, step_size=step_size, num_leapfrog=num_leapfrog)
-    return run(key_run, kernel, z, jnp.linspace(1, 0, num_temperatures + 1, dtype=z.dtype)).log_weights
+    betas = jnp.linspace(1, 0, num_temperatures + 1, dtype=z.dtype)
+    return run(key_run, kernel, z, betas, save_every=save_every)
 
 
 class AisBounds(NamedTuple):

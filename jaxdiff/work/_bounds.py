@@ -53,6 +53,18 @@ def reverse_path(key: jax.Array, chain: Chain, shape: tuple[int, ...]) -> tuple[
 def reverse_run(
     key: jax.Array, chain: Chain, shape: tuple[int, ...], save_every: int | None = None
 ) -> tuple[jax.Array, Samples, jax.Array]:
+    """Draw data from the model, with the run of latents that led to them, and where it started.
+
+    Args:
+      key: typed PRNG key; row i depends on (key, i) alone.
+      chain: the model.
+      shape: [B, *D].
+      save_every: as in `sampling.sample`; 1 keeps the whole path.
+    Returns:
+      (x_0 [B, *D], the Samples of `generating`, x_T [B, *D]).
+    Raises:
+      ValueError: shape has no batch axis.
+    """
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1:
         raise ValueError(f"shape: expected a tuple [B, *D], got {shape}")
