@@ -99,9 +99,13 @@ def loop(
     replicated = training.replicate(state, devices)
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
     began, examples = time.monotonic(), 0
+    metrics: dict[str, jax.Array] = {}
     with stopping() as stop, training.Log(config.run, step=first) as log, bar:
         for n in range(first, config.steps):
-            replicated, metrics = update(replicated, training.shard(batches(n), len(devices)))
+            batch = training.shard(batches(n), len(devices))
+            # One update ahead and no more: CPU devices that wait for each other in many at once run out of threads.
+            jax.block_until_ready(metrics)
+            replicated, metrics = update(replicated, batch)
             done, examples = n + 1, examples + config.batch_size
             bar.update()
             if done % config.log_every == 0 or done == config.steps:

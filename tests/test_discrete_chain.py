@@ -70,8 +70,10 @@ def z(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return (values.mean(0) - expected) / (values.std(0, ddof=1) / np.sqrt(len(values)))
 
 
-@pytest.mark.parametrize(("variance", "end"), [("large", 0.0), (0.9, 0.0), ("large", 0.1)])
+@pytest.mark.parametrize(("variance", "end"), [("large", 0.0), (0.9, 0.0), ("large", 0.3)])
 def test_every_estimator_has_the_exact_probability(variance: object, end: float, x64: None) -> None:
+    """A grid that ends with noise must leave about as much as a bin is wide: the model's last latent lies anywhere in its
+    bin, and forward paths that stay near the level's middle would meet the weights' mean only by the rarest of draws."""
     chain = one_pixel_chain(variance, end)
     p = exact(chain)
     np.testing.assert_allclose(p.sum(), 1, atol=1e-10)  # rounding
