@@ -16,8 +16,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them. The
 # backend reads the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users.
+# Devices wait for each other for longer than 40 s on a busy machine, after which XLA would end the process.
 _flags = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = f"{_flags or ''} --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = " ".join(
+    [_flags or "", "--xla_backend_optimization_level=0", "--xla_cpu_collective_call_terminate_timeout_seconds=1200"]
+)
 jax.devices()
 os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
 

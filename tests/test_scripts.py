@@ -185,8 +185,9 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize(
     ("objective", "time_sampling", "prediction"),
-    [("vlb", "loss_aware", "v"), pytest.param("hybrid", "uniform", "eps", marks=pytest.mark.slow)],
+    [("vlb", "loss_aware", "v"), ("hybrid", "uniform", "eps")],
 )
+@pytest.mark.slow
 def test_a_finite_chain_is_trained_resumed_and_evaluated(
     objective: str, time_sampling: str, prediction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
