@@ -18,7 +18,7 @@ from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
 from jaxdiff.chain import log_ratio
 from jaxdiff.forward import Normal, q_posterior
-from jaxdiff.guidance import isotropic_spread, shifted
+from jaxdiff.guidance import isotropic_spread
 from jaxdiff.kernels import Kernel, check_variance, noise, p_mean_variance, reverse_variance
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
 from jaxdiff.prediction import x_0_of
@@ -131,7 +131,7 @@ def twisted(
     """Return the twisted diffusion sampler: particles steered by what their denoised states say of y.
 
         r_t(x_t) = twist(D(x_t, t), spread_t),   r_0 = likelihood
-        q(x_s | x_t) = N(mean of q(x_s | x_t, x_0 = D + (sigma_t^2 / alpha_t) grad log r_t(x_t)), variance)
+        q(x_s | x_t) = N(mean + variance grad log r_t(x_t), variance)
 
     Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is unbiased for p(y) at any
     number, whatever twist and proposal are.
@@ -224,8 +224,7 @@ def _twisted_step(
     mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised), t, s)
     p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=kind, small=small))
     if proposal is None:
-        guided = x_0_of(shifted(carry.denoised, schedule, x_t, t, carry.slope))
-        q = Normal(q_posterior(schedule, x_t, guided, t, s).mean, p.variance)
+        q = Normal(p.mean + p.variance * carry.slope, p.variance)
     else:
         q = proposal(x_t, t, s)
     x_s, ratio = draw(key, p, q, s)
