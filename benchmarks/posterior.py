@@ -274,9 +274,9 @@ def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, A
 
 def measure(seed: int, d: int, d_y: int, options: Options) -> dict[str, dict[str, Any]]:
     """Every method's figures on one problem; the part's file grows by a method at a time."""
-    settings = {"rows": options.rows, "calls": options.calls, "slices": options.slices}
+    settings: dict[str, Any] = {"rows": options.rows, "calls": options.calls, "slices": options.slices}
     path = options.output / "parts" / f"{d}-{d_y}-{seed}.json"
-    part = json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
+    part: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
     if part["settings"] != settings:
         raise ValueError(f"output: {path} has other settings, {part['settings']}: choose another folder, or delete it")
     todo = [name for name in (FLOOR, *options.methods) if name not in part["methods"]]
