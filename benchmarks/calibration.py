@@ -1,8 +1,9 @@
 """Simulation-based calibration of the posterior methods, and where the 2015 tilt fails.
 
-x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, in every coordinate. A mixture of three
-tilted normals has the first quarter of its coordinates observed, with noise that leaves the component open; the denoiser
-is exact, so what is not uniform is the sampler's. The second part is the error of log p(y) against the number of particles, on three modes.
+x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, by whatever it is ranked: here a coordinate
+that is seen, one that is not, and log p(y | x). A mixture of nine normals has the first quarter of its coordinates
+observed, which leaves the component open; the denoiser is exact, so what is not uniform is the sampler's. The second
+part is the error of log p(y) against the number of particles, on three modes.
 """
 
 import sys
@@ -35,7 +36,10 @@ import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior, resampling, training
 
 SCHEDULE = jd.schedules.cosine()
-NOISE_STD = 1.5
+NOISE_STD = 0.3
+
+
+STATISTICS = ("seen", "unseen", "likelihood")
 
 
 class Task(NamedTuple):
@@ -104,7 +108,7 @@ class Options:
     """Dimensions of x, at least 2; the first quarter of its coordinates is observed, at least one."""
     methods: tuple[MethodName, ...] = typing.get_args(MethodName)
     """Methods to calibrate; exact draws show what uniform looks like."""
-    problems: int = 800
+    problems: int = 1000
     """Draws of (x, y)."""
     draws: int = 15
     """Posterior draws among which the truth is ranked: one less than the bins."""
@@ -112,7 +116,7 @@ class Options:
     """Particles of the weighted methods."""
     steps: int = 100
     """Steps of every method."""
-    particles: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+    particles: tuple[int, ...] = (8, 32, 128, 512, 2048)
     """Numbers of particles of the evidence's curve; none leaves it out."""
     curves: tuple[Literal["tilted", "twisted", "mcgdiff"], ...] = ("tilted", "twisted", "mcgdiff")
     """Methods of the curve."""
@@ -125,25 +129,25 @@ class Options:
 
 
 def num_seen(d: int) -> int:
-    """How many coordinates are observed: with this noise, too few to tell the components apart for certain."""
+    """How many coordinates are observed: too few to tell the components apart for certain."""
     return max(1, d // 4)
 
 
 def make_task(d: int) -> Task:
-    """Three unequal, tilted components."""
+    """Nine unequal components on a jittered grid in a random plane: what is seen leaves several of them possible."""
     random = np.random.default_rng(d)
-    turns = np.linalg.qr(random.normal(size=(3, d, d)))[0]
-    covariances = np.einsum("kij,kj,klj->kil", turns, random.uniform(0.02, 0.3, (3, d)), turns)
-    weights, means = np.array([0.5, 0.3, 0.2]), random.normal(scale=2, size=(3, d))
-    law = jd.oracles.GaussianMixture(*(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, covariances)))
-    centred = means - weights @ means
-    variance = np.sum(weights * (np.sum(centred**2, axis=1) + np.trace(covariances, axis1=1, axis2=2))) / d
+    grid = np.array([(3.0 * i, 3.0 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    plane = np.linalg.qr(random.normal(size=(d, 2)))[0]
+    means, variances = grid @ plane.T + 0.3 * random.normal(size=(9, d)), random.uniform(0.02, 0.2, (9, d))
+    weights = random.dirichlet(np.full(9, 0.7))
+    law = jd.oracles.GaussianMixture(*(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, variances)))
+    spread = weights @ (variances + (means - weights @ means) ** 2)
     observed = (jnp.arange(d) < num_seen(d)).astype(jnp.float32)
-    return Task(law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(variance), jnp.float32))
+    return Task(law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(spread.mean()), jnp.float32))
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:
-    """Ranks of the truth among the method's draws, of the first coordinate (seen) and the last (not), [problems, 2]."""
+    """Ranks of the truth among the method's draws, by each of STATISTICS, [problems, 3]."""
     task, ts = make_task(d), jd.grids.uniform(options.steps)
 
     def draw(key: jax.Array, y: jax.Array) -> jax.Array:
@@ -164,7 +168,10 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
         keys = jax.random.split(key, 3)
         truth = task.law.sample(keys[0], (1,))[0]
         y = truth + NOISE_STD * jax.random.normal(keys[1], (d,))
-        return jnp.sum(draw(keys[2], y)[:, jnp.array([0, -1])] < truth[None, jnp.array([0, -1])], axis=0)
+        x, seen = draw(keys[2], y), _seen(task, y)
+        likely = observations.log_likelihoods(seen, x)
+        below = jnp.stack([x[:, 0] < truth[0], x[:, -1] < truth[-1], likely < seen(truth)])
+        return jnp.sum(below, axis=1)
 
     keys = jax.random.split(jax.random.key(options.seed), options.problems)
     # A few problems at a time: particles of all of them would not fit.
@@ -176,7 +183,14 @@ def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
     found = ranks(name, d, options)
     counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
     p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
-    return {"d": d, "method": name, "seen": counts[0].tolist(), "unseen": counts[1].tolist(), "p": p}
+    return {
+        "d": d,
+        "method": name,
+        "seen": counts[0].tolist(),
+        "unseen": counts[1].tolist(),
+        "lik": counts[2].tolist(),
+        "p": p,
+    }
 
 
 def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
@@ -249,10 +263,11 @@ def histograms(rows: list[dict[str, Any]], path: Path) -> None:
         axis = axes[half * len(dims) + dims.index(row["d"]), place]
         total, bins = sum(row["seen"]), len(row["seen"])
         axis.axhspan(*(scipy.stats.binom.ppf(q, total, 1 / bins) for q in (0.005, 0.995)), color="0.85")
-        for coordinate, color in (("seen", "C0"), ("unseen", "C1")):
-            axis.stairs(row[coordinate], np.arange(bins + 1) - 0.5, color=color, label=coordinate)
+        for statistic, color in zip(STATISTICS, ("C0", "C1", "C3"), strict=True):
+            axis.stairs(row[statistic], np.arange(bins + 1) - 0.5, color=color, label=statistic)
         axis.set_title(f"{row['method']}, d = {row['d']}", fontsize=8)
-        axis.set(yticks=[], ylim=(0, max(2.2 * total / bins, 1.05 * min(max(row["seen"] + row["unseen"]), total / 3))))
+        tallest = max(max(row[statistic]) for statistic in STATISTICS)
+        axis.set(yticks=[], ylim=(0, max(2.2 * total / bins, 1.05 * min(tallest, total / 3))))
         axis.tick_params(labelsize=7)
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
@@ -288,8 +303,8 @@ def main(options: Options) -> dict[str, Any]:
         ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
         jax.clear_caches()
     print(f"{_cli.machine()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins")
-    print("| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in ("seen", "unseen")) + " |")
-    print("|---" * (1 + 2 * len(options.dims)) + "|")
+    print("| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |")
+    print("|---" * (1 + len(STATISTICS) * len(options.dims)) + "|")
     for name in options.methods:
         cells = [f"{p:.2g}" for row in ranked if row["method"] == name for p in row["p"]]
         print(f"| {name} | " + " | ".join(cells) + " |")

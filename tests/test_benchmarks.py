@@ -8,19 +8,20 @@ import calibration
 import jax
 import jax.numpy as jnp
 import numpy as np
+import observed_mixture
 import posterior
 import pytest
 
 import jaxdiff as jd
 from jaxdiff import training
 
-PROBLEM = posterior.make_problem(0, 8, 2)
+PROBLEM = observed_mixture.make_problem(0, 8, 2)
 TINY = posterior.Options(
     dims=(4,), observed=(1,), methods=("mcgdiff", "dps"), seeds=2, rows=32, calls=12, slices=20
 )  # fmt: skip
 
 
-def oracle(problem: posterior.Problem, dtype: type = float) -> jd.oracles.GaussianMixture:
+def oracle(problem: observed_mixture.Problem, dtype: type = float) -> jd.oracles.GaussianMixture:
     arrays = problem.log_weights, problem.means, np.ones(len(problem.means))
     return jd.oracles.GaussianMixture(*(jnp.asarray(array, dtype) for array in arrays))
 
@@ -29,7 +30,7 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
     covariance = PROBLEM.noise_std**2 * jnp.eye(2)
     seen = jnp.asarray(PROBLEM.A), jnp.asarray(PROBLEM.y), covariance
     # Rounding in float64.
-    np.testing.assert_allclose(posterior.log_evidence(PROBLEM), oracle(PROBLEM).log_evidence(*seen), rtol=1e-10)
+    np.testing.assert_allclose(observed_mixture.log_evidence(PROBLEM), oracle(PROBLEM).log_evidence(*seen), rtol=1e-10)
     given, num = oracle(PROBLEM).posterior(*seen), 20_000
     shares = np.asarray(jax.nn.softmax(given.log_weights))
     mean = shares @ given.means
@@ -41,23 +42,23 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
         exact = np.concatenate([mean, second.ravel()])
         return float(np.max(np.abs(figures.mean(0) - exact) / (figures.std(0) / np.sqrt(num))))
 
-    assert errors(posterior.exact_samples(1, PROBLEM, num)) < 5  # Monte Carlo: standard errors
+    assert errors(observed_mixture.exact_samples(1, PROBLEM, num)) < 5  # Monte Carlo: standard errors
     mutant = PROBLEM._replace(noise_std=1.3 * PROBLEM.noise_std)
-    assert errors(posterior.exact_samples(1, mutant, num)) > 8
+    assert errors(observed_mixture.exact_samples(1, mutant, num)) > 8
 
 
 @pytest.mark.parametrize("d", [8, 80])
 def test_the_denoiser_is_the_oracles(d: int) -> None:
-    problem = posterior.make_problem(3, d, 1)
+    problem = observed_mixture.make_problem(3, d, 1)
     random, schedule = np.random.default_rng(0), jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
     for t in (0.0, 0.3, 0.6, 0.8, 1.0):
         with jax.enable_x64(True):
             x = problem.means + schedule.sigma(t) * random.normal(size=problem.means.shape)
             exact = np.asarray(oracle(problem).denoiser(schedule)(jnp.asarray(x), t))
-            ours = posterior.make_denoiser(problem, schedule, float)(jnp.asarray(x), t)
+            ours = observed_mixture.make_denoiser(problem, schedule, float)(jnp.asarray(x), t)
         np.testing.assert_allclose(ours, exact, rtol=1e-9, atol=1e-9)  # rounding
         x32 = jnp.asarray(x, jnp.float32)
-        single = (posterior.make_denoiser(problem, schedule), oracle(problem, np.float32).denoiser(schedule))
+        single = (observed_mixture.make_denoiser(problem, schedule), oracle(problem, np.float32).denoiser(schedule))
         # Rounding of float32: no worse than the oracle's own, or than 1e-5 of the data's width.
         errors = [float(np.max(np.abs(np.asarray(one(x32, t)) - exact))) for one in single]
         assert errors[0] < max(3 * errors[1], 1e-5 * float(np.abs(problem.means).max() * np.sqrt(d))), (t, errors)
@@ -91,9 +92,9 @@ def test_the_distance_is_the_librarys() -> None:
 @pytest.mark.parametrize("name", posterior.METHODS)
 def test_every_method_spends_the_same_calls(name: str) -> None:
     spent = [0]
-    problem = posterior.make_problem(0, 4, 2)
+    problem = observed_mixture.make_problem(0, 4, 2)
     schedule = jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
-    denoiser = posterior.make_denoiser(problem, schedule)
+    denoiser = observed_mixture.make_denoiser(problem, schedule)
 
     @jax.custom_vjp
     def counted(x: jax.Array, t: jax.Array) -> jax.Array:
