@@ -183,14 +183,7 @@ def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
     found = ranks(name, d, options)
     counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
     p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
-    return {
-        "d": d,
-        "method": name,
-        "seen": counts[0].tolist(),
-        "unseen": counts[1].tolist(),
-        "lik": counts[2].tolist(),
-        "p": p,
-    }
+    return {"d": d, "method": name, "p": p} | {k: v.tolist() for k, v in zip(STATISTICS, counts, strict=True)}
 
 
 def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:

@@ -51,7 +51,7 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
 def test_the_denoiser_is_the_oracles(d: int) -> None:
     problem = observed_mixture.make_problem(3, d, 1)
     random, schedule = np.random.default_rng(0), jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
-    for t in (0.0, 0.3, 0.6, 0.8, 1.0):
+    for t in (0.0, 0.6, 1.0):
         with jax.enable_x64(True):
             x = problem.means + schedule.sigma(t) * random.normal(size=problem.means.shape)
             exact = np.asarray(oracle(problem).denoiser(schedule)(jnp.asarray(x), t))
@@ -89,7 +89,12 @@ def test_the_distance_is_the_librarys() -> None:
     np.testing.assert_allclose(ours, jd.metrics.sliced_wasserstein(x, y, num_slices=30).value, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", posterior.METHODS)
+QUICK = ("twisted", "twisted_mmps", "tmpd", "split_gibbs")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in posterior.METHODS]
+)
 def test_every_method_spends_the_same_calls(name: str) -> None:
     spent = [0]
     problem = observed_mixture.make_problem(0, 4, 2)
