@@ -1,0 +1,320 @@
+"""Simulation-based calibration of the posterior methods, and where the 2015 tilt fails.
+
+x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, by whatever it is ranked: here a coordinate
+that is seen, one that is not, and log p(y | x). A mixture of nine normals has the first quarter of its coordinates
+observed, which leaves the component open; the denoiser is exact, so what is not uniform is the sampler's. The second
+part is the error of log p(y) against the number of particles, on three modes.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import _process
+
+_process.configure()
+
+import dataclasses
+import json
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import _cli
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+import tyro
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import guidance, kernels, observations, posterior, resampling, training
+
+SCHEDULE = jd.schedules.cosine()
+NOISE_STD = 0.3
+
+
+STATISTICS = ("seen", "unseen", "likelihood")
+
+
+class Task(NamedTuple):
+    """A law, its exact denoiser, which coordinates are seen, and the width of an entry."""
+
+    law: jd.oracles.GaussianMixture
+    denoiser: Any
+    observed: jax.Array
+    std: jax.Array
+
+
+class Method(NamedTuple):
+    """A kernel for y [d], and whether its rows are particles of one posterior or draws of their own."""
+
+    make: Callable[[Task, jax.Array], jd.Kernel]
+    weighted: bool = False
+
+
+def _seen(task: Task, y: jax.Array) -> observations.Observation:
+    return observations.mask(y, task.observed, NOISE_STD)
+
+
+def _twisted(task: Task, y: jax.Array, proposal: bool = False) -> jd.Kernel:
+    guided = guidance.mmps(task.denoiser, SCHEDULE, _seen(task, y), num_iterations=num_seen(len(y)))
+    through = posterior.through(guided, SCHEDULE) if proposal else None
+    return posterior.twisted(task.denoiser, SCHEDULE, _seen(task, y), prior_std=task.std, proposal=through)
+
+
+def _guided(name: str) -> Method:
+    options = {"dps": lambda task: {}, "pigdm": lambda task: {"prior_std": task.std}}.get(name, lambda task: {})
+
+    def make(task: Task, y: jax.Array) -> jd.Kernel:
+        guided = getattr(guidance, name)(task.denoiser, SCHEDULE, _seen(task, y), **options(task))
+        return kernels.ancestral(guided, SCHEDULE)
+
+    return Method(make)
+
+
+def _tilted(task: Task, y: jax.Array) -> jd.Kernel:
+    return posterior.tilted(task.denoiser, SCHEDULE, _seen(task, y))
+
+
+METHODS = {
+    "twisted": Method(_twisted, True),
+    "twisted_mmps": Method(lambda task, y: _twisted(task, y, proposal=True), True),
+    "mcgdiff": Method(lambda task, y: posterior.inpaint(task.denoiser, SCHEDULE, y, task.observed, NOISE_STD), True),
+    "tilted": Method(_tilted, True),
+    "tilted_unweighted": Method(_tilted),
+    "dps": _guided("dps"),
+    "pigdm": _guided("pigdm"),
+    "tmpd": _guided("tmpd"),
+    "mmps": _guided("mmps"),
+    "repaint": Method(lambda task, y: guidance.repaint(task.denoiser, SCHEDULE, y, task.observed)),
+}
+MethodName = Literal[
+    "exact", "twisted", "twisted_mmps", "mcgdiff", "tilted", "tilted_unweighted", "dps", "pigdm", "tmpd", "mmps",
+    "repaint",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to calibrate."""
+
+    dims: tuple[int, ...] = (2, 8)
+    """Dimensions of x, at least 2; the first quarter of its coordinates is observed, at least one."""
+    methods: tuple[MethodName, ...] = typing.get_args(MethodName)
+    """Methods to calibrate; exact draws show what uniform looks like."""
+    problems: int = 1000
+    """Draws of (x, y)."""
+    draws: int = 15
+    """Posterior draws among which the truth is ranked: one less than the bins."""
+    rows: int = 256
+    """Particles of the weighted methods."""
+    steps: int = 100
+    """Steps of every method."""
+    particles: tuple[int, ...] = (8, 32, 128, 512, 2048)
+    """Numbers of particles of the evidence's curve; none leaves it out."""
+    curves: tuple[Literal["tilted", "twisted", "mcgdiff"], ...] = ("tilted", "twisted", "mcgdiff")
+    """Methods of the curve."""
+    repeats: int = 40
+    """Runs of each point of the curve."""
+    seed: int = 0
+    """Seed of everything random."""
+    output: Path = ROOT / "runs" / "calibration"
+    """Folder for calibration.json, the pictures and the parts, from which an interrupted run goes on."""
+
+
+def num_seen(d: int) -> int:
+    """How many coordinates are observed: too few to tell the components apart for certain."""
+    return max(1, d // 4)
+
+
+def make_task(d: int) -> Task:
+    """Nine unequal components on a jittered grid in a random plane: what is seen leaves several of them possible."""
+    random = np.random.default_rng(d)
+    grid = np.array([(3.0 * i, 3.0 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
+    plane = np.linalg.qr(random.normal(size=(d, 2)))[0]
+    means, variances = grid @ plane.T + 0.3 * random.normal(size=(9, d)), random.uniform(0.02, 0.2, (9, d))
+    weights = random.dirichlet(np.full(9, 0.7))
+    law = jd.oracles.GaussianMixture(*(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, variances)))
+    spread = weights @ (variances + (means - weights @ means) ** 2)
+    observed = (jnp.arange(d) < num_seen(d)).astype(jnp.float32)
+    return Task(law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(spread.mean()), jnp.float32))
+
+
+def ranks(name: str, d: int, options: Options) -> np.ndarray:
+    """Ranks of the truth among the method's draws, by each of STATISTICS, [problems, 3]."""
+    task, ts = make_task(d), jd.grids.uniform(options.steps)
+
+    def draw(key: jax.Array, y: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 3)
+        if name == "exact":
+            A = jnp.eye(d)[: num_seen(d)]
+            given = task.law.posterior(A, y[: num_seen(d)], NOISE_STD**2 * jnp.eye(num_seen(d)))
+            return given.sample(keys[0], (options.draws,))
+        method = METHODS[name]
+        x_init = jd.prior_sample(keys[0], SCHEDULE, (options.rows if method.weighted else options.draws, d))
+        resample = resampling.systematic() if method.weighted else None
+        found = jd.sample(keys[1], method.make(task, y), x_init, ts, resample=resample)
+        if not method.weighted:  # whatever weights a row may have
+            return found.x
+        return found.x[jax.random.categorical(keys[2], found.log_weights, shape=(options.draws,))]
+
+    def rank(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 3)
+        truth = task.law.sample(keys[0], (1,))[0]
+        y = truth + NOISE_STD * jax.random.normal(keys[1], (d,))
+        x, seen = draw(keys[2], y), _seen(task, y)
+        likely = observations.log_likelihoods(seen, x)
+        below = jnp.stack([x[:, 0] < truth[0], x[:, -1] < truth[-1], likely < seen(truth)])
+        return jnp.sum(below, axis=1)
+
+    keys = jax.random.split(jax.random.key(options.seed), options.problems)
+    # A few problems at a time: particles of all of them would not fit.
+    return np.asarray(jax.jit(lambda keys: jax.lax.map(rank, keys, batch_size=min(100, options.problems)))(keys))
+
+
+def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
+    """Histograms of the ranks, and the probability of one as uneven."""
+    found = ranks(name, d, options)
+    counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
+    p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
+    return {"d": d, "method": name, "p": p} | {k: v.tolist() for k, v in zip(STATISTICS, counts, strict=True)}
+
+
+def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
+    """Three narrow modes in a plane, and what is seen of the first coordinate."""
+    means = jnp.array([[-2.0, 0.5], [0.2, -1.0], [2.0, 1.5]])
+    law = jd.oracles.GaussianMixture(jnp.log(jnp.array([0.5, 0.3, 0.2])), means, jnp.array([0.05, 0.08, 0.04]))
+    return law, jnp.array([1.1, 0.0])
+
+
+def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
+    """Errors of log p(y) of independent runs with this many particles."""
+    law, y = three_modes()
+    denoiser, observed, noise_std = law.denoiser(SCHEDULE), jnp.array([1.0, 0.0]), 0.3
+    exact = law.log_evidence(jnp.eye(2)[:1], y[:1], noise_std**2 * jnp.eye(1))
+    seen, ts = observations.mask(y, observed, noise_std), jd.grids.uniform(options.steps)
+    kernel = {
+        "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, seen),
+        "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, seen, prior_std=1.5),
+        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std),
+    }[name]()
+
+    def one(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key)
+        x_init = jd.prior_sample(keys[0], SCHEDULE, (num, 2))
+        return jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic()).log_evidence - exact
+
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), num), options.repeats)
+    errors = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=max(1, 8192 // num)))(keys))
+    return {"method": name, "particles": num, "errors": errors.tolist()}
+
+
+def kept(options: Options, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A part: from its file, or measured and written there."""
+    settings = {field: value for field, value in dataclasses.asdict(options).items() if field in SETTINGS}
+    path = options.output / "parts" / f"{name}.json"
+    if path.exists():
+        part = json.loads(path.read_text())
+        if part["settings"] != settings:
+            raise ValueError(f"output: {path} has other settings, {part['settings']}: choose another folder")
+        return part["found"]
+    found = measure()
+    training.write_json(path, {"settings": settings, "found": found})
+    return found
+
+
+SETTINGS = ("problems", "draws", "rows", "steps", "repeats", "seed")
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **options)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with training.atomic(path) as draft:
+        figure.savefig(draft, dpi=100)
+
+
+def histograms(rows: list[dict[str, Any]], path: Path) -> None:
+    """The ranks of every method: a column a method, a row a dimension, with the band of 99% of uniform counts."""
+    names, dims = list(dict.fromkeys(row["method"] for row in rows)), sorted({row["d"] for row in rows})
+    columns = -(-len(names) // 2)
+    figure, axes = _axes(2 * len(dims), columns, (1.75 * columns, 2.9 * len(dims)), sharex=True)
+    for row in rows:
+        place, half = names.index(row["method"]) % columns, names.index(row["method"]) // columns
+        axis = axes[half * len(dims) + dims.index(row["d"]), place]
+        total, bins = sum(row["seen"]), len(row["seen"])
+        axis.axhspan(*(scipy.stats.binom.ppf(q, total, 1 / bins) for q in (0.005, 0.995)), color="0.85")
+        for statistic, color in zip(STATISTICS, ("C0", "C1", "C3"), strict=True):
+            axis.stairs(row[statistic], np.arange(bins + 1) - 0.5, color=color, label=statistic)
+        axis.set_title(f"{row['method']}, d = {row['d']}", fontsize=8)
+        tallest = max(max(row[statistic]) for statistic in STATISTICS)
+        axis.set(yticks=[], ylim=(0, max(2.2 * total / bins, 1.05 * min(tallest, total / 3))))
+        axis.tick_params(labelsize=7)
+    for axis in axes.flat:
+        axis.set_visible(axis.has_data())
+    axes[0, 0].legend(fontsize=7, loc="upper center", ncols=2, columnspacing=0.8, handlelength=1)
+    figure.supxlabel("rank of the truth among the draws (grey: 99% of the counts of a uniform rank)", fontsize=9)
+    _save(figure, path)
+
+
+def curves(rows: list[dict[str, Any]], path: Path) -> None:
+    """Root mean square error of log p(y) against the number of particles."""
+    figure, axes = _axes(1, 1, (5.5, 3.6))
+    for name in dict.fromkeys(row["method"] for row in rows):
+        here = [row for row in rows if row["method"] == name]
+        num = [row["particles"] for row in here]
+        axes[0, 0].loglog(num, [rms(row["errors"]) for row in here], "o-", markersize=3, label=name)
+    axes[0, 0].loglog(num, 2 / np.sqrt(num), "k:", linewidth=1, label=r"$\propto N^{-1/2}$")
+    axes[0, 0].set(xlabel="particles N", ylabel="root mean square error of log p(y), nats")
+    axes[0, 0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def rms(errors: list[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(errors))))
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Measure what is missing, print, draw and save."""
+    if any(d < 2 for d in options.dims):
+        raise ValueError(f"dims: expected at least 2, got {options.dims}")
+    found: dict[str, Any] = {"machine": _cli.machine(), "options": json.loads(json.dumps(vars(options), default=str))}
+    found["ranks"] = ranked = []
+    for d, name in tqdm([(d, name) for d in options.dims for name in options.methods], desc="ranks", unit="method"):
+        ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
+        jax.clear_caches()
+    print(f"{_cli.machine()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins")
+    print("| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |")
+    print("|---" * (1 + len(STATISTICS) * len(options.dims)) + "|")
+    for name in options.methods:
+        cells = [f"{p:.2g}" for row in ranked if row["method"] == name for p in row["p"]]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    histograms(ranked, options.output / "calibration.png")
+    found["evidence"] = errors = []
+    points = [(name, num) for name in options.curves for num in options.particles]
+    for name, num in tqdm(points, desc="evidence", unit="point"):
+        errors.append(kept(options, f"evidence-{name}-{num}", partial(evidence_errors, name, num, options)))
+    if errors:
+        print("root mean square error of log p(y) by number of particles, nats")
+        for name in options.curves:
+            print(f"{name:24}" + "".join(f"{rms(row['errors']):9.3f}" for row in errors if row["method"] == name))
+        curves(errors, options.output / "tilted.png")
+    training.write_json(options.output / "calibration.json", found)
+    return found
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,187 @@
+"""The benchmarks' own mathematics against the oracles, and tiny runs of them, interrupted and gone on with."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import calibration
+import jax
+import jax.numpy as jnp
+import numpy as np
+import observed_mixture
+import posterior
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import training
+
+PROBLEM = observed_mixture.make_problem(0, 8, 2)
+TINY = posterior.Options(
+    dims=(4,), observed=(1,), methods=("mcgdiff", "dps"), seeds=2, rows=32, calls=12, slices=20
+)  # fmt: skip
+
+
+def oracle(problem: observed_mixture.Problem, dtype: type = float) -> jd.oracles.GaussianMixture:
+    arrays = problem.log_weights, problem.means, np.ones(len(problem.means))
+    return jd.oracles.GaussianMixture(*(jnp.asarray(array, dtype) for array in arrays))
+
+
+def test_the_exact_answers_are_the_oracles(x64: None) -> None:
+    covariance = PROBLEM.noise_std**2 * jnp.eye(2)
+    seen = jnp.asarray(PROBLEM.A), jnp.asarray(PROBLEM.y), covariance
+    # Rounding in float64.
+    np.testing.assert_allclose(observed_mixture.log_evidence(PROBLEM), oracle(PROBLEM).log_evidence(*seen), rtol=1e-10)
+    given, num = oracle(PROBLEM).posterior(*seen), 20_000
+    shares = np.asarray(jax.nn.softmax(given.log_weights))
+    mean = shares @ given.means
+    second = np.einsum("k,kij->ij", shares, given.covariances + given.means[:, :, None] * given.means[:, None, :])
+
+    def errors(x: np.ndarray) -> float:
+        """The largest error of a first or second moment, in standard errors."""
+        figures = np.concatenate([x, (x[:, :, None] * x[:, None, :]).reshape(num, -1)], axis=1)
+        exact = np.concatenate([mean, second.ravel()])
+        return float(np.max(np.abs(figures.mean(0) - exact) / (figures.std(0) / np.sqrt(num))))
+
+    assert errors(observed_mixture.exact_samples(1, PROBLEM, num)) < 5  # Monte Carlo: standard errors
+    mutant = PROBLEM._replace(noise_std=1.3 * PROBLEM.noise_std)
+    assert errors(observed_mixture.exact_samples(1, mutant, num)) > 8
+
+
+@pytest.mark.parametrize("d", [8, 80])
+def test_the_denoiser_is_the_oracles(d: int) -> None:
+    problem = observed_mixture.make_problem(3, d, 1)
+    random, schedule = np.random.default_rng(0), jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
+    for t in (0.0, 0.6, 1.0):
+        with jax.enable_x64(True):
+            x = problem.means + schedule.sigma(t) * random.normal(size=problem.means.shape)
+            exact = np.asarray(oracle(problem).denoiser(schedule)(jnp.asarray(x), t))
+            ours = observed_mixture.make_denoiser(problem, schedule, float)(jnp.asarray(x), t)
+        np.testing.assert_allclose(ours, exact, rtol=1e-9, atol=1e-9)  # rounding
+        x32 = jnp.asarray(x, jnp.float32)
+        single = (observed_mixture.make_denoiser(problem, schedule), oracle(problem, np.float32).denoiser(schedule))
+        # Rounding of float32: no worse than the oracle's own, or than 1e-5 of the data's width.
+        errors = [float(np.max(np.abs(np.asarray(one(x32, t)) - exact))) for one in single]
+        assert errors[0] < max(3 * errors[1], 1e-5 * float(np.abs(problem.means).max() * np.sqrt(d))), (t, errors)
+
+
+def test_the_problem_is_the_papers() -> None:
+    gain = np.linalg.svd(PROBLEM.A, compute_uv=False)
+    assert np.all((gain > 0) & (gain < 1))
+    assert 0 < PROBLEM.noise_std < gain[0]
+    assert PROBLEM.means.shape == (25, 8)
+    assert set(np.unique(PROBLEM.means)) == {-16.0, -8.0, 0.0, 8.0, 16.0}
+    np.testing.assert_allclose(np.exp(PROBLEM.log_weights).sum(), 1)  # rounding
+    mean, spread = PROBLEM.moments
+    law = oracle(PROBLEM, np.float32)
+    x = np.asarray(law.sample(jax.random.key(0), (40_000,)))
+    covariance = np.eye(8) + spread.T @ spread
+    # Monte Carlo: 5 standard errors of a mean, and of a variance (the fourth moment is below that of a normal).
+    assert np.all(np.abs(x.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / len(x)))
+    np.testing.assert_allclose(np.diag(np.cov(x.T)), np.diag(covariance), rtol=5 * np.sqrt(2 / len(x)))
+    np.testing.assert_allclose(PROBLEM.std**2, np.diag(covariance).mean())  # rounding
+
+
+def test_the_distance_is_the_librarys() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(50, 6)), 2 + random.normal(size=(50, 6))
+    ours = posterior.Slices(y, 30)(x)
+    # Rounding of float32.
+    np.testing.assert_allclose(ours, jd.metrics.sliced_wasserstein(x, y, num_slices=30).value, rtol=1e-5)
+
+
+QUICK = ("twisted", "twisted_mmps", "tmpd", "split_gibbs")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in posterior.METHODS]
+)
+def test_every_method_spends_the_same_calls(name: str) -> None:
+    spent = [0]
+    problem = observed_mixture.make_problem(0, 4, 2)
+    schedule = jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
+    denoiser = observed_mixture.make_denoiser(problem, schedule)
+
+    @jax.custom_vjp
+    def counted(x: jax.Array, t: jax.Array) -> jax.Array:
+        jax.debug.callback(_count, ordered=True)
+        return denoiser(x, t)
+
+    def _count() -> None:
+        spent[0] += 1
+
+    def forward(x: jax.Array, t: jax.Array) -> tuple:
+        return counted(x, t), (x, t)
+
+    def backward(saved: tuple, u: jax.Array) -> tuple:
+        x, t = saved
+        jax.debug.callback(_count, ordered=True)
+        return jax.vjp(lambda x: denoiser(x, t), x)[1](u)[0], jnp.zeros_like(t)
+
+    counted.defvjp(forward, backward)
+    method = posterior.METHODS[name]
+    kernel = method.make(problem, schedule, lambda x, t: counted(x, jnp.asarray(t)), posterior._observation(problem))
+    x = jnp.zeros((3, 4))
+    carry = kernel.init(x, 0.9)
+    jax.effects_barrier()
+    spent[0] = 0  # what a run begins with does not count
+    jax.block_until_ready(kernel.step(jax.random.key(0), carry, x, 0.9, 0.8))
+    jax.effects_barrier()
+    assert spent[0] == method.calls(2)
+
+
+def test_an_interrupted_benchmark_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    options = dataclasses.replace(TINY, output=tmp_path)
+    first = posterior.main(dataclasses.replace(options, seeds=1, methods=("mcgdiff",)))
+    path = tmp_path / "parts" / "4-1-0.json"
+    marked = json.loads(path.read_text())
+    assert set(marked["methods"]) == {"exact", "mcgdiff"}
+    assert len(first) == 2
+    marked["methods"]["mcgdiff"]["sliced_wasserstein"] = 123.0
+    training.write_json(path, marked)
+    rows = posterior.main(options)
+    by_name = {row["method"]: row for row in rows}
+    assert set(by_name) == {"exact", "mcgdiff", "dps"}
+    assert by_name["mcgdiff"]["sliced_wasserstein"]["num"] == 2
+    assert by_name["mcgdiff"]["sliced_wasserstein"]["mean"] > 60  # the marked part was kept
+    assert by_name["mcgdiff"]["steps"] == 12
+    assert by_name["dps"]["steps"] == 6
+    assert (tmp_path / "posterior.png").stat().st_size > 5000
+    assert (tmp_path / "posterior.json").exists()
+    assert "| mcgdiff |" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="other settings"):
+        posterior.main(dataclasses.replace(options, calls=20))
+
+
+def test_divergence_is_counted_and_not_averaged() -> None:
+    found = posterior.summary([1.0, None, 3.0])
+    assert found["mean"] == 2
+    assert found["diverged"] == 1
+    assert found["num"] == 2
+    assert posterior.summary([None]) == {"num": 0, "diverged": 1}
+
+
+def test_calibration_tells_right_from_wrong(tmp_path: Path) -> None:
+    options = calibration.Options(
+        dims=(2,), methods=("exact", "repaint"), problems=200, rows=8, steps=5, particles=(4,), repeats=2,
+        curves=("tilted",),
+        output=tmp_path,
+    )  # fmt: skip
+    found = calibration.main(options)
+    exact, repaint = found["ranks"]
+    assert min(exact["p"]) > 1e-3
+    assert min(repaint["p"]) < 1e-20
+    assert sum(exact["seen"]) == 200
+    for name in ("calibration.png", "tilted.png"):
+        assert (tmp_path / name).stat().st_size > 5000
+    before = (tmp_path / "parts" / "ranks-2-exact.json").stat().st_mtime_ns
+    assert json.loads(json.dumps(calibration.main(options))) == json.loads(json.dumps(found))
+    assert (tmp_path / "parts" / "ranks-2-exact.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"dims": (7,)}, "even"), ({"dims": (2,), "observed": (4,)}, "no more entries")],
+)
+def test_bad_options(options: dict, match: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=match):
+        posterior.main(dataclasses.replace(TINY, output=tmp_path, **options))
