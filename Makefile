@@ -26,6 +26,7 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 
 bench: $(STAMP)  ## speed beside PyTorch (installs the bench extra)
 	$(BIN)/pip install --quiet "torch>=2.8"

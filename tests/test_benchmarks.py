@@ -1,20 +1,36 @@
 """The benchmarks' own mathematics against the oracles, and tiny runs of them, interrupted and gone on with."""
 
 import dataclasses
+import importlib.util
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import calibration
 import jax
 import jax.numpy as jnp
 import numpy as np
 import observed_mixture
-import posterior
 import pytest
 
 import jaxdiff as jd
 from jaxdiff import training
 
+
+def load(name: str) -> Any:
+    """A benchmark by its path: a script of the experiments has the same name."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+posterior = load("posterior")
 PROBLEM = observed_mixture.make_problem(0, 8, 2)
 TINY = posterior.Options(
     dims=(4,), observed=(1,), methods=("mcgdiff", "dps"), seeds=2, rows=32, calls=12, slices=20

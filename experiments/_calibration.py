@@ -1,0 +1,94 @@
+"""Simulation-based calibration: where the truth lies among posterior samples, when it is itself a draw of the model.
+
+If x_0 is drawn of the model, y of p(y | x_0) and x of the posterior of y, then the truth's rank among the x is uniform,
+for any function of x and y (Talts et al. 2018, arXiv:1804.06788); the log-likelihood as such a function sees what
+functions of x alone do not (Modrak et al. 2023, arXiv:2211.02383).
+"""
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import chi2
+
+from jaxdiff.metrics import Estimate
+
+LEVELS = (0.5, 0.9)
+
+
+def ranks(truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The truth's rank among weighted draws as a share, [F], of the values of F functions.
+
+        (N (sum_i W_i [f_i < f] + u sum_i W_i [f_i = f]) + u) / (N + 1),   u ~ U[0, 1]
+
+    Of N equally weighted draws that are exchangeable with the truth it is uniform exactly.
+    """
+    weights = normalised(log_weights)
+    below = weights @ (draws < truth[None]) + u * (weights @ (draws == truth[None]))
+    return (len(draws) * below + u) / (len(draws) + 1)
+
+
+def normalised(log_weights: np.ndarray) -> np.ndarray:
+    """Weights that add up to one, in float64."""
+    weights = np.exp(np.asarray(log_weights, np.float64) - np.max(log_weights))
+    return weights / weights.sum()
+
+
+def num_bins(num: int) -> int:
+    """Bins of a histogram of so many ranks: five in each, and at most ten."""
+    return int(np.clip(num // 5, 2, 10))
+
+
+def uniformity(shares: np.ndarray) -> tuple[float, float]:
+    """Pearson's chi-square of ranks [K] against the uniform distribution, and its p-value."""
+    bins = num_bins(len(shares))
+    counts = np.histogram(shares, bins, (0, 1))[0]
+    expected = len(shares) / bins
+    statistic = float(np.sum((counts - expected) ** 2) / expected)
+    return statistic, float(chi2.sf(statistic, bins - 1))
+
+
+def coverage(shares: np.ndarray, level: float) -> Estimate:
+    """How often the central credible interval holds the truth, for ranks [K, F]; the images, not the functions, are
+    independent."""
+    inside = np.mean(np.abs(shares - 0.5) <= level / 2, axis=1)
+    return Estimate(float(inside.mean()), float(inside.std(ddof=1) / np.sqrt(len(inside))))
+
+
+def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """All that the ranks [K, F] say: by function, and the coverage over all of them."""
+    functions = {}
+    for name, column in zip(names, shares.T, strict=True):
+        statistic, p_value = uniformity(column)
+        covered = {f"coverage_{round(100 * level)}": coverage(column[:, None], level)._asdict() for level in LEVELS}
+        functions[name] = {"chi_square": statistic, "p_value": p_value, **covered, "ranks": column.tolist()}
+    overall = {f"coverage_{round(100 * level)}": coverage(shares, level)._asdict() for level in LEVELS}
+    # Bonferroni: the functions' tests are dependent.
+    smallest = min(f["p_value"] for f in functions.values())
+    return {
+        "images": len(shares),
+        "bins": num_bins(len(shares)),
+        **overall,
+        "p_value": min(1.0, len(names) * smallest),
+        "functions": functions,
+    }
+
+
+class Functions:
+    """Test functions of an image: projections, and the log-likelihood.
+
+    Single pixels and the mean of what is hidden, the data's leading principal components, and the log-likelihood of y.
+    """
+
+    def __init__(self, train: np.ndarray, hidden: np.ndarray) -> None:
+        flat, size = train.reshape(len(train), -1), hidden.size
+        open_ = hidden.reshape(-1) > 0
+        varied = np.argsort(np.where(open_, -flat.var(0), 1))[:2]
+        rows = [np.eye(size)[place] for place in varied] + [open_ / open_.sum()]
+        names = [f"pixel {place // hidden.shape[1]},{place % hidden.shape[1]}" for place in varied // hidden.shape[2]]
+        components = np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, ::-1][:, :3].T
+        self.rows = np.stack([*rows, *components])
+        self.names = [*names, "mean intensity", *(f"component {n + 1}" for n in range(3)), "log-likelihood"]
+
+    def __call__(self, x: np.ndarray, log_likelihoods: np.ndarray) -> np.ndarray:
+        """Their values at images [N, *D], [N, F]."""
+        return np.concatenate([x.reshape(len(x), -1) @ self.rows.T, log_likelihoods[:, None]], axis=1)

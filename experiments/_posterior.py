@@ -1,0 +1,287 @@
+"""The methods of the posterior script, what they cost, and one compiled program of each for all images."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import _config
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _observing import Task
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import guidance, kernels, posterior, resampling, training
+from jaxdiff.observations import as_likelihood
+
+MethodName = Literal[
+    "twisted", "mcgdiff", "tilted", "importance", "twisted_mmps", "dps", "pigdm", "tmpd", "mmps", "split_gibbs",
+    "repaint",
+]  # fmt: skip
+SchemeName = Literal["systematic", "stratified", "residual", "multinomial"]
+MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS = 3, 4, 10
+
+
+@dataclass(frozen=True)
+class Particles:
+    """How samples are drawn."""
+
+    particles: int = 64
+    """Particles N an image (of twisted, where methods are compared at equal calls)."""
+    steps: int = 50
+    """Steps of the grid."""
+    scheme: SchemeName = "systematic"
+    """How particles are resampled."""
+    threshold: float = 0.5
+    """Resample when the effective sample size falls below this share of N; above 1 always, 0 never."""
+    prior_std: float | None = None
+    """Standard deviation of a pixel, for the twists' spread; the training data's if not given."""
+    belief: Literal["data", "flat"] = "data"
+    """What mcgdiff knows of the data before the network is asked: mean and width of the training data, or nothing."""
+    at_once: int = 1
+    """Images at a time on a device; more is faster on a GPU."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every method needs of the run and its data."""
+
+    task: Task
+    schedule: jd.Schedule
+    options: Particles
+    prior_std: float
+    mean: jax.Array
+    covariance: jax.Array
+
+    @property
+    def ts(self) -> jax.Array:
+        """The grid: the model whose posterior is asked for is the ancestral chain on it."""
+        return jd.grids.uniform(self.options.steps)
+
+
+def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
+    """The problem, with the training data's moments."""
+    for name in ("particles", "steps", "at_once"):
+        if getattr(options, name) < 1 + (name != "at_once"):
+            raise ValueError(f"{name}: expected at least {1 + (name != 'at_once')}, got {getattr(options, name)}")
+    train, _ = run.dataset.head("train", 10_000)
+    flat = train.reshape(len(train), -1).astype(np.float64)
+    std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std
+    moments = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), np.cov(flat, rowvar=False)))
+    return Problem(task, run.schedule, options, std, *moments)
+
+
+class Method(NamedTuple):
+    """How posterior samples are drawn.
+
+    Fields:
+      make: (problem, denoiser, likelihood) -> Kernel.
+      calls: network calls a step and particle; a vector-Jacobian product counts as one more.
+      weighted: whether it has weights, so evidence too.
+      needs: "any" likelihood, a "linear" observation, or a "mask".
+    """
+
+    make: Callable[[Problem, Any, Any], jd.Kernel]
+    calls: float
+    weighted: bool = False
+    needs: str = "any"
+
+
+def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
+    """In pixels where those are seen, else in the basis of the operator's singular vectors."""
+    belief, y = None, seen.y
+    floor = 0.05  # of a width: some pixels are never lit
+    if problem.task.masked:
+        if problem.options.belief == "data":
+            std = jnp.maximum(jnp.sqrt(jnp.diag(problem.covariance)), floor)
+            belief = posterior.gaussian_belief(problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape))
+        return posterior.inpaint(denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief)
+    event, size = problem.task.hidden.shape, problem.mean.size
+    matrix = jax.vmap(lambda x: seen.operator(x.reshape(event)).reshape(-1), out_axes=1)(jnp.eye(size))
+    if problem.options.belief == "data":
+        right = jnp.linalg.svd(matrix, full_matrices=False)[2]  # mcgdiff's own
+        std = jnp.maximum(jnp.sqrt(jnp.sum((right @ problem.covariance) * right, axis=1)), floor)
+        belief = posterior.gaussian_belief(problem.schedule, right @ problem.mean, std)
+    return posterior.mcgdiff(denoiser, problem.schedule, matrix, y.reshape(-1), seen.noise_std, belief=belief)
+
+
+def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
+    """noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2): as much of r as the noise of the state leaves."""
+    return jnp.where(t > 0, noise_std**2 / (noise_std**2 + jnp.exp(-schedule.log_snr(t))), 1.0)
+
+
+def _at_end(t: Any) -> jax.Array:
+    return jnp.where(t > 0, 0.0, 1.0)
+
+
+def _tilted(problem: Problem, denoiser: Any, likelihood: Any) -> jd.Kernel:
+    power = Partial(_share, problem.task.noise_std, problem.schedule)
+    return posterior.tilted(denoiser, problem.schedule, as_likelihood("r", likelihood), power=power)
+
+
+def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = None) -> jd.Kernel:
+    return posterior.twisted(denoiser, problem.schedule, likelihood, prior_std=problem.prior_std, proposal=proposal)
+
+
+def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Partial:
+    return guidance.mmps(denoiser, problem.schedule, seen, num_iterations=MMPS_ITERATIONS)
+
+
+def _guided(guide: Callable) -> Callable[[Problem, Any, Any], jd.Kernel]:
+    return lambda p, d, r: kernels.ancestral(guide(p, d, r), p.schedule)
+
+
+METHODS = {
+    "twisted": Method(_twisted, 2, True),
+    "mcgdiff": Method(_mcgdiff, 1, True, "linear"),
+    "tilted": Method(_tilted, 1, True),
+    "importance": Method(
+        lambda p, d, r: posterior.tilted(d, p.schedule, as_likelihood("r", r), power=_at_end), 1, True
+    ),
+    "twisted_mmps": Method(
+        lambda p, d, r: _twisted(p, d, r, posterior.through(_mmps(p, d, r), p.schedule)),
+        4 + MMPS_ITERATIONS, True, "linear",
+    ),
+    "dps": Method(_guided(lambda p, d, r: guidance.dps(d, p.schedule, r)), 2),
+    "pigdm": Method(
+        _guided(lambda p, d, r: guidance.pigdm(d, p.schedule, r, prior_std=p.prior_std)), 2, needs="linear"
+    ),
+    "tmpd": Method(_guided(lambda p, d, r: guidance.tmpd(d, p.schedule, r)), 3, needs="linear"),
+    "mmps": Method(_guided(_mmps), 2 + MMPS_ITERATIONS, needs="linear"),
+    "split_gibbs": Method(
+        lambda p, d, r: posterior.split_gibbs(d, p.schedule, r, num_denoising=GIBBS_STEPS), 2, needs="linear"
+    ),
+    "repaint": Method(
+        lambda p, d, r: guidance.repaint(d, p.schedule, r.y, r.observed, num_resamples=REPAINT_RESAMPLES),
+        REPAINT_RESAMPLES, needs="mask",
+    ),
+}  # fmt: skip
+
+
+def fitting(task: Task) -> list[str]:
+    """The methods that the task's likelihood allows; those worth comparing come first."""
+    return [name for name in METHODS if _fits(METHODS[name], task)]
+
+
+def _fits(method: Method, task: Task) -> bool:
+    return {"any": True, "linear": task.linear, "mask": task.name in ("inpaint", "half")}[method.needs]
+
+
+def check_method(name: str, task: Task) -> None:
+    """Say which methods there are, where this one does not fit."""
+    if not _fits(METHODS[name], task):
+        raise ValueError(f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, got {name}")
+
+
+def grid_of(name: str, problem: Problem) -> jax.Array:
+    """The times a method visits: of split Gibbs they are levels, each so many steps of denoising."""
+    if name != "split_gibbs":
+        return problem.ts
+    levels = max(2, int(2 * problem.options.steps / GIBBS_STEPS))
+    ratios = jnp.geomspace(1.5, 0.1, levels + 1)  # sigma / alpha
+    return jnp.clip(problem.schedule.time(-2 * jnp.log(ratios)), 0, 1)
+
+
+def calls_of(name: str, problem: Problem, particles: int) -> int:
+    """Network calls an image: particles x steps x calls a step, a vector-Jacobian product being one more call."""
+    if name == "split_gibbs":
+        return particles * (len(grid_of(name, problem)) - 1) * GIBBS_STEPS
+    return int(particles * problem.options.steps * METHODS[name].calls)
+
+
+def equal_particles(name: str, problem: Problem) -> int:
+    """As many particles as cost what the chosen number costs in twisted."""
+    one, budget = calls_of(name, problem, 1), calls_of("twisted", problem, problem.options.particles)
+    return max(2, budget // one)
+
+
+class Drawn(NamedTuple):
+    """Weighted samples of K images, [K, N, *D] and [K, N], log p(y) and ESS of each; seconds an image."""
+
+    x: np.ndarray
+    log_weights: np.ndarray
+    log_evidence: np.ndarray
+    ess: np.ndarray
+    seconds: float
+
+
+def draw(
+    run: _sampling.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
+    seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
+) -> Drawn:  # fmt: skip
+    """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
+
+    Images that are done are kept in files, in a folder named by a digest of all they depend on. Labels ask for the
+    class-conditional model, one an image.
+    """
+    number = problem.options.particles if particles is None else particles
+    likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
+    folder = run.folder / "posterior" / "parts" / _digest(run, problem, name, number, seed, what, labels, ys)
+    missing = [i for i in range(len(ys)) if not (folder / f"{i}.npz").exists()]
+    if missing:
+        _draw_missing(run, problem, name, number, likelihoods, missing, folder, _config.key_of(seed, what), labels)
+    parts = [dict(np.load(folder / f"{i}.npz")) for i in range(len(ys))]
+    fields = {f: np.stack([part[f] for part in parts]) for f in ("x", "log_weights", "log_evidence", "ess")}
+    # The median leaves out the compilation that the first of them waited for.
+    return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
+
+
+def _draw_missing(
+    run: _sampling.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
+    missing: list[int], folder: Any, key: jax.Array, labels: np.ndarray | None,
+) -> None:  # fmt: skip
+    num_devices, at_once = jax.local_device_count(), problem.options.at_once
+    program = _program(run, problem, name, number)
+    size = num_devices * at_once
+    for first in tqdm(range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size):
+        group = missing[first : first + size]
+        index = np.resize(group, size)  # the last group again and again, where it has come to an end
+
+        def spread(leaves: Any, index: np.ndarray = index) -> Any:
+            stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
+            return stacked.reshape(num_devices, at_once, *stacked.shape[1:])
+
+        keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
+        label = None if labels is None else spread(labels)
+        arguments = run.params, keys, jax.tree.map(lambda *leaves: spread(leaves), *likelihoods), label
+        began = time.monotonic()
+        out = jax.tree.map(np.asarray, program(*arguments))
+        seconds = (time.monotonic() - began) / len(group)
+        for place, i in enumerate(group):
+            part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}
+            with training.atomic(folder / f"{i}.npz") as draft:
+                np.savez(draft, seconds=seconds, **part)
+
+
+def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> Any:
+    """The compiled program: (params, keys, likelihoods, labels), the last three with axes [devices, at_once]."""
+    method, ts, options = METHODS[name], grid_of(name, problem), problem.options
+    resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
+
+    def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
+        key_prior, key_run = jax.random.split(key)
+        given = None if label is None else jnp.full(number, label)
+        denoiser = dataclasses.replace(run, params=params).denoiser(given)
+        x_init = jd.prior_sample(key_prior, run.schedule, (number, *run.dataset.event_shape))
+        out = jd.sample(key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample)
+        return {"x": out.x, "log_weights": out.log_weights, "log_evidence": out.log_evidence, "ess": out.ess}
+
+    return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
+
+
+def _digest(run: _sampling.Run, problem: Problem, *rest: Any) -> str:
+    *names, labels, ys = rest
+    settings = dataclasses.asdict(problem.options) | {"at_once": 0, "task": problem.task.name}
+    digest = hashlib.sha256(json.dumps([settings, names, MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS]).encode())
+    likelihood = problem.task.likelihood(jnp.asarray(ys[0]))
+    arrays = (run.params, run.schedule, problem.mean, problem.prior_std, likelihood, labels, ys)
+    for leaf in jax.tree.leaves(arrays):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()[:16]

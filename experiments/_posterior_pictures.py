@@ -1,0 +1,78 @@
+"""What the posterior script leaves to be looked at."""
+
+from pathlib import Path
+from typing import Any
+
+import _calibration
+import _pictures
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _observing import Task
+from matplotlib import pyplot as plt
+from scipy.stats import binom
+
+from jaxdiff import resampling
+
+DRAWS = 6
+
+
+def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: jax.Array) -> None:
+    """A row an image: truth, observation, posterior samples, their mean and standard deviation.
+
+    Of several methods one draw and the mean of each.
+    """
+    num = min(8, len(seen.ys))
+    columns = [("truth", list(seen.x_0[:num])), ("observed", [task.picture(y) for y in seen.ys[:num]])]
+    for name, drawn in draws.items():
+        picked = [_picked(key, drawn, i) for i in range(num)]
+        mean, std = zip(*(_moments(drawn, i) for i in range(num)), strict=True)
+        if len(draws) == 1:
+            columns += [("samples" if n == 0 else "", [p[n] for p in picked]) for n in range(DRAWS)]
+            columns += [("mean", list(mean)), ("deviation", [2 * s - 1 for s in std])]
+        else:
+            columns += [(name, [p[0] for p in picked]), ("mean", list(mean))]
+    figure, axes = plt.subplots(num, len(columns), figsize=(0.95 * len(columns), num), layout="constrained")
+    for column, (title, images) in enumerate(columns):
+        axes[0, column].set_title(title, fontsize=8)
+        for row, image in enumerate(images):
+            shown = np.clip((np.asarray(image, np.float32) + 1) / 2, 0, 1)
+            axes[row, column].imshow(shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
+            axes[row, column].axis("off")
+    _pictures.save(figure, path)
+
+
+def _picked(key: jax.Array, drawn: Any, i: int) -> np.ndarray:
+    """Equally weighted draws of one image, in no order."""
+    key_draw, key_order = jax.random.split(jax.random.fold_in(key, i))
+    x = resampling.draw(key_draw, jnp.asarray(drawn.log_weights[i]), jnp.asarray(drawn.x[i]), 4 * DRAWS)
+    return np.asarray(jax.random.permutation(key_order, x))[:DRAWS]
+
+
+def _moments(drawn: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
+    weights = _calibration.normalised(drawn.log_weights[i])
+    mean = np.tensordot(weights, drawn.x[i], 1)
+    return mean, np.sqrt(np.tensordot(weights, (drawn.x[i] - mean) ** 2, 1))
+
+
+def calibration(found: list[dict[str, Any]], path: Path) -> None:
+    """Histograms of ranks, a row a method; grey: where 99% of the counts of a uniform rank lie."""
+    names = list(found[0]["calibration"]["functions"])
+    figure, axes = plt.subplots(
+        len(found), len(names), figsize=(1.9 * len(names), 0.6 + 1.3 * len(found)), layout="constrained", squeeze=False
+    )
+    for row, method in enumerate(found):
+        summary = method["calibration"]
+        bins, total = summary["bins"], summary["images"]
+        low, high = binom.ppf([0.005, 0.995], total, 1 / bins)
+        for column, name in enumerate(names):
+            axis, function = axes[row, column], summary["functions"][name]
+            axis.axhspan(low, high, color="0.85")
+            axis.hist(function["ranks"], bins, (0, 1), histtype="step", color="C0")
+            axis.set(xticks=[0, 1], yticks=[], ylim=(0, 3 * total / bins))
+            axis.set_title(f"p = {function['p_value']:.2g}", fontsize=7)
+            if row == 0:
+                axis.set_title(f"{name}\np = {function['p_value']:.2g}", fontsize=8)
+        axes[row, 0].set_ylabel(method["method"], fontsize=8)
+    figure.supxlabel("rank of the truth among the posterior samples", fontsize=9)
+    _pictures.save(figure, path)
