@@ -68,7 +68,7 @@ def calibration(found: list[dict[str, Any]], path: Path) -> None:
         for column, name in enumerate(names):
             axis, function = axes[row, column], summary["functions"][name]
             axis.axhspan(low, high, color="0.85")
-            axis.hist(function["ranks"], bins, (0, 1), histtype="step", color="C0")
+            axis.hist(function["ranks"], bins, range=(0, 1), histtype="step", color="C0")
             axis.set(xticks=[0, 1], yticks=[], ylim=(0, 3 * total / bins))
             axis.set_title(f"p = {function['p_value']:.2g}", fontsize=7)
             if row == 0:

@@ -69,6 +69,9 @@ def tilted(
     Raises:
       ValueError: unknown variance, or power is not 1 at t = 0.
       TypeError: a function is none.
+    Numerics: the tilted mean overshoots where variance times the curvature of log r_s exceeds 2, as it does with the
+      power 1 - t on schedules that do not preserve variance; noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2) for a
+      likelihood of that noise falls fast enough.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weighted as annealed importance
       sampling (Neal 2001).
     """

@@ -1,0 +1,169 @@
+"""The posterior script: its observations, its ranks, and tiny runs from end to end."""
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+
+import _calibration
+import _config
+import _datasets
+import _observing
+import _posterior
+import _posterior_pictures
+import jax
+import jax.numpy as jnp
+import numpy as np
+import posterior
+import pytest
+import train
+from PIL import Image
+
+CONFIG = dataclasses.replace(
+    _config.PRESETS["digits"][1],
+    steps=1,
+    batch_size=8,
+    network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
+)
+FEW = _posterior.Particles(particles=4, steps=4)
+TASKS = typing.get_args(_observing.TaskName)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> _datasets.Dataset:
+    return _datasets.load(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "pictures", lambda *_: None)
+        assert train.train(dataclasses.replace(CONFIG, run=folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_observations_of_digits(name: str, dataset: _datasets.Dataset) -> None:
+    """Finite at the truth, of a size that the noise explains, an image to look at; one pytree for every y."""
+    task = _observing.make_task(name, dataset, noise=None, peak=8.0, seed=0)
+    x, labels = dataset.head("test", 20)
+    ys = [
+        np.asarray(task.draw(jax.random.key(i), jnp.asarray(x[i]), jnp.asarray(-1 if name == "class" else labels[i])))
+        for i in range(20)
+    ]
+    assert all(np.isfinite(task.likelihood(jnp.asarray(y))(jnp.asarray(v))) for y, v in zip(ys, x, strict=True))
+    assert task.picture(ys[0]).shape == (8, 8, 1)
+    one, two = (jax.tree.structure(task.likelihood(jnp.asarray(y))) for y in ys[:2])
+    assert one == two
+    if task.residuals is not None:
+        size = np.mean([np.mean(task.residuals(y, v[None]) ** 2) for y, v in zip(ys, x, strict=True)])
+        assert 0.8 < size < 1.2  # of 20 images: 1 but for Monte Carlo's .1
+    if name == "class":
+        right = [int(task.draw(jax.random.key(i), jnp.asarray(x[i]), -1)) == labels[i] for i in range(20)]
+        assert np.mean(right) > 0.8
+
+
+def test_ranks_of_exact_draws_are_uniform() -> None:
+    """Truth and draws of one law: uniform ranks and honest coverage; draws that are too narrow have neither."""
+    random = np.random.default_rng(0)
+
+    def shares(spread: float) -> np.ndarray:
+        return np.stack(
+            [
+                _calibration.ranks(random.normal(size=1), spread * random.normal(size=(19, 1)), np.zeros(19), u)
+                for u in random.random(2000)
+            ]
+        )
+
+    good, narrow = shares(1.0), shares(0.6)
+    assert _calibration.uniformity(good[:, 0])[1] > 1e-3
+    assert _calibration.uniformity(narrow[:, 0])[1] < 1e-6
+    for level in _calibration.LEVELS:
+        covered = _calibration.coverage(good, level)
+        assert abs(covered.value - level) < 4 * covered.standard_error
+        assert _calibration.coverage(narrow, level).value < level - 0.1
+
+
+def test_a_weight_is_so_many_copies() -> None:
+    draws, weights = np.array([[0.1], [0.5], [0.9]]), np.log([1.0, 2.0, 1.0])
+    copies = np.array([[0.1], [0.5], [0.5], [0.9]])
+    truth, u = np.array([0.6]), 0.3
+    ours = _calibration.ranks(truth, draws, weights, u) * 4 - u  # of N draws: (N share + u) / (N + 1)
+    theirs = _calibration.ranks(truth, copies, np.zeros(4), u) * 5 - u
+    np.testing.assert_allclose(ours / 3, theirs / 4)
+
+
+def run_script(run: Path, **options: object) -> dict:
+    defaults = {"images": 2, "calibration": 0, "sampling": FEW}
+    return posterior.main(posterior.Options(run=run, **(defaults | options)))
+
+
+def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) -> None:
+    """Files that can be looked at, figures that can be read, and nothing done twice."""
+    result = run_script(run, task="half", calibration=10)
+    folder = run / "posterior" / "half-twisted"
+    for name in ("posterior.png", "calibration.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.size[0] > 300
+    saved = json.loads((folder / "posterior.json").read_text())
+    assert saved["methods"] == result["methods"]
+    row = result["methods"][0]
+    assert row["calls"] == 4 * 4 * 2
+    assert set(row["mean"]) == {"log_evidence", "ess", "least_ess", "psnr_of_mean", "energy_score", "residual"}
+    assert all(np.isfinite(value) for value in row["mean"].values())
+    assert len(row["images"]) == 2
+    assert row["calibration"]["images"] == 10
+    assert "p of ranks" in capsys.readouterr().out
+    parts = {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*/*.npz")}
+    again = run_script(run, task="half", calibration=10)
+    assert {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*/*.npz")} == parts
+    assert again["methods"] == result["methods"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_compares_its_methods(task: str, run: Path) -> None:
+    result = run_script(run, task=task, compare=True)
+    names = [row["method"] for row in result["methods"]]
+    assert "twisted" in names
+    assert ("mcgdiff" in names) == (task not in ("poisson", "class"))
+    assert ("repaint" in names) == (task in ("inpaint", "half"))
+    calls = {row["method"]: row["calls"] for row in result["methods"]}
+    particles = {row["method"]: row["particles"] for row in result["methods"]}
+    for name, number in calls.items():
+        assert number <= calls["twisted"] or particles[name] == 2  # the least that has a spread
+    assert (run / "posterior" / f"{task}-compare" / "posterior.png").exists()
+
+
+@pytest.mark.slow
+def test_classes_by_their_evidence(run: Path) -> None:
+    result = run_script(run, task="half", classes=True)
+    probability = np.asarray(result["classes"]["probability"])
+    assert probability.shape == (2, 10)
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "class", "method": "mcgdiff"}, "method: expected one of twisted, tilted, .* with --task class, got mcgdiff"),
+        ({"task": "deblur", "method": "repaint"}, "method: expected one of .* with --task deblur, got repaint"),
+        ({"task": "class", "noise": 0.1}, "noise: expected none with --task class"),
+        ({"noise": -1.0}, "noise: expected a positive standard deviation, got -1"),
+        ({"task": "poisson", "peak": 0.0}, "peak: expected a positive mean count"),
+        ({"images": 0}, "images: expected at least 1, got 0"),
+        ({"calibration": 5}, "calibration: expected 0, or at least 10 images, got 5"),
+        ({"sampling": _posterior.Particles(steps=0)}, "steps: expected at least 2, got 0"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_script(run, **options)
+
+
+def test_pictures_of_draws_are_in_no_order() -> None:
+    drawn = _posterior.Drawn(np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)), 0.0)
+    picked = _posterior_pictures._picked(jax.random.key(0), drawn, 0).ravel()
+    assert len(picked) == 6
+    assert not np.all(np.diff(picked) >= 0)
