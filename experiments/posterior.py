@@ -192,9 +192,9 @@ def print_table(found: list[dict[str, Any]], task: _observing.Task) -> None:
     print(f"{'':14}{'N':>6}{'calls':>8}{'s':>7}" + "".join(f"{name:>14}" for name in head))
     for row in found:
         mean, calibration = row["mean"], row.get("calibration")
-        evidence = f"{mean['log_evidence']:.2f}" if row["weighted"] else "-"
-        cells = [evidence, f"{mean['ess']:.1f}", f"{mean['least_ess']:.1f}", f"{mean['psnr_of_mean']:.2f}"]
-        cells += [f"{mean['energy_score']:.4f}", f"{mean['residual']:.2f}" if "residual" in mean else "-"]
+        evidence = f"{mean['log_evidence']:.4g}" if row["weighted"] else "-"
+        cells = [evidence, *(f"{mean[field]:.4g}" for field in ("ess", "least_ess", "psnr_of_mean", "energy_score"))]
+        cells.append(f"{mean['residual']:.4g}" if "residual" in mean else "-")
         if calibration is None:
             cells += ["-"] * 3
         else:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,8 +34,34 @@ _finished = itertools.count(1)
 FIRST = ("test_notebooks.py", "test_scripts.py", "test_training.py")
 
 
+# The longest cases that have a shorter relative in the suite: with `make test-slow`, beside what is marked in place.
+LONG = re.compile(
+    "|".join(
+        [
+            r"test_scripts\.py::test_(a_likelihood_run|comparing_samplers|a_toy_density|ctrl_c_and_kill)",
+            r"test_work\.py::test_annealing_(bounds|moves)",
+            r"test_chain\.py::test_the_exact_law_lies_between_the_bounds\[(64-optimal|8-large)",
+            r"test_chain\.py::test_(random_terms|row_i|terms_are_the_path_bound_on_common_noise\[0\.0\]|.*sum_to_one\[17)",
+            r"test_chain\.py::TestVariants::.*without_jit",
+            r"test_discrete_chain\.py::test_(annealing|every_estimator.*\[0\.9)",
+            r"test_oracles\.py::test_(25_components|denoised_covariance.*gaussian)",
+            r"test_posterior\.py::test_(tilted_converges|repeated_and_surplus|denoising_is)",
+            r"test_composed\.py::test_guidance_as_a_density",
+            r"test_reproduce_2015\.py::test_a_swiss_roll",
+            r"test_kernels\.py::test_sampling_reproduces_the_oracle\[(rectified_flow|ddpm|linear)-.*ddpm_1000",
+            r"test_solvers\.py::test_(order|gradients_through_the_solvers_are_finite)\[.*rectified_flow",
+            r"test_solvers\.py::test_order_one_is_ddim_and_with_noise_ddpm\[(sigmoid|linear|ddpm)",
+        ]
+    )
+)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest: workers that end together waste no time."""
+    """Mark the long cases, and start with the longest of the rest: workers that end together waste no time."""
+    for item in items:
+        if LONG.search(item.nodeid):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.path.name not in FIRST)
 
 
