@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.posterior import MASK, MASK_STD, POSTERIORS, SHOWN, STD, WEIGHTED, A, Y
+from contracts.posterior import MASK, MASK_STD, POSTERIORS, SHOWN, SLOW, STD, WEIGHTED, A, Y
 from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, rejects, responsibilities, z_scores
 from jax.tree_util import Partial
 
@@ -17,7 +17,9 @@ import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior, resampling
 
 SCHEDULE = jd.schedules.cosine()
-every_kernel = pytest.mark.parametrize("name", POSTERIORS)
+every_kernel = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in POSTERIORS]
+)
 
 
 def mixture_in(dtype: Any) -> jd.oracles.GaussianMixture:
@@ -53,11 +55,11 @@ class TestContract:
 
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
-RUNS = [(name, "zero_terminal") for name in POSTERIORS] + [
+RUNS = [(name, "zero_terminal") for name in POSTERIORS if name not in SLOW] + [
     pytest.param(name, family, marks=pytest.mark.slow)
     for name in POSTERIORS
-    for family in ("edm", "rectified_flow")
-    if (name, family) != ("tilted", "edm")
+    for family in ("edm", "rectified_flow", "zero_terminal")
+    if (name, family) != ("tilted", "edm") and (name in SLOW or family != "zero_terminal")
 ]
 
 
