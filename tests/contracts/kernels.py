@@ -54,7 +54,10 @@ KERNELS = {
 }
 
 # These are expensive to compile or close relatives of others: their contract is proved behind the slow marker.
-SLOW = {"adaptive", "langevin", "unipc_1", "sde_dpmpp_3m", "ancestral_half"}
+SLOW = {
+    "adaptive", "ancestral_half", "ancestral_large", "ddim_half", "dpmpp_1s", "euler", "heun_churn", "langevin",
+    "sde_dpmpp_2m", "sde_dpmpp_3m", "unipc_1",
+}  # fmt: skip
 
 
 def names(holds: Callable[[Contract], bool] = lambda contract: True) -> list:
