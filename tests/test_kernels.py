@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
-from contracts.kernels import KERNELS, SLOW, names
+from contracts.kernels import COSTLY, KERNELS, names
 from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
 from jax.tree_util import Partial
 
@@ -206,7 +206,7 @@ def test_learned_variance_samples_the_oracle() -> None:
 
 class Variants(chex.TestCase, parameterized.TestCase):
     @chex.all_variants(with_pmap=True)
-    @parameterized.parameters(*(name for name in KERNELS if name not in SLOW))
+    @parameterized.parameters(*(name for name in KERNELS if name not in COSTLY))
     def test_reverse_step(self, kernel_name: str) -> None:
         kernel = oracle_kernel(kernel_name)
         x_t = jax.random.normal(jax.random.key(0), (4, 2))
