@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import Normal, level, q_likelihood, q_posterior, q_step
-from jaxdiff.kernels import Kernel, check_variance, is_clean, p_mean_variance, reverse_variance, without_memory
+from jaxdiff.kernels import Kernel, as_variance, is_clean, kind_of, p_mean_variance, reverse_variance, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -59,16 +59,13 @@ class Chain:
 
     def __post_init__(self) -> None:
         _checks.grid("ts", self.ts)
-        ends_clean, variance = self.ends_clean, self.variance
+        ends_clean = self.ends_clean
         if ends_clean is None:
             ends_clean = _ends_clean(self.schedule, self.ts)
-        if not isinstance(variance, Static):
-            check_variance(variance)
-            variance = Static(variance) if isinstance(variance, str) else variance
         fields = {
             "denoiser": as_function("denoiser", self.denoiser),
             "ts": jnp.asarray(self.ts),
-            "variance": variance,
+            "variance": as_variance(self.variance),
             "decoder": decoders.normal() if self.decoder is None else self.decoder,
             "ends_clean": ends_clean,
         }
@@ -109,7 +106,7 @@ class Chain:
     @property
     def kind(self) -> Any:
         """What the reverse variance is: a name, or a fraction."""
-        return self.variance.value if isinstance(self.variance, Static) else self.variance
+        return kind_of(self.variance)
 
     def log_step_ratio(self, x_s: jax.Array, x_t: jax.Array, s: Any, t: Any) -> jax.Array:
         """Return log p(x_s | x_t) - log q(x_t | x_s), [B], in nats, for states [B, *D] at s < t."""

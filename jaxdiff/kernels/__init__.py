@@ -12,7 +12,15 @@ returns zero increments. Kernels of the ODE also run from s up to t: `sampling.e
 from jaxdiff.kernels._adaptive import adaptive
 from jaxdiff.kernels._classic import euler, euler_maruyama, heun
 from jaxdiff.kernels._corrected import corrected
-from jaxdiff.kernels._discrete import VARIANCES, ancestral, check_variance, ddim, p_mean_variance, reverse_variance
+from jaxdiff.kernels._discrete import (
+    VARIANCES,
+    ancestral,
+    as_variance,
+    ddim,
+    kind_of,
+    p_mean_variance,
+    reverse_variance,
+)
 from jaxdiff.kernels._exponential import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m, unipc
 from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, noise, without_memory
 
@@ -21,7 +29,7 @@ __all__ = [
     "Kernel",
     "adaptive",
     "ancestral",
-    "check_variance",
+    "as_variance",
     "corrected",
     "ddim",
     "dpmpp_1s",
@@ -32,6 +40,7 @@ __all__ = [
     "euler_maruyama",
     "heun",
     "is_clean",
+    "kind_of",
     "no_weight",
     "noise",
     "p_mean_variance",

@@ -43,8 +43,7 @@ def p_mean_variance(
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.2; learned: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15);
       optimal: Bao et al. 2022, arXiv:2201.06503, Theorem 1.
     """
-    check_variance(variance)
-    denoised = denoiser(x_t, t)
+    variance, denoised = as_variance(variance), denoiser(x_t, t)
     mean, small = q_posterior(schedule, x_t, x_0_of(denoised), t, s)
     return Normal(mean, reverse_variance(denoised, schedule, x_t, t, s, variance=variance, small=small))
 
@@ -67,7 +66,7 @@ def reverse_variance(
     Raises:
       TypeError: "learned" or "optimal" with a denoiser that does not say what they need.
     """
-    given = q_posterior(schedule, x_t, x_t, t, s).variance
+    variance, given = kind_of(variance), q_posterior(schedule, x_t, x_t, t, s).variance
     small = given if small is None else small
     if isinstance(variance, str) and variance == "small":
         return small
@@ -83,18 +82,28 @@ def reverse_variance(
     return jnp.exp(log_small + fraction * (log_large - log_small))
 
 
-def check_variance(variance: Any) -> None:
-    """Require one of VARIANCES, or a fraction.
+def as_variance(variance: Any) -> Any:
+    """Return what a user gave for a reverse variance as an argument of a pytree: a name is static, a fraction traced.
 
     Args:
-      variance: what a user gave.
+      variance: one of VARIANCES, or a fraction; or what this function returned.
+    Returns:
+      What `p_mean_variance` and `reverse_variance` take.
     Raises:
       ValueError: it is neither.
     """
+    if isinstance(variance, Static):
+        return variance
     if isinstance(variance, str):
         _checks.choice("variance", variance, VARIANCES)
-    else:
-        _checks.values("variance", variance, "a name or a fraction in [0, 1]", lambda f: (f >= 0) & (f <= 1))
+        return Static(variance)
+    _checks.values("variance", variance, "a name or a fraction in [0, 1]", lambda f: (f >= 0) & (f <= 1))
+    return variance
+
+
+def kind_of(variance: Any) -> Any:
+    """Return the name or the fraction that `as_variance` was given."""
+    return variance.value if isinstance(variance, Static) else variance
 
 
 def _said(denoised: Any, name: str) -> jax.Array:
@@ -125,16 +134,14 @@ def ancestral(denoiser: Callable, schedule: Schedule, variance: Any = "small") -
       ValueError: unknown variance.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2.
     """
-    check_variance(variance)
-    kind = Static(variance) if isinstance(variance, str) else variance
-    return without_memory(Partial(_ancestral_step, kind, as_function("denoiser", denoiser), schedule))
+    step = Partial(_ancestral_step, as_variance(variance), as_function("denoiser", denoiser), schedule)
+    return without_memory(step)
 
 
 def _ancestral_step(
     variance: Any, denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
-    kind = variance.value if isinstance(variance, Static) else variance
-    mean, squared = p_mean_variance(denoiser, schedule, x_t, t, s, variance=kind)
+    mean, squared = p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)
     return carry, (mean + jnp.sqrt(squared) * noise(key, x_t, s)).astype(x_t.dtype), no_weight(x_t)
 
 

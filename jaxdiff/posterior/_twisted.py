@@ -15,11 +15,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import as_function
 from jaxdiff.chain import log_ratio
 from jaxdiff.forward import Normal, q_posterior
 from jaxdiff.guidance import isotropic_spread
-from jaxdiff.kernels import Kernel, check_variance, noise, p_mean_variance, reverse_variance
+from jaxdiff.kernels import Kernel, as_variance, noise, p_mean_variance, reverse_variance
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -75,12 +75,10 @@ def tilted(
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weighted as annealed importance
       sampling (Neal 2001).
     """
-    check_variance(variance)
     share = as_function("power", _one_minus if power is None else power)
     _checks.values("power", share(jnp.zeros(())), "1 at t = 0", lambda v: v == 1)
-    kind = Static(variance) if isinstance(variance, str) else variance
     functions = as_function("denoiser", denoiser), schedule, as_likelihood("log_r", log_r), share
-    return Kernel(Partial(nothing_yet), Partial(_tilted_step, kind, *functions))
+    return Kernel(Partial(nothing_yet), Partial(_tilted_step, as_variance(variance), *functions))
 
 
 def _one_minus(t: Any) -> Any:
@@ -96,8 +94,7 @@ def _tilted_step(
     variance: Any, denoiser: Partial, schedule: Schedule, log_r: Partial, power: Partial,
     key: jax.Array, carry: jax.Array, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    kind = variance.value if isinstance(variance, Static) else variance
-    p = p_mean_variance(denoiser, schedule, x_t, t, s, variance=kind)
+    p = p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)
     share = jnp.asarray(power(s), x_t.dtype)
     slope = jax.grad(lambda x: share * jnp.sum(log_likelihoods(log_r, x)))(p.mean)
     x_s, ratio = draw(key, p, Normal(p.mean + p.variance * slope, p.variance), s)
@@ -158,9 +155,8 @@ def twisted(
       TypeError: a function is none.
     Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023 (PiGDM), Eq. (7).
     """
-    check_variance(variance)
+    kind = as_variance(variance)
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
-    kind = Static(variance) if isinstance(variance, str) else variance
     likelihood = as_likelihood("log_likelihood", log_likelihood)
     if twist is None:
         look = likelihood if isinstance(log_likelihood, Observation) else Partial(_at_point, likelihood)
@@ -187,14 +183,11 @@ def through(denoiser: Callable, schedule: Schedule, *, variance: Any = "small") 
     Raises:
       ValueError: unknown variance.
     """
-    check_variance(variance)
-    kind = Static(variance) if isinstance(variance, str) else variance
-    return Partial(_through, kind, as_function("denoiser", denoiser), schedule)
+    return Partial(_through, as_variance(variance), as_function("denoiser", denoiser), schedule)
 
 
 def _through(variance: Any, denoiser: Partial, schedule: Schedule, x_t: jax.Array, t: Any, s: Any) -> Normal:
-    kind = variance.value if isinstance(variance, Static) else variance
-    return p_mean_variance(denoiser, schedule, x_t, t, s, variance=kind)
+    return p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)
 
 
 def _look(
@@ -223,9 +216,8 @@ def _twisted_step(
     variance: Any, proposal: Partial | None, denoiser: Partial, schedule: Schedule, likelihood: Partial, twist: Partial,
     prior_std: Any, key: jax.Array, carry: Twisted, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Twisted, jax.Array, jax.Array]:  # fmt: skip
-    kind = variance.value if isinstance(variance, Static) else variance
     mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised), t, s)
-    p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=kind, small=small))
+    p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small))
     if proposal is None:
         q = Normal(p.mean + p.variance * carry.slope, p.variance)
     else:
