@@ -69,10 +69,9 @@ def _twisted(task: Task, y: jax.Array, proposal: bool = False) -> jd.Kernel:
 
 
 def _guided(name: str) -> Method:
-    options = {"dps": lambda task: {}, "pigdm": lambda task: {"prior_std": task.std}}.get(name, lambda task: {})
-
     def make(task: Task, y: jax.Array) -> jd.Kernel:
-        guided = getattr(guidance, name)(task.denoiser, SCHEDULE, _seen(task, y), **options(task))
+        options = {"prior_std": task.std} if name == "pigdm" else {}
+        guided = getattr(guidance, name)(task.denoiser, SCHEDULE, _seen(task, y), **options)
         return kernels.ancestral(guided, SCHEDULE)
 
     return Method(make)

@@ -103,7 +103,8 @@ def loop(
     with stopping() as stop, training.Log(config.run, step=first) as log, bar:
         for n in range(first, config.steps):
             batch = training.shard(batches(n), len(devices))
-            # One update ahead and no more: CPU devices that wait for each other in many at once run out of threads.
+            # The next batch is made meanwhile, but no update is sent before the last is done: CPU devices that wait
+            # for each other in many at once run out of threads.
             jax.block_until_ready(metrics)
             replicated, metrics = update(replicated, batch)
             done, examples = n + 1, examples + config.batch_size

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
+from jaxdiff.decoders import event_sum
 
 
 class Moved(NamedTuple):
@@ -61,7 +62,7 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
     after, slope_new = _with_slope(log_density, new)
     # The noise of the way back, from the difference of the slopes: nothing large cancels.
     back = eps + jnp.sqrt(step_size / 2) * (slope + slope_new)
-    gain = after - before + _squares((eps - back) * (eps + back)) / 2
+    gain = after - before + event_sum((eps - back) * (eps + back)) / 2
     return _accept(keys[:, 1], x, new, gain)
 
 
@@ -95,7 +96,7 @@ def hmc(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, 
         return x, p + step_size / 2 * slope, slope, value
 
     new, last, _, after = jax.lax.fori_loop(0, num_leapfrog, leap, (x, momentum, slope, before))
-    gain = after - before + _squares((momentum - last) * (momentum + last)) / 2
+    gain = after - before + event_sum((momentum - last) * (momentum + last)) / 2
     return _accept(keys[:, 1], x, new, gain)
 
 
@@ -103,11 +104,6 @@ def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Arr
     """The log-density of every row, and its gradient."""
     value, pull = jax.vjp(log_density, x)
     return value, pull(jnp.ones_like(value))[0]
-
-
-def _squares(x: jax.Array) -> jax.Array:
-    """The sum over each row, [B]."""
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
 
 
 def _accept(key: jax.Array, x: jax.Array, new: jax.Array, gain: jax.Array) -> Moved:

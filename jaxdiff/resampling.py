@@ -52,8 +52,7 @@ def stratified(threshold: Any = 0.5) -> Partial:
 
 
 def _stratified(key: jax.Array, weights: jax.Array) -> jax.Array:
-    size = len(weights)
-    return _invert(weights, (jnp.arange(size) + jax.random.uniform(key, (size,), weights.dtype)) / size)
+    return _one_a_part(weights, jax.random.uniform(key, weights.shape, weights.dtype), len(weights))
 
 
 def systematic(threshold: Any = 0.5) -> Partial:
@@ -73,8 +72,7 @@ def systematic(threshold: Any = 0.5) -> Partial:
 
 
 def _systematic(key: jax.Array, weights: jax.Array) -> jax.Array:
-    size = len(weights)
-    return _invert(weights, (jnp.arange(size) + jax.random.uniform(key, (), weights.dtype)) / size)
+    return _one_a_part(weights, jax.random.uniform(key, (), weights.dtype), len(weights))
 
 
 def residual(threshold: Any = 0.5) -> Partial:
@@ -101,6 +99,11 @@ def _residual(key: jax.Array, weights: jax.Array) -> jax.Array:
     kept = jnp.searchsorted(ends, place, side="right")
     drawn = _multinomial(key, (size * weights - certain) / jnp.maximum(size - ends[-1], 1))
     return jnp.where(place < ends[-1], jnp.minimum(kept, size - 1), drawn)
+
+
+def _one_a_part(weights: jax.Array, u: jax.Array, num: int) -> jax.Array:
+    """The rows of points at the shares u, [] or [num], of the unit interval's num equal parts."""
+    return _invert(weights, (jnp.arange(num) + u) / num)
 
 
 def _invert(weights: jax.Array, points: jax.Array) -> jax.Array:
@@ -155,4 +158,4 @@ def draw(key: jax.Array, log_weights: jax.Array, x: jax.Array, num: int) -> jax.
     if jnp.shape(log_weights) != x.shape[:1]:
         raise ValueError(f"log_weights: expected one a row of x, {x.shape[:1]}, got {jnp.shape(log_weights)}")
     weights = jax.nn.softmax(log_weights)
-    return x[_invert(weights, (jnp.arange(num) + jax.random.uniform(key, (), weights.dtype)) / num)]
+    return x[_one_a_part(weights, jax.random.uniform(key, (), weights.dtype), num)]

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
-from jaxdiff.forward import level
+from jaxdiff.guidance._observed import shifted
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -116,9 +116,4 @@ def _classifier(
             raise ValueError(f"log_likelihood: expected one value a row, {x.shape[:1]}, got {jnp.shape(values)}")
         return jnp.sum(values)
 
-    gradient = jax.grad(total)(x_t)
-    alpha, sigma, _ = level(schedule, t, x_t)
-    usable = alpha > jnp.finfo(alpha.dtype).eps
-    reach = jnp.where(usable, sigma**2 / jnp.where(usable, alpha, 1), 0) * _rows.expand(jnp.asarray(scale), x_t)
-    x_0 = (x_0_of(denoised) + reach * gradient).astype(x_t.dtype)
-    return denoised._replace(x_0=x_0) if isinstance(denoised, Denoised) else x_0
+    return shifted(denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale), x_t) * jax.grad(total)(x_t))

@@ -17,6 +17,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
+from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
 from jaxdiff.prediction import Denoised, x_0_of
@@ -83,9 +84,17 @@ def reach(schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
 
 
 def isotropic_spread(schedule: Schedule, x_t: jax.Array, t: Any, prior_std: Any) -> jax.Array:
-    """Return Var[x_0 | x_t] of data ~ N(., prior_std^2 I), broadcasting against x_t.
+    """Return the variance that x_t leaves of data ~ N(., prior_std^2 I).
 
-    1 / (1 / prior_std^2 + alpha_t^2 / sigma_t^2)
+        Var[x_0 | x_t] = 1 / (1 / prior_std^2 + alpha_t^2 / sigma_t^2)
+
+    Args:
+      schedule: the noise schedule.
+      x_t: state, [B, *D], for the shape and dtype.
+      t: its time, [] or [B].
+      prior_std: standard deviation of an entry of the data, [], traced.
+    Returns:
+      An array that broadcasts against x_t.
     """
     alpha, sigma, _ = level(schedule, t, x_t)
     squared = jnp.asarray(prior_std, sigma.dtype) ** 2
@@ -202,10 +211,21 @@ def _given(
 
 
 def conjugate_gradients(matrix: Callable, b: jax.Array, num_iterations: int) -> jax.Array:
-    """Solve matrix(v) = b for every row by itself, [B, *M], for symmetric positive definite matrices."""
+    """Solve a linear system for every row by itself.
+
+        matrix(v) = b,   the best v of the Krylov space of num_iterations products with the matrix
+
+    Args:
+      matrix: v [B, *M] -> [B, *M], linear, symmetric and positive definite in each row.
+      b: [B, *M], floating.
+      num_iterations: static; as many as a row has entries are exact.
+    Returns:
+      v, [B, *M].
+    Source: Hestenes & Stiefel 1952, J. Res. Nat. Bur. Stand. 49(6), Section 3.
+    """
 
     def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-        return _rows.expand(jnp.sum((a * b).reshape(len(a), -1), axis=1), a)
+        return _rows.expand(event_sum(a * b), a)
 
     def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a row that is solved stands still

@@ -237,7 +237,7 @@ def _step(
     slope, offset, spread = believed
     # y = pull c_s + gain offset + noise of variance `added`, where c_s ~ N(c, v).
     pull, added = gain * slope, noise_std**2 + gain**2 * spread
-    residual, total = y - pull * c - gain * offset, added + (gain * slope) ** 2 * v
+    residual, total = y - pull * c - gain * offset, added + pull**2 * v
     moved = c + v * pull / total * residual + jnp.sqrt(added / total) * (drawn - c)
     x_s = sampled + basis.lift(moved - drawn).reshape(x_t.shape).astype(x_t.dtype)
     ahead = event_sum(observed * _log_normal(residual, total))
