@@ -241,9 +241,13 @@ def load_config(run: Path) -> Config:
     path = run / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"run: {run} is no run folder (it has no config.json); train one with train.py")
-    fields = read_json(path)
+    return from_fields(read_json(path), run)
+
+
+def from_fields(fields: dict[str, Any], run: Path) -> Config:
+    """The configuration that `as_json` wrote, of a run in another place perhaps."""
     parts = {"network": Network, "diffusion": Diffusion, "optimizer": Optimizer}
-    nested = {name: kind(**_tuples(fields.pop(name))) for name, kind in parts.items()}
+    nested = {name: kind(**_tuples(fields[name])) for name, kind in parts.items()}
     data_dir = None if fields["data_dir"] is None else Path(fields["data_dir"])
     return Config(**fields | {"run": run, "data_dir": data_dir} | nested)
 

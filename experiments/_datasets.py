@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -14,13 +15,29 @@ TOY_EXAMPLES = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a script needs to know of a data set; examples come as the process sees them, images in [-1, 1]."""
+    """What a script needs to know of a data set; examples come as the process sees them, images in [-1, 1].
+
+    They are read when they are first asked for: a network that ships with the package draws samples without.
+    """
 
     name: str
     event_shape: tuple[int, ...]
     num_classes: int | None
     levels: int | None
-    splits: dict[str, Any]
+    read: Callable[[], dict[str, data.Split]]
+
+    @cached_property
+    def splits(self) -> dict[str, data.Split]:
+        """The examples, by the name of their split."""
+        return self.read()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the examples can be read on this machine."""
+        try:
+            return bool(self.splits)
+        except FileNotFoundError:
+            return False
 
     def examples(self, split: str, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
         """Examples and labels of a split, [N, *D] float32 and [N] int32 or None."""
@@ -51,12 +68,23 @@ class Dataset:
 def load(config: Any) -> Dataset:
     """The data set of a run."""
     if config.dataset in data.toy.names():
-        keys = jax.random.split(jax.random.key(2015))  # the set is one and the same, whatever a run's seed
-        splits = {
-            name: data.Split(np.asarray(data.toy.sample(key, config.dataset, num)), None)
-            for key, (name, num) in zip(keys, TOY_EXAMPLES.items(), strict=True)
-        }
-        return Dataset(config.dataset, (2,), None, None, splits)
+        return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
-    splits = {"train": images.train, "test": images.test}
-    return Dataset(config.dataset, images.event_shape, images.num_classes, images.levels, splits)
+    return Dataset(config.dataset, images.event_shape, images.num_classes, images.levels, lambda: _splits(images))
+
+
+def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
+    """A set of images known from elsewhere, read where examples are asked for: FileNotFoundError if it is not here."""
+    return Dataset(name, event_shape, num_classes, levels, lambda: _splits(data.load(name)))
+
+
+def _splits(images: data.ImageDataset) -> dict[str, data.Split]:
+    return {"train": images.train, "test": images.test}
+
+
+def _toy(name: str) -> dict[str, data.Split]:
+    keys = jax.random.split(jax.random.key(2015))  # the set is one and the same, whatever a run's seed
+    return {
+        split: data.Split(np.asarray(data.toy.sample(key, name, num)), None)
+        for key, (split, num) in zip(keys, TOY_EXAMPLES.items(), strict=True)
+    }

@@ -48,11 +48,37 @@ def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
     axis.set_title(title)
 
 
-def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray, path: Path) -> None:
-    """Samples next to real examples."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
-    show(axes[0], x, "samples")
-    show(axes[1], real, f"real {dataset.name}")
+def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray | None, path: Path) -> None:
+    """Samples next to real examples, where those are at hand."""
+    shown = {"samples": x} | ({} if real is None else {f"real {dataset.name}": real})
+    figure, axes = plt.subplots(1, len(shown), figsize=(5 * len(shown), 5.2), layout="constrained", squeeze=False)
+    for axis, (title, images) in zip(axes[0], shown.items(), strict=True):
+        show(axis, images, title)
+    save(figure, path)
+
+
+def neighbours(x: np.ndarray, distance: np.ndarray, nearest: np.ndarray, path: Path, *, num: int = 16) -> None:
+    """Samples above their nearest training examples: the first ones, and the nearest of all."""
+    figure, axes = plt.subplots(2, 1, figsize=(10, 3.2), layout="constrained")
+    order = {
+        "the first samples": np.arange(len(x))[:num],
+        "the samples nearest to training data": np.argsort(distance)[:num],
+    }
+    for axis, (title, index) in zip(axes, order.items(), strict=True):
+        show(
+            axis,
+            np.concatenate([x[index], nearest[index]]),
+            f"{title}, above their nearest training examples",
+            len(index),
+        )
+    save(figure, path)
+
+
+def strips(shown: dict[str, np.ndarray], path: Path) -> None:
+    """Rows of images [K, columns, *D], a block a title."""
+    figure, axes = plt.subplots(len(shown), 1, figsize=(8, 4.6 * len(shown)), layout="constrained", squeeze=False)
+    for axis, (title, x) in zip(axes[:, 0], shown.items(), strict=True):
+        show(axis, x.reshape(-1, *x.shape[2:]), title, x.shape[1])
     save(figure, path)
 
 

@@ -1,8 +1,6 @@
 """The methods of the posterior script, what they cost, and one compiled program of each for all images."""
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +35,8 @@ class Particles:
     """Particles N an image (of twisted, where methods are compared at equal calls)."""
     steps: int = 50
     """Steps of the grid."""
+    start: float = -8.0
+    """Log-SNR at which the grid begins: nearer to pure noise, guidance divides what little a network says by less."""
     scheme: SchemeName = "systematic"
     """How particles are resampled."""
     threshold: float = 0.5
@@ -63,7 +63,8 @@ class Problem:
     @property
     def ts(self) -> jax.Array:
         """The grid: the model whose posterior is asked for is the ancestral chain on it."""
-        return jd.grids.uniform(self.options.steps)
+        begin = float(self.schedule.time(self.options.start))
+        return jd.grids.uniform(self.options.steps, start=min(begin, 1.0))
 
 
 def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
@@ -268,8 +269,8 @@ def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> An
     def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
         key_prior, key_run = jax.random.split(key)
         given = None if label is None else jnp.full(number, label)
-        denoiser = dataclasses.replace(run, params=params).denoiser(given)
-        x_init = jd.prior_sample(key_prior, run.schedule, (number, *run.dataset.event_shape))
+        denoiser = run.with_params(params).denoiser(given)
+        x_init = _sampling.pure_noise(key_prior, run.schedule, (number, *run.dataset.event_shape), ts)
         out = jd.sample(key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample)
         return {"x": out.x, "log_weights": out.log_weights, "log_evidence": out.log_evidence, "ess": out.ess}
 
@@ -279,9 +280,8 @@ def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> An
 def _digest(run: _sampling.Run, problem: Problem, *rest: Any) -> str:
     *names, labels, ys = rest
     settings = dataclasses.asdict(problem.options) | {"at_once": 0, "task": problem.task.name}
-    digest = hashlib.sha256(json.dumps([settings, names, MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS]).encode())
     likelihood = problem.task.likelihood(jnp.asarray(ys[0]))
-    arrays = (run.params, run.schedule, problem.mean, problem.prior_std, likelihood, labels, ys)
-    for leaf in jax.tree.leaves(arrays):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
+    return _sampling.digest(
+        [settings, names, MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS],
+        (run.params, run.schedule, problem.mean, problem.prior_std, likelihood, labels, ys),
+    )

@@ -32,7 +32,8 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
             columns += [("mean", list(mean)), ("deviation", [2 * s - 1 for s in std])]
         else:
             columns += [(name, [p[0] for p in picked]), ("mean", list(mean))]
-    figure, axes = plt.subplots(num, len(columns), figsize=(0.95 * len(columns), num), layout="constrained")
+    size = (0.95 * len(columns), num)
+    figure, axes = plt.subplots(num, len(columns), figsize=size, layout="constrained", squeeze=False)
     for column, (title, images) in enumerate(columns):
         axes[0, column].set_title(title, fontsize=8)
         for row, image in enumerate(images):

@@ -1,6 +1,9 @@
 """A trained run and samples from it."""
 
 import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +19,7 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import models, training
+from jaxdiff import models, training, zoo
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Run:
     params: Any
     step: int
 
+    def with_params(self, params: Any) -> "Run":
+        """The same run with other parameters, such as a program's traced argument."""
+        return dataclasses.replace(self, params=params)
+
     def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
         make = partial(_config.make_denoiser(self.config, self.model, self.dataset.levels), self.params, self.schedule)
@@ -43,7 +50,12 @@ class Run:
 
 
 def load_run(folder: Path, *, best: bool = False) -> Run:
-    """Read a run folder: its newest sound checkpoint, or that of the lowest held-out loss."""
+    """Read a run folder: its newest sound checkpoint, or that of the lowest held-out loss.
+
+    The name of a network that ships with the package stands for it, where no folder has that name.
+    """
+    if str(folder) in zoo.SHA256 and not folder.exists():
+        return shipped(str(folder))
     config = _config.load_config(folder)
     dataset = _datasets.load(config)
     model = _config.make_model(config, dataset)
@@ -54,6 +66,23 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     params = state.ema_params
     schedule = _config.make_schedule(config, params["schedule"])
     return Run(folder, config, dataset, schedule, model, params["network"], int(state.step))
+
+
+def shipped(name: str) -> Run:
+    """A network that ships with the package, as the run it came from; its folder is runs/NAME-pretrained."""
+    net = jd.pretrained(name)
+    folder = Path("runs") / f"{name}-pretrained"
+    config = _config.from_fields(net.about["config"], folder)
+    dataset = _datasets.later(config.dataset, net.event_shape, net.num_classes, net.levels)
+    return Run(folder, config, dataset, net.schedule, net.model, net.params, net.about["step"])
+
+
+def digest(settings: Any, arrays: Any) -> str:
+    """A name for what was made from settings, anything JSON writes, and a pytree of arrays."""
+    total = hashlib.sha256(json.dumps(settings, default=str).encode())
+    for leaf in jax.tree.leaves(arrays):
+        total.update(np.ascontiguousarray(leaf).tobytes())
+    return total.hexdigest()[:16]
 
 
 class Generated(NamedTuple):
@@ -78,35 +107,74 @@ def generate(
     batch_size: int = 256,
     save_every: int | None = None,
     ts: jax.Array | None = None,
+    keep: bool = False,
 ) -> Generated:
     """Draw samples in chunks over all devices: sample i depends on (seed, i) alone.
 
     Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
+    Chunks are kept in files where asked for, and read instead of being drawn again.
     """
     if num < 1 or batch_size < 1:
         raise ValueError(f"num, batch_size: expected at least 1, got {num}, {batch_size}")
     ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
-    steps, event = len(ts) - 1, run.dataset.event_shape
-    variance = "learned" if run.config.diffusion.finite else "small"
-    num_devices = jax.local_device_count()
+    num_devices, event = jax.local_device_count(), run.dataset.event_shape
     per_device = -(-min(batch_size, num) // num_devices)
-    key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
-
-    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
-        denoiser = dataclasses.replace(run, params=params).denoiser(label, guidance=guidance, threshold=threshold)
-        kernel = _samplers.make_kernel(sampler, denoiser, run.schedule, noise, variance=variance)
-        x_init = jd.prior_sample(key_prior, run.schedule, (per_device, *event), first=first)
-        every = steps if save_every is None else save_every
-        samples = jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every)
-        return samples.trajectory
-
-    mapped = jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)  # [S, devices, b, *D]
     whole = per_device * num_devices
+    mapped = program(
+        run, per_device, ts, seed=seed, guidance=guidance, sampler=sampler, noise=noise,
+        threshold=threshold, save_every=save_every,
+    )  # fmt: skip
+    settings = [seed, guidance, sampler, noise, threshold, whole, save_every]
+    parts = run.folder / "samples" / "parts" / digest(settings, (run.params, run.schedule, ts, labels))
     pieces: list[np.ndarray] = []
     for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
+        part = parts / f"{start}.npy"
+        if keep and part.exists():
+            pieces.append(np.load(part))
+            continue
         index = np.arange(start, start + whole)
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
         trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
         states = np.asarray(trajectory).reshape(-1, whole, *event)
         pieces.append(states if not pieces else states[-1:])
+        if keep:
+            with training.atomic(part) as draft:
+                np.save(draft, pieces[-1])
     return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])
+
+
+def pure_noise(
+    key: jax.Array, schedule: jd.Schedule, shape: tuple[int, ...], ts: jax.Array, *, first: Any = 0
+) -> jax.Array:
+    """What the model has at the start of a grid: normal, of the noise's width there."""
+    return schedule.sigma(ts[0]) / schedule.sigma(1.0) * jd.prior_sample(key, schedule, shape, first=first)
+
+
+def program(
+    run: Run,
+    per_device: int,
+    ts: jax.Array,
+    *,
+    seed: int = 0,
+    guidance: float = 1.0,
+    sampler: str = "ddim",
+    noise: float = 0.0,
+    threshold: Any = None,
+    save_every: int | None = None,
+) -> Callable[[Any, jax.Array, jax.Array | None], Any]:
+    """The compiled sampler of (params, number of each device's first sample, labels [devices, per_device] or None).
+
+    It returns the states it saves, [S, devices, per_device, *D].
+    """
+    event = run.dataset.event_shape
+    variance = "learned" if run.config.diffusion.finite else "small"
+    key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
+
+    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
+        denoiser = run.with_params(params).denoiser(label, guidance=guidance, threshold=threshold)
+        kernel = _samplers.make_kernel(sampler, denoiser, run.schedule, noise, variance=variance)
+        x_init = pure_noise(key_prior, run.schedule, (per_device, *event), ts, first=first)
+        every = len(ts) - 1 if save_every is None else save_every
+        return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
+
+    return jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)

@@ -12,19 +12,17 @@ from typing import Annotated, Any
 import _cli
 import _pictures
 import _probability
+import _quality
+import _samplers
 import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from sklearn.svm import SVC
 from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import training
-
-# A support vector machine's training time grows with the square of this.
-CLASSIFIER_EXAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -32,17 +30,21 @@ class Options:
     """What to measure."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as train.py left it."""
+    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
     num_times: int = 12
     """Noise levels at which the denoising error is measured."""
     examples: int = 1000
     """Held-out examples for it, at most."""
     samples: int = 500
     """Samples to classify and compare, at most as many as there are held-out examples; 0 for none."""
-    steps: int = 50
-    """Steps of the sampler (DDIM)."""
+    sampler: _samplers.SamplerName = "unipc_2"
+    """How they are drawn."""
+    steps: int = 20
+    """Steps of the sampler."""
     guidance: float = 1.0
     """Guidance scale of the samples."""
+    classifier_steps: int | None = None
+    """Updates of the independent classifier, trained on the real training images; 1200 or 60 epochs if not given."""
     seed: int = 0
     """Seed of noise and samples."""
     best: bool = False
@@ -91,46 +93,25 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
 
 
 def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
-    """What an independent classifier and a nearest-neighbour test say of samples, beside what they say of real data."""
-    held_out, held_out_labels = run.dataset.examples("test")
-    num = min(options.samples, len(held_out))  # the two-sample test needs as many real ones
+    """What an independent classifier, two-sample metrics and a search for copies say of samples."""
+    num = min(options.samples, len(run.dataset.splits["test"].images))  # as many real ones are compared
     labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
-    x = _sampling.generate(run, num, seed=options.seed, labels=labels, guidance=options.guidance, steps=options.steps).x
-    random = np.random.default_rng(options.seed)
-    train, train_labels = run.dataset.examples("train")
-    some = random.permutation(len(train))[: max(num, CLASSIFIER_EXAMPLES)]
-    held = random.permutation(len(held_out))[:num]
-    metric = jd.metrics.nearest_neighbour_accuracy
-    ours, floor = jd.metrics.compare(metric, x, held_out[held], train[some[:num]])
-    quality: dict[str, Any] = {
-        "num_samples": num,
-        "nearest_neighbour_accuracy": ours.value,
-        "nearest_neighbour_accuracy_se": ours.standard_error,
-        "nearest_neighbour_accuracy_real_vs_real": floor.value,
-        "nearest_neighbour_accuracy_real_vs_real_se": floor.standard_error,
-    }
-    if labels is not None and train_labels is not None and held_out_labels is not None:
-        few = some[:CLASSIFIER_EXAMPLES]
-        classifier = SVC(C=10.0, gamma="scale").fit(train[few].reshape(len(few), -1), train_labels[few])
-        heads = held_out[:2000]
-        quality["classifier_held_out_accuracy"] = float(
-            np.mean(classifier.predict(heads.reshape(len(heads), -1)) == held_out_labels[:2000])
-        )
-        recognised = classifier.predict(np.clip(x, -1, 1).reshape(num, -1)) == labels
-        quality["recognised"] = float(np.mean(recognised))
-        quality["recognised_se"] = float(np.std(recognised) / np.sqrt(num))
-    return quality
+    x = _sampling.generate(
+        run, num, seed=options.seed, labels=labels, guidance=options.guidance,
+        sampler=options.sampler, steps=options.steps, keep=True,
+    ).x  # fmt: skip
+    return _quality.measure(run, x, labels, seed=options.seed, classifier_steps=options.classifier_steps)
 
 
 def probability(run: _sampling.Run, options: Options) -> list[dict[str, Any]]:
     """The table of the model's probability and its pictures; parts that are done already are not done again."""
     rows, shown = _probability.estimate(run, options.probability, seed=options.seed)
     _probability.print_table(rows)
-    _pictures.bound_terms(shown["terms"], options.run / "terms.png")
+    _pictures.bound_terms(shown["terms"], run.folder / "terms.png")
     if "works" in shown:
         size = int(np.prod(run.dataset.event_shape))
-        _pictures.crooks(shown["works"], options.run / "crooks.png")
-        _pictures.bound_by_paths(shown["paths"], shown["works"], size, options.run / "paths.png")
+        _pictures.crooks(shown["works"], run.folder / "crooks.png")
+        _pictures.bound_by_paths(shown["paths"], shown["works"], size, run.folder / "paths.png")
     if "acceptance" in shown:
         print(f"annealing accepted {shown['acceptance']:.0%} of its moves (--probability.ais-step-size)")
     return [dataclasses.asdict(row) for row in rows]
@@ -155,16 +136,15 @@ def evaluate(options: Options) -> dict[str, Any]:
     run = _sampling.load_run(options.run, best=options.best)
     rows = denoising_errors(run, options)
     print_table(rows)
-    _pictures.error_by_time(rows, options.run / "denoising.png")
+    _pictures.error_by_time(rows, run.folder / "denoising.png")
     result: dict[str, Any] = {"step": run.step, "denoising": rows}
     if options.probability.examples:
         result["probability"] = probability(run, options)
     if options.samples:
         quality = sample_quality(run, options)
         result |= quality
-        for name, value in quality.items():
-            print(f"{name}: {value:.4g}")
-    training.write_json(options.run / "evaluation.json", result)
+        _quality.print_table(quality)
+    training.write_json(run.folder / "evaluation.json", result)
     return result
 
 

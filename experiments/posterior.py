@@ -38,7 +38,7 @@ class Options:
     """What is observed of which images, and how the posterior is drawn."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as train.py left it."""
+    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
     task: _observing.TaskName = "inpaint"
     """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks, a random projection,
     photon counts, or the class."""
@@ -90,10 +90,9 @@ def held_out(run: _sampling.Run, task: _observing.Task, options: Options) -> Obs
     return observe(task, x_0, labels, seed=options.seed, what=f"observe {task.name}")
 
 
-def from_the_model(run: _sampling.Run, task: _observing.Task, options: Options) -> Observed:
+def from_the_model(run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
-    steps = options.sampling.steps
-    x_0 = _sampling.generate(run, options.calibration, seed=options.seed + 1, sampler="ancestral", steps=steps).x
+    x_0 = _sampling.generate(run, options.calibration, seed=options.seed + 1, sampler="ancestral", ts=ts).x
     return observe(task, x_0, None, seed=options.seed + 1, what=f"observe {task.name}")
 
 
@@ -218,7 +217,7 @@ def main(options: Options) -> dict[str, Any]:
     names = _posterior.fitting(task) if options.compare else [options.method]
     folder = run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
     seen = held_out(run, task, options)
-    own = from_the_model(run, task, options) if options.calibration else None
+    own = from_the_model(run, task, problem.ts, options) if options.calibration else None
     found, draws = [], {}
     for name in names:
         draws[name], row = one_method(run, problem, name, options, seen, own)

@@ -24,7 +24,7 @@ class Options:
     """What to draw and how."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as train.py left it."""
+    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
     num: int = 100
     """Number of samples."""
     labels: tuple[int, ...] = ()
@@ -88,11 +88,11 @@ def main(options: Options) -> None:
         save_every=max(1, options.steps // 25),
     )
     seconds = time.monotonic() - began
-    folder = options.run / "samples" if options.output is None else options.output
+    folder = run.folder / "samples" if options.output is None else options.output
     arrays: dict[str, Any] = {"x": generated.x} | ({} if labels is None else {"labels": labels})
     with training.atomic(folder / "samples.npz") as draft:
         np.savez_compressed(draft, **arrays)
-    real, _ = run.dataset.head("train", min(options.num, 100))
+    real = run.dataset.head("train", min(options.num, 100))[0] if run.dataset.is_here else None
     _pictures.samples(run.dataset, generated.x[:100], real, folder / "samples.png")
     _pictures.reverse(run.dataset, generated.trajectory[:, :64], folder / "reverse.gif")
     print(f"{options.num} samples of step {run.step} in {seconds:.1f} s with compilation: {folder / 'samples.png'}")

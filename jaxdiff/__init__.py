@@ -20,6 +20,7 @@ from jaxdiff import (
     sampling,
     schedules,
     work,
+    zoo,
 )
 from jaxdiff.categorical import make_categorical_denoiser
 from jaxdiff.chain import Chain
@@ -28,6 +29,7 @@ from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.prediction import Denoised, make_denoiser
 from jaxdiff.sampling import Samples, prior_sample, sample
 from jaxdiff.schedules import Schedule
+from jaxdiff.zoo import pretrained
 
 __version__ = "0.1.0"
 
@@ -56,6 +58,7 @@ __all__ = [
     "p_mean_variance",
     "posterior",
     "prediction",
+    "pretrained",
     "prior_sample",
     "q_posterior",
     "q_sample",
@@ -65,4 +68,5 @@ __all__ = [
     "sampling",
     "schedules",
     "work",
+    "zoo",
 ]

@@ -51,6 +51,7 @@ LONG = re.compile(
             r"test_kernels\.py::test_sampling_reproduces_the_oracle\[(rectified_flow|ddpm|linear|edm)-.*ddpm_1000",
             r"test_metrics\.py::test_p_values",
             r"test_moves\.py::test_(acceptance|mala_holds_its_target_at_any_size\[0\.02)",
+            r"test_notebooks\.py::test_executes\[mnist",
             r"test_observations\.py::test_(a_learned_variance|no_row_sees_another\[(dps|tmpd|mmps))",
             r"test_oracles\.py::test_(25_components|components_in_turns|denoised_covariance|the_empirical_denoiser)",
             r"test_posterior\.py::test_(tilted_converges|repeated_and_surplus|denoising_is|problems_are_vmapped)",

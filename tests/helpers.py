@@ -1,13 +1,17 @@
-"""What several tests share: the schedules, the oracles and the statistics."""
+"""What several tests share: the schedules, the oracles, the statistics, and image sets prepared for TFDS."""
 
+import io
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff.data import tfds
 
 SCHEDULES: dict[str, Callable[[], jd.Schedule]] = {
     "cosine": jd.schedules.cosine,
@@ -91,3 +95,35 @@ def rejects(cases: dict[str, tuple[Callable, type[Exception], str]]) -> Callable
             call()
 
     return test
+
+
+def png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.squeeze()).save(file, "png")
+    return file.getvalue()
+
+
+def build(root: Path, name: str, features: dict, splits: dict[str, list[dict]]) -> Path:
+    """Prepare a set that TFDS does not know, through a TFDS builder of its own."""
+    import tensorflow_datasets
+
+    class Small(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tensorflow_datasets.core.Version("1.0.0")
+        pkg_dir_path = root  # metadata would be looked for beside the source file
+
+        def _info(self):
+            return tensorflow_datasets.core.DatasetInfo(
+                builder=self, features=tensorflow_datasets.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(examples) for split, examples in splits.items()}
+
+        def _generate_examples(self, examples):
+            yield from enumerate(examples)
+
+    Small.name = name
+    with tfds.quiet():
+        builder = Small(data_dir=root, file_format="array_record")
+        builder.download_and_prepare()
+    return Path(builder.data_path)

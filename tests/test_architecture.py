@@ -15,7 +15,7 @@ CORE = [
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.
-OUTER = {"models": set(), "data": set(), "training": set()}
+OUTER: dict[str, set] = {"models": set(), "data": set(), "training": set(), "zoo": {"models"}}
 
 
 def imported(path: Path) -> set[str]:

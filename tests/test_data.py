@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import io
 import json
 import os
 import signal
@@ -15,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import build, png
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
 
 from jaxdiff import data
 from jaxdiff.data import idx, mnist, pipeline, tfds, toy
@@ -34,7 +33,7 @@ def run(*command: str) -> subprocess.CompletedProcess:
 
 
 def test_import_is_light_and_silent() -> None:
-    heavy = {"tensorflow_datasets", "tensorflow", "sklearn", "grain", "PIL"}
+    heavy = {"tensorflow_datasets", "tensorflow", "sklearn", "PIL"}
     result = run(sys.executable, "-c", f"import sys, jaxdiff.data; print(sorted({heavy} & set(sys.modules)))")
     assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
 
@@ -348,38 +347,6 @@ def test_toy_errors() -> None:
 
 
 # Prepared sets.
-
-
-def png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image.squeeze()).save(file, "png")
-    return file.getvalue()
-
-
-def build(root: Path, name: str, features: dict, splits: dict[str, list[dict]]) -> Path:
-    """Prepare a set that TFDS does not know, through a TFDS builder of its own."""
-    import tensorflow_datasets
-
-    class Small(tensorflow_datasets.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tensorflow_datasets.core.Version("1.0.0")
-        pkg_dir_path = root  # metadata would be looked for beside the source file
-
-        def _info(self):
-            return tensorflow_datasets.core.DatasetInfo(
-                builder=self, features=tensorflow_datasets.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {split: self._generate_examples(examples) for split, examples in splits.items()}
-
-        def _generate_examples(self, examples):
-            yield from enumerate(examples)
-
-    Small.name = name
-    with tfds.quiet():
-        builder = Small(data_dir=root, file_format="array_record")
-        builder.download_and_prepare()
-    return Path(builder.data_path)
 
 
 def rows(split: data.Split) -> list[tuple[bytes, int]]:

@@ -1,8 +1,10 @@
 """The networks: shapes, independence of rows, conditioning, derivatives, precision, and clear errors."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -291,6 +293,26 @@ def test_forward_and_reverse_mode_agree(kind: str, x64: None) -> None:
     forward, reverse = both(x, u, v)
     assert np.abs(forward).min() > 1e-3
     np.testing.assert_allclose(forward, reverse, rtol=1e-10)  # rounding
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_is_the_plain_one_to_the_second_derivative(stride: int, x64: None) -> None:
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 5, 4, 2), (3, 3, 2, 3)]))
+
+    def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        order = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=order)
+
+    def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _layers.convolve(x, kernel, (stride, stride), "SAME")
+
+    def derivatives(f: Callable) -> Any:
+        g = lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))  # noqa: E731
+        first = jax.grad(g, (0, 1))(x, kernel)
+        tangent = jax.jvp(lambda x: f(x, kernel), (x,), (x + 1,))[1]
+        return f(x, kernel), first, tangent, jax.hessian(g, (0, 1))(x, kernel)
+
+    chex.assert_trees_all_close(derivatives(ours), derivatives(plain), rtol=1e-12, atol=1e-12)  # rounding
 
 
 def test_second_derivatives() -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import _datasets
+import _parzen
 import numpy as np
 import pytest
 import reproduce_2015
@@ -14,6 +16,8 @@ from helpers import rejects
 from PIL import Image
 from reproduce_2015 import Heartbeat, SwissRoll
 from scipy import stats
+
+from jaxdiff import data
 
 SMALL = {"steps": 3, "chain_steps": 4, "batch_size": 8, "width": 8, "depth": 1, "examples": 3}
 
@@ -103,3 +107,20 @@ test_mistakes = rejects({
     "one example": (lambda: reproduce_2015.heartbeat(Heartbeat(examples=1)), ValueError, "examples: expected at least 2"),
     "no noise": (lambda: reproduce_2015.swiss_roll(SwissRoll(noise=0.0)), ValueError, "noise: expected a positive width"),
 })  # fmt: skip
+
+
+def test_the_protocol_on_data_whose_density_is_known() -> None:
+    """Images of one pixel, all real: the window's log-density is that of the normal law, blurred by the width."""
+    random = np.random.default_rng(0)
+    levels = np.clip(random.normal(128, 20, 14_000), 0, 255).astype(np.uint8).reshape(-1, 1, 1, 1)
+    splits = {"train": data.Split(levels[:12_000]), "test": data.Split(levels[12_000:])}
+    dataset = _datasets.Dataset("one pixel", (1, 1, 1), None, 256, lambda: splits)
+    x = (random.normal(127.5, 20, (10_000, 1, 1, 1)) * 2 / 255 - 1).astype(np.float32)
+    ours, floor = _parzen.parzen(x, dataset)
+    blurred = stats.norm(0.5, np.hypot(20 / 255, 0.1))  # 0.1 is the least width of the protocol
+    exact = np.mean(blurred.logpdf(dataset.examples("test")[0] / 2 + 0.5))
+    np.testing.assert_allclose([ours.value, floor.value], exact, atol=0.01)  # Monte Carlo of 10,000 samples
+    # L_null: each level's share of the normal law, a density times its width of 1/255.
+    variance = dataset.examples("train")[0].var() / 4
+    null = stats.norm(splits["train"].images.mean() / 255, np.sqrt(variance)).logpdf(splits["test"].images / 255)
+    np.testing.assert_allclose(_parzen.isotropic_bits(dataset), (null.mean() - np.log(255)) / np.log(2), rtol=1e-5)

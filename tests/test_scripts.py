@@ -13,19 +13,25 @@ from pathlib import Path
 import _cli
 import _config
 import _datasets
+import _parzen
 import _report
 import _sampling
 import chex
 import compare_samplers
 import evaluate
+import export
+import interpolate
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import rates
 import sample
 import train
 from _probability import Estimators, Probability, Row
 from PIL import Image
 
-from jaxdiff import training
+import jaxdiff as jd
+from jaxdiff import training, zoo
 
 ROOT = Path(__file__).parents[1]
 TINY = dataclasses.replace(
@@ -121,12 +127,44 @@ def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
     np.testing.assert_allclose(whole, parts, atol=1e-4)  # convolutions sum in another order for another batch size
 
 
+def test_kept_samples_are_read_again(tiny_run: Path) -> None:
+    run = _sampling.load_run(tiny_run)
+    options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4, "keep": True}
+    first = _sampling.generate(run, 10, **options)
+    parts = sorted((tiny_run / "samples" / "parts").rglob("*.npy"))
+    assert len(parts) == 3
+    parts[1].unlink()  # as an interrupted run leaves it
+    written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
+    chex.assert_trees_all_equal(_sampling.generate(run, 10, **options), first)
+    assert {part: part.stat().st_mtime_ns for part in parts if part != parts[1]} == written
+    other = _sampling.generate(run, 10, **options | {"seed": 1})
+    assert not np.allclose(other.x, first.x)
+
+
+def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
+    options = interpolate.Options(run=tiny_run, strips=2, columns=4, steps=40)
+    strips = interpolate.main(options)
+    assert strips.shape == (2, 4, 8, 8, 1)
+    x_0, y_0 = interpolate.pairs(_sampling.load_run(tiny_run), options)
+    # There and back with 40 steps: a few percent of a grey range of 2.
+    np.testing.assert_allclose(strips[:, 0], x_0, atol=0.1)
+    np.testing.assert_allclose(strips[:, -1], y_0, atol=0.1)
+    assert width_and_frames(tiny_run / "interpolation.png")[0] > 300
+    np.testing.assert_array_equal(np.load(tiny_run / "interpolation.npz")["strips"], strips)
+    assert "differ from the images by" in capsys.readouterr().out
+
+
 def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     result = evaluate.evaluate(
-        evaluate.Options(run=tiny_run, num_times=3, examples=32, samples=40, steps=3, probability=NONE)
+        evaluate.Options(
+            run=tiny_run, num_times=3, examples=32, samples=40, steps=3, classifier_steps=100, probability=NONE
+        )
     )
     assert json.loads((tiny_run / "evaluation.json").read_text()) == result
     assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
+    assert result["features_frechet_distance"] > 2 * result["features_frechet_distance_real_vs_real"]  # barely trained
+    assert result["training_distance_ratio"] > 1  # and no copies
+    assert width_and_frames(tiny_run / "neighbours.png")[0] > 300
     for row in result["denoising"]:
         assert row["gaussian_error"] < 1.01 * row["mean_error"]  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
@@ -136,6 +174,44 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     assert page.count("data:image/png;base64,") == 4
     assert page.count("data:image/gif;base64,") == 1
     assert "http" not in page  # nothing to fetch
+
+
+def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
+    output = export.main(export.Options(run=tiny_run, source="drawn by hand"))
+    assert output == tiny_run / "digits.npz"
+    losses = re.search(r"held-out loss (\S+) before rounding, (\S+) after", capsys.readouterr().out)
+    assert losses is not None
+    np.testing.assert_allclose(*map(float, losses.groups()), rtol=0.01)
+    content = output.read_bytes()
+    run, read = _sampling.load_run(tiny_run), zoo.read("digits", content)
+    assert read.model == run.model
+    assert read.about["source"] == "drawn by hand"
+    chex.assert_trees_all_close(read.params, run.params, atol=0.02)  # half a scale of the largest weights
+    x, t, label = jnp.ones((2, 8, 8, 1)), jnp.full(2, 0.5), jnp.array([1, 2])
+    both = [jd.prediction.x_0_of(net.denoiser(label)(x, t)) for net in (read, run)]
+    np.testing.assert_allclose(*both, atol=0.05)
+    export.main(export.Options(run=tiny_run, source="drawn by hand"))
+    assert output.read_bytes() == content  # so that its digest can be written down
+
+
+def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
+    """Real images beat the samples of a run that has learnt next to nothing."""
+    assert _parzen.mnist(_parzen.Mnist(run=tiny_run, num=100, steps=3, examples=8, chain_steps=3))
+    found = json.loads((tiny_run / "parzen.json").read_text())
+    bits = found["parzen_bits"]
+    assert bits["perfect model, here"][0] > bits["this model"][0]
+    assert bits["diffusion, the 2015 paper"] == [317, 2.7]
+    assert np.isfinite(found["K"]["value"])
+    assert width_and_frames(tiny_run / "parzen.png")[0] > 300
+
+
+def test_rates_of_a_run(tiny_run: Path) -> None:
+    options = rates.Options(run=tiny_run, samplers=("ddim", "heun"), steps=(2, 3), batch=8, guidance=2.0, rounds=2)
+    rows = rates.main(options)
+    assert [(row["sampler"], row["calls"]) for row in rows] == [("ddim", 4), ("ddim", 6), ("heun", 8), ("heun", 12)]
+    assert all(len(row["all"]) == 2 and min(row["all"]) > 0 for row in rows)
+    assert json.loads((tiny_run / "rates.json").read_text())["rows"] == rows
+    assert (tiny_run / "rates.png").exists()
 
 
 def test_a_toy_density_trains(tmp_path: Path) -> None:
@@ -341,6 +417,9 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "levels of a density": lambda: train.train(
             dataclasses.replace(_config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
         ),
+        "no strips": lambda: interpolate.main(interpolate.Options(run=run, strips=0)),
+        "one sample": lambda: _parzen.mnist(_parzen.Mnist(run=run, num=1)),
+        "no rounds": lambda: rates.main(rates.Options(run=run, rounds=0)),
         "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
     }
     with _cli.one_line_errors():
@@ -368,6 +447,9 @@ MESSAGES = {
     "no terms": "time_sampling: expected loss_aware with vlb or hybrid only, got None",
     "no chain": "num_steps: expected at least 1, got 0",
     "levels of a density": "prediction: expected another than levels, because swiss_roll has none",
+    "no strips": "strips, columns, steps: expected at least 1, 2 and 2, got (0, 10, 50)",
+    "one sample": "num, examples: expected at least 2, got 1, 200",
+    "no rounds": "batch, rounds, steps: expected at least 1, got 64, 0, (10, 20, 50, 100)",
     "no times": "num_times, examples: expected at least 1 and 2",
 }
 
@@ -415,7 +497,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
         path.write_text(before)
 
 
-@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "demo", "prepare"])
+@pytest.mark.parametrize("script", ["train", "sample", "evaluate", "demo", "prepare", "export", "interpolate"])
 def test_help_can_be_read(script: str) -> None:
     arguments = ["digits", "--help"] if script == "train" else ["--help"]
     out = subprocess.run(

@@ -1,0 +1,112 @@
+"""Samples a second of a trained run, by kernel and number of steps, on this machine.
+
+python benchmarks/rates.py mnist
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "experiments"))
+
+import _process
+
+_process.configure()
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import _cli
+import _pictures
+import _samplers
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from tqdm import tqdm
+
+from jaxdiff import training
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to time."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
+    samplers: tuple[_samplers.SamplerName, ...] = ("ancestral", "ddim", "heun", "dpmpp_2m", "dpmpp_3m", "unipc_2")
+    """Kernels."""
+    steps: tuple[int, ...] = (10, 20, 50, 100)
+    """Steps."""
+    batch: int = 64
+    """Samples at a time, over all devices."""
+    guidance: float = 1.0
+    """Classifier-free guidance; another than 1 asks the network twice."""
+    rounds: int = 3
+    """How often each is timed; all take turns, so that what else the machine does falls on all."""
+
+
+def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> Any:
+    """A call that draws one batch, compiled already."""
+    devices = jax.local_device_count()
+    per_device = max(1, options.batch // devices)
+    ts = _samplers.make_grid(run.schedule, "uniform", steps)
+    program = _sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
+    first = jnp.arange(devices) * per_device
+    classes = run.model.num_classes
+    labels = None if classes is None else jnp.arange(devices * per_device).reshape(devices, per_device) % classes
+
+    def draw() -> float:
+        began = time.monotonic()
+        jax.block_until_ready(program(run.params, first, labels))
+        return devices * per_device / (time.monotonic() - began)
+
+    draw()
+    return draw
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+    """Time, print a table and draw it."""
+    if min(options.batch, options.rounds, *options.steps) < 1:
+        raise ValueError(
+            f"batch, rounds, steps: expected at least 1, got {options.batch}, {options.rounds}, {options.steps}"
+        )
+    run = _sampling.load_run(options.run)
+    cells = [(sampler, steps) for sampler in options.samplers for steps in options.steps]
+    draws = {cell: prepared(run, cell[0], cell[1], options) for cell in tqdm(cells, desc="compiling", unit="program")}
+    rates: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
+    for cell in tqdm(cells * options.rounds, desc="timing", unit="batch"):
+        rates[cell].append(draws[cell]())
+    rows = [
+        {
+            "sampler": sampler,
+            "steps": steps,
+            "calls": steps * _samplers.SAMPLERS[sampler].calls * (1 if options.guidance == 1 else 2),
+            "samples_per_second": statistics.median(rates[sampler, steps]),
+            "all": rates[sampler, steps],
+        }
+        for sampler, steps in cells
+    ]
+    print("samples a second" + "".join(f"{f'{steps} steps':>12}" for steps in options.steps))
+    for sampler in options.samplers:
+        found = [statistics.median(rates[sampler, steps]) for steps in options.steps]
+        print(f"{sampler:16}" + "".join(f"{rate:12.2f}" for rate in found))
+    result = {"machine": _cli.machine(), "batch": options.batch, "guidance": options.guidance, "rows": rows}
+    training.write_json(run.folder / "rates.json", result)
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    for sampler in options.samplers:
+        axis.plot(options.steps, [np.median(rates[sampler, steps]) for steps in options.steps], "o-", label=sampler)
+    axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="samples a second")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    _pictures.save(figure, run.folder / "rates.png")
+    return rows
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))

@@ -1,0 +1,84 @@
+"""What samples are worth: read by an independent classifier, compared with real data, searched for copies."""
+
+from typing import Any
+
+import _pictures
+import _recogniser
+import _sampling
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+import jaxdiff as jd
+from jaxdiff.metrics import Comparison
+
+REAL = "_real_vs_real"  # ends the name of a figure's floor
+
+
+def measure(
+    run: _sampling.Run, x: np.ndarray, labels: np.ndarray | None, *, seed: int, classifier_steps: int | None
+) -> dict[str, Any]:
+    """All figures of samples, each beside its floor, which is real data in place of samples.
+
+    Held-out examples are what samples are compared with, training examples the floor.
+    """
+    num = len(x)
+    random = np.random.default_rng(seed)
+    held_out, held_out_labels = run.dataset.examples("test")
+    train, train_labels = run.dataset.examples("train")
+    real = held_out[random.permutation(len(held_out))[:num]]
+    other = train[random.permutation(len(train))[:num]]
+    found: dict[str, Any] = {"num_samples": num}
+    _note(
+        found, "nearest_neighbour_accuracy", jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other)
+    )
+    found |= copies(run, x, real, train)
+    if labels is None or train_labels is None or held_out_labels is None or x.ndim != 4:
+        return found
+    read = _recogniser.trained(run, steps=classifier_steps)
+    found["classifier_held_out_accuracy"] = float(np.mean(read(held_out)[1] == held_out_labels))
+    features, classes = read(x)
+    hits = classes == labels
+    found |= {"recognised": float(np.mean(hits)), "recognised_se": float(np.std(hits) / np.sqrt(num))}
+    seen = [features, read(real)[0], read(other)[0]]
+    for metric in (jd.metrics.frechet_distance, jd.metrics.precision, jd.metrics.recall):
+        _note(found, f"features_{metric.__name__}", jd.metrics.compare(metric, *seen))
+    return found
+
+
+def _note(found: dict[str, Any], name: str, comparison: Comparison) -> None:
+    for ending, estimate in (("", comparison.estimate), (REAL, comparison.floor)):
+        found |= {f"{name}{ending}": estimate.value, f"{name}{ending}_se": estimate.standard_error}
+
+
+def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, float]:
+    """How near samples lie to their nearest training example, beside how near held-out data do.
+
+        ratio = median_i min_j |x_i - train_j| / median_i min_j |real_i - train_j|
+
+    A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the held-out data.
+    """
+    flat = train.reshape(len(train), -1)
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat)
+    distance, index = (a[:, 0] for a in search.kneighbors(np.clip(x, -1, 1).reshape(len(x), -1)))
+    usual = search.kneighbors(real.reshape(len(real), -1))[0][:, 0]
+    if x.ndim == 4:
+        _pictures.neighbours(x, distance, train[index], run.folder / "neighbours.png")
+    return {
+        "training_distance_ratio": float(np.median(distance) / np.median(usual)),
+        "nearer_than_1_percent_of_held_out": float(np.mean(distance < np.quantile(usual, 0.01))),
+    }
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """A line a figure, with its standard error and its floor, real data in place of samples."""
+    print(f"{'samples':36}{'':>22}{'real against real':>22}")
+    for name in found:
+        if name.endswith(("_se", REAL)):
+            continue
+        cells = [_cell(found, name), _cell(found, name + REAL) if name + REAL in found else ""]
+        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def _cell(found: dict[str, Any], name: str) -> str:
+    error = f" +- {found[name + '_se']:.2g}" if name + "_se" in found else ""
+    return f"{found[name]:.4g}{error}"

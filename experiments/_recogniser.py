@@ -1,0 +1,108 @@
+"""An independent classifier of a labelled image set: it reads samples, and its last layer is a feature space."""
+
+from typing import Any
+
+import _config
+import _sampling
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from _datasets import Dataset
+from tqdm import tqdm
+
+from jaxdiff import training
+
+BATCH, LEARNING_RATE = 256, 2e-3
+MOST_STEPS, MOST_EPOCHS = 1200, 60  # whichever is less
+FEATURES = 128
+
+
+class Network(nn.Module):
+    """Three convolutions and two layers, for images of any size and number of channels."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = nn.relu(nn.Conv(32, (5, 5), 2 if x.shape[1] >= 16 else 1, name="conv_1")(x))
+        x = nn.relu(nn.Conv(64, (3, 3), name="conv_2")(x))
+        x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+        x = nn.relu(nn.Conv(128, (3, 3), name="conv_3")(x))
+        x = nn.max_pool(x, (2, 2), (2, 2), "SAME")
+        features = nn.relu(nn.Dense(FEATURES, name="features")(x.reshape(len(x), -1)))
+        return features, nn.Dense(self.num_classes, name="head")(features)
+
+
+class Recogniser:
+    """The trained classifier: classes and features of images in [-1, 1]."""
+
+    def __init__(self, network: Network, params: Any) -> None:
+        self._apply = jax.jit(lambda x: network.apply({"params": params}, x))
+
+    def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Features [N, FEATURES] and the most probable class [N] of images, which are first kept within [-1, 1]."""
+        parts = []
+        for start in range(0, len(x), 1000):
+            part = np.clip(x[start : start + 1000], -1, 1)
+            padded = np.concatenate([part, np.zeros((1000 - len(part), *x.shape[1:]), x.dtype)])
+            features, logits = self._apply(padded)
+            parts.append((np.asarray(features)[: len(part)], np.asarray(logits).argmax(1)[: len(part)]))
+        features, classes = zip(*parts, strict=True)
+        return np.concatenate(features), np.concatenate(classes)
+
+
+def shifted(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Move each image by up to a fourteenth of its side, at least a pixel; what comes in is the lowest level."""
+    most = max(1, x.shape[1] // 14)
+    padded = jnp.pad(x, ((0, 0), (most, most), (most, most), (0, 0)), constant_values=-1.0)
+    corners = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
+    cut = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), x.shape[1:]))
+    return cut(padded, corners)
+
+
+def trained(run: _sampling.Run, *, seed: int = 0, steps: int | None = None) -> Recogniser:
+    """Train the classifier on the run's real training images, or read the one that was trained before."""
+    dataset = run.dataset
+    if steps is None:
+        steps = min(MOST_STEPS, MOST_EPOCHS * len(dataset.splits["train"].images) // BATCH)
+    assert dataset.num_classes is not None  # the caller has seen to it
+    network = Network(dataset.num_classes)
+    folder = (
+        run.folder / "recogniser" / _sampling.digest([seed, steps, BATCH, LEARNING_RATE], dataset.examples("train"))
+    )
+    optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
+
+    def initial() -> training.TrainState:
+        keys = [_config.key_of(seed, f"recogniser's {what}") for what in ("parameters", "training")]
+        params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
+        return training.init_state(keys[1], params, optimizer)
+
+    with training.Checkpoints(folder) as checkpoints:
+        state = checkpoints.restore(jax.eval_shape(initial))
+        if state is None:
+            state = fit(network, dataset, jax.jit(initial)(), optimizer, seed=seed, steps=steps)
+            checkpoints.save(steps, state, loss=0.0)
+    return Recogniser(network, state.ema_params)
+
+
+def fit(
+    network: Network, dataset: Dataset, state: training.TrainState, optimizer: Any, *, seed: int, steps: int
+) -> training.TrainState:
+    """The updates, on all devices."""
+
+    def loss(params: Any, rows: training.Rows, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x, label = batch
+        _, logits = network.apply({"params": params}, shifted(jax.random.fold_in(rows.key, rows.first), x))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+    devices = jax.local_devices()
+    update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
+    batches, replicated = dataset.batches(BATCH, seed), training.replicate(state, devices)
+    metrics: dict[str, jax.Array] = {}
+    for n in tqdm(range(steps), unit="step", desc="classifier"):
+        batch = training.shard(batches(n), len(devices))
+        jax.block_until_ready(metrics)
+        replicated, metrics = update(replicated, batch)
+    return training.unreplicate(replicated)

@@ -1,0 +1,121 @@
+"""From one image to another through the latents of the probability-flow ODE: strips to look at.
+
+python experiments/interpolate.py RUN
+"""
+
+import _process
+
+_process.configure()
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import _cli
+import _config
+import _pictures
+import _samplers
+import _sampling
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import jaxdiff as jd
+from jaxdiff import training
+
+END = 1e-3  # where encoding starts: data without any noise say nothing of eps
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which strips."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
+    strips: int = 6
+    """Pairs of held-out images; and latents shown in every class, where there are classes."""
+    columns: int = 10
+    """Images in a strip, the two ends included."""
+    steps: int = 50
+    """Steps each way."""
+    seed: int = 0
+    """Which held-out images, and which latents."""
+
+
+def between(run: _sampling.Run, x_0: jax.Array, y_0: jax.Array, options: Options) -> np.ndarray:
+    """Strips [K, columns, *D] between images [K, *D]: encoded, interpolated on the great circle, decoded."""
+    ts = jd.grids.uniform(options.steps, end=END)
+    num = options.columns
+
+    @jax.jit
+    def strips(params: object, both: jax.Array) -> jax.Array:
+        kernel = _kernel(run, params, None)
+        x, y = jnp.split(jd.sampling.encode(kernel, both, ts), 2)
+        weights = jnp.tile(jnp.linspace(0, 1, num), len(x))
+        mixed = jd.sampling.slerp(jnp.repeat(x, num, axis=0), jnp.repeat(y, num, axis=0), weights)
+        return jd.sample(jax.random.key(0), kernel, mixed, ts).x
+
+    x = strips(run.params, jnp.concatenate([x_0, y_0]))
+    return np.asarray(x).reshape(-1, num, *run.dataset.event_shape)
+
+
+def through_classes(run: _sampling.Run, options: Options) -> np.ndarray:
+    """One latent in every class, [K, num_classes, *D]."""
+    num_classes, event = run.model.num_classes, run.dataset.event_shape
+    assert num_classes is not None  # the caller has seen to it
+    labels = jnp.tile(jnp.arange(num_classes), options.strips)
+    latents = jd.prior_sample(_config.key_of(options.seed, "latents"), run.schedule, (options.strips, *event))
+
+    @jax.jit
+    def strips(params: object, x: jax.Array) -> jax.Array:
+        return jd.sample(jax.random.key(0), _kernel(run, params, labels), x, jd.grids.uniform(options.steps)).x
+
+    x = strips(run.params, jnp.repeat(latents, num_classes, axis=0))
+    return np.asarray(x).reshape(options.strips, num_classes, *event)
+
+
+def _kernel(run: _sampling.Run, params: object, labels: jax.Array | None) -> jd.Kernel:
+    denoiser = run.with_params(params).denoiser(labels)
+    return _samplers.make_kernel("unipc_2", denoiser, run.schedule, 0.0)
+
+
+def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
+    """Held-out images and as many others, of another class each, where there are classes."""
+    images, labels = run.dataset.examples("test")
+    order = np.random.default_rng(options.seed).permutation(len(images))
+    first, rest = order[: options.strips], order[options.strips :]
+    if labels is not None:
+        differs = [rest[labels[rest] != labels[i]] for i in first]
+        second = [others[n] for n, others in enumerate(differs)]
+    else:
+        second = list(rest[: options.strips])
+    return jnp.asarray(images[first]), jnp.asarray(images[np.asarray(second)])
+
+
+def main(options: Options) -> np.ndarray:
+    """Make the strips, draw them and save them."""
+    if options.strips < 1 or options.columns < 2 or options.steps < 2:
+        got = (options.strips, options.columns, options.steps)
+        raise ValueError(f"strips, columns, steps: expected at least 1, 2 and 2, got {got}")
+    run = _sampling.load_run(options.run)
+    if len(run.dataset.event_shape) != 3:
+        raise ValueError(f"run: expected one of images, got {run.config.dataset}")
+    x_0, y_0 = pairs(run, options)
+    strips = between(run, x_0, y_0, options)
+    error = np.abs(strips[:, [0, -1]] - np.stack([x_0, y_0], axis=1)).mean()
+    print(f"the ends, encoded and decoded, differ from the images by {error:.4f} on average (images in [-1, 1])")
+    ends = [np.asarray(v)[:, None] for v in (x_0, y_0)]
+    shown = {"held-out image, between latents, held-out image": np.concatenate([ends[0], strips, ends[1]], axis=1)}
+    if run.model.num_classes is not None:
+        shown["one latent in every class"] = through_classes(run, options)
+    _pictures.strips(shown, run.folder / "interpolation.png")
+    with training.atomic(run.folder / "interpolation.npz") as draft:
+        np.savez_compressed(draft, strips=strips)
+    print(f"look at {run.folder / 'interpolation.png'}")
+    return strips
+
+
+if __name__ == "__main__":
+    with _cli.one_line_errors():
+        main(tyro.cli(Options, description=__doc__))

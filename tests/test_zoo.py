@@ -1,0 +1,114 @@
+"""Networks that ship: rounded by no more than stated, verified when read, and digits that another data set's eyes read."""
+
+import dataclasses
+from pathlib import Path
+
+import _config
+import _datasets
+import _sampling
+import chex
+import export
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sample
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sklearn.svm import SVC
+
+import jaxdiff as jd
+from jaxdiff import data, zoo
+
+floats = st.floats(-1e3, 1e3, width=32)
+
+
+@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=floats), st.data())
+def test_a_weight_moves_by_half_a_scale_at_most(weight: np.ndarray, draw: st.DataObject) -> None:
+    shift = draw.draw(hnp.arrays(np.float32, weight.shape[-1:], elements=floats))
+    params = {"conv": {"kernel": weight, "bias": shift}, "scale": shift}
+    arrays = zoo.pack(params)
+    assert arrays["conv/kernel"].dtype == np.int8
+    found = zoo.unpack(arrays)
+    chex.assert_trees_all_equal_structs(found, params)
+    np.testing.assert_array_equal(found["conv"]["bias"], shift)
+    np.testing.assert_array_equal(found["scale"], shift)
+    scale = np.abs(weight).max(axis=tuple(range(weight.ndim - 1))) / 127
+    error = np.abs(np.asarray(found["conv"]["kernel"]) - weight)
+    assert np.all(error <= scale / 2 + 1e-6 * np.abs(weight))  # and float32's rounding
+    again = zoo.pack(found)
+    np.testing.assert_array_equal(again["conv/kernel"], arrays["conv/kernel"])  # what is rounded stays as it is
+
+
+def test_what_ships_is_small_and_labelled() -> None:
+    mnist = jd.pretrained("mnist")
+    assert (mnist.event_shape, mnist.num_classes, mnist.levels) == ((28, 28, 1), 10, 256)
+    assert "MNIST" in mnist.about["source"]
+    assert mnist.about["config"]["run"] == "runs/mnist"  # nothing of the machine it was trained on
+    assert mnist.about["config"]["data_dir"] is None
+    assert (Path(zoo.__file__).parent / "mnist.npz").stat().st_size < 4e6
+
+
+def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
+    """Digits of the shipped network, one class after the other, and their labels."""
+    mnist, labels = jd.pretrained("mnist"), jnp.arange(num) % 10
+    key_prior, key_run = jax.random.split(jax.random.key(0))
+    x_init = jd.prior_sample(key_prior, mnist.schedule, (num, *mnist.event_shape))
+    kernel = jd.kernels.unipc(mnist.denoiser(labels), mnist.schedule)
+    return np.clip(jd.sample(key_run, kernel, x_init, jd.grids.uniform(10)).x, -1, 1), labels
+
+
+def test_it_knows_its_own_digits() -> None:
+    """The class whose model denoises a drawn digit best is the one that was asked for, nine times of ten at least."""
+    mnist, (x, labels) = jd.pretrained("mnist"), drawn(20)
+
+    @jax.jit
+    def error(k: jax.Array) -> jax.Array:
+        denoiser = mnist.denoiser(jnp.full(len(x), k))
+        times = mnist.schedule.time(jnp.linspace(-5.0, 0.0, 6))
+        errors = [jd.losses.denoising_error(jax.random.key(1), denoiser, mnist.schedule, x, t) for t in times]
+        return sum(errors)
+
+    best = jnp.argmin(jnp.stack([error(k) for k in range(10)]), axis=0)
+    assert np.mean(best == labels) >= 0.9
+
+
+@pytest.mark.slow
+def test_shipped_digits_are_read_by_a_classifier_of_real_ones(mnist_source: Path, tmp_path: Path) -> None:
+    """A support vector machine of 10,000 real digits, right about 97% of the time, reads at least 90% of 200."""
+    x, labels = drawn(200)
+    data.prepare("mnist", mnist_source, tmp_path)
+    train = data.load("mnist", data_dir=tmp_path).train
+    seen = data.to_unit(train.images[:10_000], 256).reshape(-1, 784)
+    classifier = SVC(C=10).fit(seen, train.labels[:10_000])
+    assert np.mean(classifier.predict(x.reshape(-1, 784)) == labels) >= 0.9
+
+
+def test_a_damaged_or_unknown_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="name: expected one of mnist, got 'minst'"):
+        jd.pretrained("minst")
+    monkeypatch.setitem(zoo.SHA256, "mnist", 64 * "0")
+    with pytest.raises(
+        ValueError, match=f"mnist: expected the file of SHA-256 {64 * '0'}, got .*; install jaxdiff again"
+    ):
+        jd.pretrained("mnist")
+
+
+def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nothing"))
+    sample.main(sample.Options(run=Path("mnist"), num=4, steps=2))
+    folder = tmp_path / "runs" / "mnist-pretrained" / "samples"
+    assert np.load(folder / "samples.npz")["x"].shape == (4, 28, 28, 1)
+    assert (folder / "samples.png").exists()
+    with pytest.raises(FileNotFoundError, match=r"prepare\.py"):
+        _sampling.load_run(Path("mnist")).dataset.head("test", 1)
+
+
+def test_a_run_that_cannot_ship_is_refused() -> None:
+    config = dataclasses.replace(_config.PRESETS["toy"][1], run=Path("nowhere"))
+    dataset = _datasets.load(config)
+    run = _sampling.Run(config.run, config, dataset, jd.schedules.linear(), _config.make_model(config, dataset), {}, 1)
+    with pytest.raises(ValueError, match="run: expected one of images with a named schedule"):
+        export.about(run, "")
