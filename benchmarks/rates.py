@@ -53,7 +53,7 @@ class Options:
 def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> Any:
     """A call that draws one batch, compiled already."""
     devices = jax.local_device_count()
-    per_device = max(1, options.batch // devices)
+    per_device = options.batch // devices
     ts = _samplers.make_grid(run.schedule, "uniform", steps)
     program = _sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
     first = jnp.arange(devices) * per_device
@@ -76,6 +76,10 @@ def main(options: Options) -> list[dict[str, Any]]:
             f"batch, rounds, steps: expected at least 1, got {options.batch}, {options.rounds}, {options.steps}"
         )
     run = _sampling.load_run(options.run)
+    if options.batch % jax.local_device_count():
+        raise ValueError(f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}")
+    if run.model.num_classes is None and options.guidance != 1:
+        raise ValueError(f"guidance: expected 1, because the run has no classes, got {options.guidance}")
     cells = [(sampler, steps) for sampler in options.samplers for steps in options.steps]
     draws = {cell: prepared(run, cell[0], cell[1], options) for cell in tqdm(cells, desc="compiling", unit="program")}
     rates: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}

@@ -17,7 +17,7 @@ TOY_EXAMPLES = {"train": 50_000, "test": 10_000}
 class Dataset:
     """What a script needs to know of a data set; examples come as the process sees them, images in [-1, 1].
 
-    They are read when they are first asked for: a network that ships with the package draws samples without.
+    Those of `later` are read when they are first asked for.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Dataset:
         """Whether the examples can be read on this machine."""
         try:
             return bool(self.splits)
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # not there, or prepared in a way that cannot be read
             return False
 
     def examples(self, split: str, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
@@ -74,7 +74,7 @@ def load(config: Any) -> Dataset:
 
 
 def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
-    """A set of images known from elsewhere, read where examples are asked for: FileNotFoundError if it is not here."""
+    """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
     return Dataset(name, event_shape, num_classes, levels, lambda: _splits(data.load(name)))
 
 

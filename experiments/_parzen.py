@@ -54,8 +54,7 @@ def parzen(x: np.ndarray, dataset: Any) -> metrics.Comparison:
     The training images that choose the width are the first of the last sixth (of MNIST: 10,000); of the others as many
     as there are samples stand for those of a perfect model.
     """
-    train, test = (dataset.examples(split)[0] for split in ("train", "test"))
-    others, last = np.split(train, [len(train) - len(train) // 6])
+    (others, last), (test, _) = others_and_last(dataset), dataset.examples("test")
 
     def metric(generated: np.ndarray, real: np.ndarray) -> metrics.Estimate:
         return metrics.parzen_log_likelihood(generated, real, validation=_unit(last[:1000]))
@@ -63,21 +62,15 @@ def parzen(x: np.ndarray, dataset: Any) -> metrics.Comparison:
     return metrics.compare(metric, _unit(x), _unit(test), _unit(others))
 
 
+def others_and_last(dataset: Any) -> list[np.ndarray]:
+    """The training images, without the last sixth, and that."""
+    train, _ = dataset.examples("train")
+    return np.split(train, [len(train) - len(train) // 6])
+
+
 def _unit(x: np.ndarray) -> np.ndarray:
     """[-1, 1] to [0, 1]; what lies outside takes the nearest end."""
     return (np.clip(x, -1, 1) + 1) / 2
-
-
-def isotropic_bits(dataset: Any) -> float:
-    """L_null: mean log-probability of test images' levels under a normal law of the training data's mean and variance.
-
-    Its density is taken to be constant over a level's width.
-    """
-    train, test = (dataset.examples(split)[0] for split in ("train", "test"))
-    mean, variance, size = train.mean(0), train.var(0).mean(), train[0].size
-    squared = np.sum(np.square(test - mean), axis=(1, 2, 3)).mean() / variance
-    nats = -(squared + size * math.log(2 * math.pi * variance)) / 2 + size * math.log(2 / (dataset.levels - 1))
-    return float(nats / BIT)
 
 
 def mnist(options: Mnist) -> bool:
@@ -87,7 +80,11 @@ def mnist(options: Mnist) -> bool:
     run = _sampling.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
-    run.dataset.examples("test", slice(1))  # before the work is begun: are they here?
+    most = len(others_and_last(run.dataset)[0])
+    if options.num > most:
+        raise ValueError(f"num: expected at most {most}, as many as a perfect model has, got {options.num}")
+    if run.model.num_classes is None and options.guidance != 1:
+        raise ValueError(f"guidance: expected 1, because the run has no classes, got {options.guidance}")
     labels = None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
     x = _sampling.generate(
         run,
@@ -110,13 +107,14 @@ def mnist(options: Mnist) -> bool:
     )
     held_out, _ = run.dataset.head("test", options.examples)
     bound = _probability.bound(estimators, held_out)
-    k, error, null = bound.nats / BIT, bound.nats_se / BIT, isotropic_bits(run.dataset)
+    null = _probability.null(estimators, held_out)
+    k, error, base = bound.nats / BIT, bound.nats_se / BIT, null.nats / BIT
     print(f"K, {bound.name}: {k:.0f} +- {error:.0f} bits an image, {bound.bits_per_dim:.3f} bits/dim")
-    print(f"L_null {null:.0f} bits, K - L_null {k - null:.0f} bits (the paper has no K of MNIST)")
+    print(f"L_null {base:.0f} bits, K - L_null {k - base:.0f} bits (the paper has no K of MNIST)")
     result = {
         "machine": _cli.machine(),
         "parzen_bits": rows,
-        "K": {"value": k, "standard_error": error, "L_null": null, "bits_per_dim": bound.bits_per_dim},
+        "K": {"value": k, "standard_error": error, "L_null": base, "bits_per_dim": bound.bits_per_dim},
         "options": {name: str(value) for name, value in vars(options).items()},
     }
     training.write_json(run.folder / "parzen.json", result)

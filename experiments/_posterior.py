@@ -36,7 +36,7 @@ class Particles:
     steps: int = 50
     """Steps of the grid."""
     start: float = -8.0
-    """Log-SNR at which the grid begins: nearer to pure noise, guidance divides what little a network says by less."""
+    """Log-SNR at which the grid begins, of noise alone: further up, guidance divides by next to no signal."""
     scheme: SchemeName = "systematic"
     """How particles are resampled."""
     threshold: float = 0.5
@@ -63,8 +63,7 @@ class Problem:
     @property
     def ts(self) -> jax.Array:
         """The grid: the model whose posterior is asked for is the ancestral chain on it."""
-        begin = float(self.schedule.time(self.options.start))
-        return jd.grids.uniform(self.options.steps, start=min(begin, 1.0))
+        return jd.grids.uniform(self.options.steps, start=float(self.schedule.time(self.options.start)))
 
 
 def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
@@ -72,6 +71,8 @@ def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
     for name in ("particles", "steps", "at_once"):
         if getattr(options, name) < 1 + (name != "at_once"):
             raise ValueError(f"{name}: expected at least {1 + (name != 'at_once')}, got {getattr(options, name)}")
+    if options.start > -4:
+        raise ValueError(f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}")
     train, _ = run.dataset.head("train", 10_000)
     flat = train.reshape(len(train), -1).astype(np.float64)
     std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std

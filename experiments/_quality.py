@@ -19,7 +19,8 @@ def measure(
 ) -> dict[str, Any]:
     """All figures of samples, each beside its floor, which is real data in place of samples.
 
-    Held-out examples are what samples are compared with, training examples the floor.
+    Held-out examples are what samples are compared with. Training examples are the floor, but for what the classifier
+    sees, which knows them too well: there it is the other half of the held-out examples, and so at most half of them.
     """
     num = len(x)
     random = np.random.default_rng(seed)
@@ -32,14 +33,18 @@ def measure(
         found, "nearest_neighbour_accuracy", jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other)
     )
     found |= copies(run, x, real, train)
-    if labels is None or train_labels is None or held_out_labels is None or x.ndim != 4:
+    if train_labels is None or held_out_labels is None or x.ndim != 4:
         return found
     read = _recogniser.trained(run, steps=classifier_steps)
-    found["classifier_held_out_accuracy"] = float(np.mean(read(held_out)[1] == held_out_labels))
+    held_out_features, classes = read(held_out)
+    found["classifier_held_out_accuracy"] = float(np.mean(classes == held_out_labels))
     features, classes = read(x)
-    hits = classes == labels
-    found |= {"recognised": float(np.mean(hits)), "recognised_se": float(np.std(hits) / np.sqrt(num))}
-    seen = [features, read(real)[0], read(other)[0]]
+    if labels is not None:
+        hits = classes == labels
+        found |= {"recognised": float(np.mean(hits)), "recognised_se": float(np.std(hits) / np.sqrt(num))}
+    halves = np.array_split(held_out_features[random.permutation(len(held_out))], 2)
+    seen = [part[: min(num, len(halves[1]))] for part in (features, *halves)]
+    found["num_features"] = len(seen[0])
     for metric in (jd.metrics.frechet_distance, jd.metrics.precision, jd.metrics.recall):
         _note(found, f"features_{metric.__name__}", jd.metrics.compare(metric, *seen))
     return found
@@ -57,9 +62,9 @@ def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray, train: np.ndarra
 
     A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the held-out data.
     """
-    flat = train.reshape(len(train), -1)
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(flat)
-    distance, index = (a[:, 0] for a in search.kneighbors(np.clip(x, -1, 1).reshape(len(x), -1)))
+    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.reshape(len(train), -1))
+    shown = np.clip(x, -1, 1) if x.ndim == 4 else x
+    distance, index = (a[:, 0] for a in search.kneighbors(shown.reshape(len(x), -1)))
     usual = search.kneighbors(real.reshape(len(real), -1))[0][:, 0]
     if x.ndim == 4:
         _pictures.neighbours(x, distance, train[index], run.folder / "neighbours.png")
@@ -81,4 +86,4 @@ def print_table(found: dict[str, Any]) -> None:
 
 def _cell(found: dict[str, Any], name: str) -> str:
     error = f" +- {found[name + '_se']:.2g}" if name + "_se" in found else ""
-    return f"{found[name]:.4g}{error}"
+    return (f"{found[name]:.4g}" if isinstance(found[name], float) else str(found[name])) + error

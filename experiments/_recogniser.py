@@ -16,6 +16,7 @@ from jaxdiff import training
 
 BATCH, LEARNING_RATE = 256, 2e-3
 MOST_STEPS, MOST_EPOCHS = 1200, 60  # whichever is less
+VERSION = 2  # of all that the classifier is made by: one of another version is not read
 FEATURES = 128
 
 
@@ -53,53 +54,51 @@ class Recogniser:
         return np.concatenate(features), np.concatenate(classes)
 
 
-def shifted(key: jax.Array, x: jax.Array) -> jax.Array:
-    """Move each image by up to a fourteenth of its side, at least a pixel; what comes in is the lowest level."""
-    most = max(1, x.shape[1] // 14)
-    padded = jnp.pad(x, ((0, 0), (most, most), (most, most), (0, 0)), constant_values=-1.0)
-    corners = jax.random.randint(key, (len(x), 2), 0, 2 * most + 1)
-    cut = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), x.shape[1:]))
-    return cut(padded, corners)
+def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Move an image by up to a fourteenth of its side, at least a pixel; what comes in is the lowest level."""
+    most = max(1, image.shape[0] // 14)
+    padded = jnp.pad(image, ((most, most), (most, most), (0, 0)), constant_values=-1.0)
+    row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
+    return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
-def trained(run: _sampling.Run, *, seed: int = 0, steps: int | None = None) -> Recogniser:
+def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
     """Train the classifier on the run's real training images, or read the one that was trained before."""
-    dataset = run.dataset
+    dataset, labels = run.dataset, run.dataset.splits["train"].labels
+    assert labels is not None  # the caller has seen to it
     if steps is None:
-        steps = min(MOST_STEPS, MOST_EPOCHS * len(dataset.splits["train"].images) // BATCH)
-    assert dataset.num_classes is not None  # the caller has seen to it
-    network = Network(dataset.num_classes)
-    folder = (
-        run.folder / "recogniser" / _sampling.digest([seed, steps, BATCH, LEARNING_RATE], dataset.examples("train"))
-    )
+        steps = min(MOST_STEPS, MOST_EPOCHS * max(1, len(labels) // BATCH))
+    network = Network(int(labels.max()) + 1)
+    folder = run.folder / "recogniser" / _sampling.digest([VERSION, steps], dataset.examples("train"))
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 
     def initial() -> training.TrainState:
-        keys = [_config.key_of(seed, f"recogniser's {what}") for what in ("parameters", "training")]
+        keys = [_config.key_of(0, f"recogniser's {what}") for what in ("parameters", "training")]
         params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
         return training.init_state(keys[1], params, optimizer)
 
     with training.Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(jax.eval_shape(initial))
         if state is None:
-            state = fit(network, dataset, jax.jit(initial)(), optimizer, seed=seed, steps=steps)
+            state = fit(network, dataset, jax.jit(initial)(), optimizer, steps)
             checkpoints.save(steps, state, loss=0.0)
     return Recogniser(network, state.ema_params)
 
 
 def fit(
-    network: Network, dataset: Dataset, state: training.TrainState, optimizer: Any, *, seed: int, steps: int
+    network: Network, dataset: Dataset, state: training.TrainState, optimizer: Any, steps: int
 ) -> training.TrainState:
     """The updates, on all devices."""
 
     def loss(params: Any, rows: training.Rows, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         x, label = batch
-        _, logits = network.apply({"params": params}, shifted(jax.random.fold_in(rows.key, rows.first), x))
+        _, logits = network.apply({"params": params}, jax.vmap(shifted)(rows.keys, x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
     devices = jax.local_devices()
     update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
-    batches, replicated = dataset.batches(BATCH, seed), training.replicate(state, devices)
+    size = min(BATCH, len(dataset.splits["train"].images)) // len(devices) * len(devices)
+    batches, replicated = dataset.batches(size, 0), training.replicate(state, devices)
     metrics: dict[str, jax.Array] = {}
     for n in tqdm(range(steps), unit="step", desc="classifier"):
         batch = training.shard(batches(n), len(devices))

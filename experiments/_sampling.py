@@ -54,7 +54,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
 
     The name of a network that ships with the package stands for it, where no folder has that name.
     """
-    if str(folder) in zoo.SHA256 and not folder.exists():
+    if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         return shipped(str(folder))
     config = _config.load_config(folder)
     dataset = _datasets.load(config)
@@ -79,7 +79,7 @@ def shipped(name: str) -> Run:
 
 def digest(settings: Any, arrays: Any) -> str:
     """A name for what was made from settings, anything JSON writes, and a pytree of arrays."""
-    total = hashlib.sha256(json.dumps(settings, default=str).encode())
+    total = hashlib.sha256(json.dumps(settings).encode())
     for leaf in jax.tree.leaves(arrays):
         total.update(np.ascontiguousarray(leaf).tobytes())
     return total.hexdigest()[:16]
@@ -106,6 +106,7 @@ def generate(
     threshold: Any = None,
     batch_size: int = 256,
     save_every: int | None = None,
+    variance: str | None = None,
     ts: jax.Array | None = None,
     keep: bool = False,
 ) -> Generated:
@@ -122,9 +123,9 @@ def generate(
     whole = per_device * num_devices
     mapped = program(
         run, per_device, ts, seed=seed, guidance=guidance, sampler=sampler, noise=noise,
-        threshold=threshold, save_every=save_every,
+        threshold=threshold, variance=variance, save_every=save_every,
     )  # fmt: skip
-    settings = [seed, guidance, sampler, noise, threshold, whole, save_every]
+    settings = [seed, guidance, sampler, noise, threshold, variance, whole, save_every]
     parts = run.folder / "samples" / "parts" / digest(settings, (run.params, run.schedule, ts, labels))
     pieces: list[np.ndarray] = []
     for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
@@ -160,6 +161,7 @@ def program(
     sampler: str = "ddim",
     noise: float = 0.0,
     threshold: Any = None,
+    variance: str | None = None,
     save_every: int | None = None,
 ) -> Callable[[Any, jax.Array, jax.Array | None], Any]:
     """The compiled sampler of (params, number of each device's first sample, labels [devices, per_device] or None).
@@ -167,7 +169,7 @@ def program(
     It returns the states it saves, [S, devices, per_device, *D].
     """
     event = run.dataset.event_shape
-    variance = "learned" if run.config.diffusion.finite else "small"
+    variance = variance or ("learned" if run.config.diffusion.finite else "small")
     key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:

@@ -94,7 +94,7 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
 
 def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     """What an independent classifier, two-sample metrics and a search for copies say of samples."""
-    num = min(options.samples, len(run.dataset.splits["test"].images))  # as many real ones are compared
+    num = min(options.samples, *(len(split.images) for split in run.dataset.splits.values()))  # as many real ones
     labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
     x = _sampling.generate(
         run, num, seed=options.seed, labels=labels, guidance=options.guidance,
@@ -133,6 +133,9 @@ def evaluate(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     if options.num_times < 1 or options.examples < 2:
         raise ValueError(f"num_times, examples: expected at least 1 and 2, got {options.num_times}, {options.examples}")
+    if 0 != options.samples < 10 or (options.classifier_steps or 1) < 1:
+        got = (options.samples, options.classifier_steps)
+        raise ValueError(f"samples, classifier_steps: expected at least 10 (or 0 samples) and 1, got {got}")
     run = _sampling.load_run(options.run, best=options.best)
     rows = denoising_errors(run, options)
     print_table(rows)

@@ -52,6 +52,7 @@ def about(run: _sampling.Run, source: str) -> dict[str, Any]:
         "unet": {name: getattr(run.model.module, name) for name in arguments},
         "schedule": config.diffusion.schedule,
         "prediction": config.diffusion.prediction,
+        "sigma_data": config.diffusion.sigma_data,
         "event_shape": run.dataset.event_shape,
         "levels": run.dataset.levels,
         "step": run.step,
@@ -63,6 +64,8 @@ def about(run: _sampling.Run, source: str) -> dict[str, Any]:
 def main(options: Options) -> Path:
     run = _sampling.load_run(options.run)
     output = options.output or run.folder / f"{run.config.dataset}.npz"
+    if output.suffix != ".npz":
+        raise ValueError(f"output: expected a name that ends in .npz, got {output}")
     arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(run.params)
     with training.atomic(output) as draft:
         np.savez_compressed(draft, **arrays)

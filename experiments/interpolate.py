@@ -83,13 +83,15 @@ def _kernel(run: _sampling.Run, params: object, labels: jax.Array | None) -> jd.
 def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
     """Held-out images and as many others, of another class each, where there are classes."""
     images, labels = run.dataset.examples("test")
+    if options.strips > len(images) // 20:
+        raise ValueError(f"strips: expected at most a 20th of the {len(images)} held-out images, got {options.strips}")
     order = np.random.default_rng(options.seed).permutation(len(images))
-    first, rest = order[: options.strips], order[options.strips :]
-    if labels is not None:
-        differs = [rest[labels[rest] != labels[i]] for i in first]
-        second = [others[n] for n, others in enumerate(differs)]
-    else:
-        second = list(rest[: options.strips])
+    first, rest = order[: options.strips], order[options.strips :].tolist()
+    second = []
+    for i in first:
+        differing = (j for j in rest if labels is None or labels[j] != labels[i])
+        second.append(next(differing, rest[0]))
+        rest.remove(second[-1])
     return jnp.asarray(images[first]), jnp.asarray(images[np.asarray(second)])
 
 

@@ -92,7 +92,8 @@ def held_out(run: _sampling.Run, task: _observing.Task, options: Options) -> Obs
 
 def from_the_model(run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
-    x_0 = _sampling.generate(run, options.calibration, seed=options.seed + 1, sampler="ancestral", ts=ts).x
+    num, seed = options.calibration, options.seed + 1
+    x_0 = _sampling.generate(run, num, seed=seed, sampler="ancestral", variance="small", ts=ts).x
     return observe(task, x_0, None, seed=options.seed + 1, what=f"observe {task.name}")
 
 

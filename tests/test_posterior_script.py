@@ -11,6 +11,7 @@ import _datasets
 import _observing
 import _posterior
 import _posterior_pictures
+import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,8 @@ import posterior
 import pytest
 import train
 from PIL import Image
+
+import jaxdiff as jd
 
 CONFIG = dataclasses.replace(
     _config.PRESETS["digits"][1],
@@ -62,6 +65,19 @@ def test_observations_of_digits(name: str, dataset: _datasets.Dataset) -> None:
     if name == "class":
         right = [int(task.draw(jax.random.key(i), jnp.asarray(x[i]), -1)) == labels[i] for i in range(20)]
         assert np.mean(right) > 0.8
+
+
+@pytest.mark.parametrize(("schedule", "start"), [("cosine", -8.0), ("edm", -8.0), ("linear", -30.0)])
+def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float) -> None:
+    """At the log-SNR that is asked for, or at t = 1 where the schedule does not go there; the noise has that width."""
+    made = getattr(jd.schedules, schedule)()
+    problem = _posterior.Problem(
+        typing.cast(typing.Any, None), made, _posterior.Particles(start=start), 1.0, jnp.zeros(1), jnp.eye(1)
+    )
+    least = max(start, float(made.log_snr(1.0)))
+    np.testing.assert_allclose(made.log_snr(problem.ts[0]), least, rtol=1e-4)
+    x = _sampling.pure_noise(jax.random.key(0), made, (1, 20_000), problem.ts)
+    np.testing.assert_allclose(np.std(x), made.sigma(problem.ts[0]), rtol=0.025)  # 5 standard errors
 
 
 def test_ranks_of_exact_draws_are_uniform() -> None:
@@ -154,6 +170,7 @@ def test_classes_by_their_evidence(run: Path) -> None:
         ({"task": "poisson", "peak": 0.0}, "peak: expected a positive mean count"),
         ({"images": 0}, "images: expected at least 1, got 0"),
         ({"calibration": 5}, "calibration: expected 0, or at least 10 images, got 5"),
+        ({"sampling": _posterior.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
         ({"sampling": _posterior.Particles(steps=0)}, "steps: expected at least 2, got 0"),
     ],
 )  # fmt: skip

@@ -14,6 +14,7 @@ import _cli
 import _config
 import _datasets
 import _parzen
+import _quality
 import _report
 import _sampling
 import chex
@@ -127,7 +128,7 @@ def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
     np.testing.assert_allclose(whole, parts, atol=1e-4)  # convolutions sum in another order for another batch size
 
 
-def test_kept_samples_are_read_again(tiny_run: Path) -> None:
+def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _sampling.load_run(tiny_run)
     options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4, "keep": True}
     first = _sampling.generate(run, 10, **options)
@@ -137,8 +138,17 @@ def test_kept_samples_are_read_again(tiny_run: Path) -> None:
     written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
     chex.assert_trees_all_equal(_sampling.generate(run, 10, **options), first)
     assert {part: part.stat().st_mtime_ns for part in parts if part != parts[1]} == written
-    other = _sampling.generate(run, 10, **options | {"seed": 1})
-    assert not np.allclose(other.x, first.x)
+    folders = {part.parent for part in parts}
+    others: list[dict] = [
+        {"seed": 1}, {"labels": np.zeros(10, int)}, {"guidance": 2.0}, {"sampler": "heun"}, {"noise": 0.5}, {"steps": 4},
+        {"threshold": "static"}, {"grid": "quadratic"}, {"sampler": "ancestral", "variance": "large"},
+    ]  # fmt: skip
+    monkeypatch.setattr(_sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1)))
+    for other in others:
+        _sampling.generate(run, 10, **options | other)
+        now = {part.parent for part in (tiny_run / "samples" / "parts").rglob("*.npy")}
+        assert len(now - folders) == 1, other  # nothing is read where it does not belong
+        folders = now
 
 
 def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
@@ -162,9 +172,16 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     )
     assert json.loads((tiny_run / "evaluation.json").read_text()) == result
     assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
-    assert result["features_frechet_distance"] > 2 * result["features_frechet_distance_real_vs_real"]  # barely trained
+    assert result["features_frechet_distance"] > result["features_frechet_distance_real_vs_real"]  # barely trained
+    assert result["features_recall"] < 0.3 < 0.8 < result["features_recall_real_vs_real"]
     assert result["training_distance_ratio"] > 1  # and no copies
     assert width_and_frames(tiny_run / "neighbours.png")[0] > 300
+    run = _sampling.load_run(tiny_run)
+    without = _quality.measure(run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100)
+    assert "recognised" not in without  # samples without labels have features all the same
+    assert without["training_distance_ratio"] == 0  # and real copies are found
+    assert without["nearer_than_1_percent_of_held_out"] == 1
+    assert without["features_precision"] > 0.8
     for row in result["denoising"]:
         assert row["gaussian_error"] < 1.01 * row["mean_error"]  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
@@ -418,6 +435,11 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
             dataclasses.replace(_config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
         ),
         "no strips": lambda: interpolate.main(interpolate.Options(run=run, strips=0)),
+        "too many strips": lambda: interpolate.main(interpolate.Options(run=run, strips=19)),
+        "few samples": lambda: evaluate.evaluate(evaluate.Options(run=run, samples=9)),
+        "a window of too many": lambda: _parzen.mnist(_parzen.Mnist(run=run, num=1199)),
+        "another ending": lambda: export.main(export.Options(run=run, output=other)),
+        "an uneven batch": lambda: rates.main(rates.Options(run=run, batch=6)),
         "one sample": lambda: _parzen.mnist(_parzen.Mnist(run=run, num=1)),
         "no rounds": lambda: rates.main(rates.Options(run=run, rounds=0)),
         "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
@@ -448,6 +470,11 @@ MESSAGES = {
     "no chain": "num_steps: expected at least 1, got 0",
     "levels of a density": "prediction: expected another than levels, because swiss_roll has none",
     "no strips": "strips, columns, steps: expected at least 1, 2 and 2, got (0, 10, 50)",
+    "too many strips": "strips: expected at most a 20th of the 360 held-out images, got 19",
+    "few samples": "samples, classifier_steps: expected at least 10 (or 0 samples) and 1, got (9, None)",
+    "a window of too many": "num: expected at most 1198, as many as a perfect model has, got 1199",
+    "another ending": "output: expected a name that ends in .npz",
+    "an uneven batch": "batch: expected a multiple of 4 devices, got 6",
     "one sample": "num, examples: expected at least 2, got 1, 200",
     "no rounds": "batch, rounds, steps: expected at least 1, got 64, 0, (10, 20, 50, 100)",
     "no times": "num_times, examples: expected at least 1 and 2",

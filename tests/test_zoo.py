@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import _config
 import _datasets
@@ -102,12 +103,20 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "runs" / "mnist-pretrained" / "samples"
     assert np.load(folder / "samples.npz")["x"].shape == (4, 28, 28, 1)
     assert (folder / "samples.png").exists()
+    (tmp_path / "nothing" / "mnist" / "3.0.1").mkdir(parents=True)  # what cannot be read is not here either
+    assert not _sampling.load_run(Path("mnist")).dataset.is_here
+    monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"prepare\.py"):
         _sampling.load_run(Path("mnist")).dataset.head("test", 1)
 
 
-def test_a_run_that_cannot_ship_is_refused() -> None:
-    config = dataclasses.replace(_config.PRESETS["toy"][1], run=Path("nowhere"))
+@pytest.mark.parametrize(
+    ("preset", "diffusion"),
+    [("toy", {}), ("digits-likelihood", {}), ("digits", {"schedule": "ddpm"}), ("digits", {"objective": "hybrid"})],
+)
+def test_a_run_that_cannot_ship_is_refused(preset: str, diffusion: dict[str, Any]) -> None:
+    config = dataclasses.replace(_config.PRESETS[preset][1], run=Path("nowhere"))
+    config = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, **diffusion))
     dataset = _datasets.load(config)
     run = _sampling.Run(config.run, config, dataset, jd.schedules.linear(), _config.make_model(config, dataset), {}, 1)
     with pytest.raises(ValueError, match="run: expected one of images with a named schedule"):

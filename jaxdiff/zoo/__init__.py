@@ -20,12 +20,12 @@ from jaxdiff.prediction import make_denoiser
 from jaxdiff.schedules import Schedule
 from jaxdiff.zoo._packing import pack, unpack
 
-__all__ = ["SHA256", "Pretrained", "pack", "pretrained", "read", "unpack"]
+__all__ = ["ABOUT", "SHA256", "Pretrained", "pack", "pretrained", "read", "unpack"]
 
 ABOUT = "about"  # the name of what is no parameter in a checkpoint's file
 
 SHA256: dict[str, str] = {
-    "mnist": "c2bf3c7f843c2567aa6819a277aedb96466c2edbc06170045c0a0af540b21bec",
+    "mnist": "5f96e15199e081fa1dfe8f9bec946cec2bae15bc172b48d174d87ea3b9c3c8c2",
 }
 
 
@@ -39,6 +39,7 @@ class Pretrained:
       params: its parameters, a nested dict of float32 arrays.
       schedule: the noise schedule.
       prediction: what the network predicts, as `make_denoiser` takes it.
+      sigma_data: standard deviation of the data, which the EDM prediction was made for; others do not use it.
       event_shape: the shape of one example.
       levels: grey levels of the data, which are scaled to [-1, 1].
       about: everything else: the training run's configuration and step, and where the data come from.
@@ -49,6 +50,7 @@ class Pretrained:
     params: Any
     schedule: Schedule
     prediction: str
+    sigma_data: float
     event_shape: tuple[int, ...]
     levels: int
     about: dict[str, Any]
@@ -72,7 +74,7 @@ class Pretrained:
           ValueError: threshold is not offered.
         """
         apply = Partial(self.model.apply, self.params, label=label)
-        return make_denoiser(apply, self.schedule, self.prediction, threshold)
+        return make_denoiser(apply, self.schedule, self.prediction, threshold, sigma_data=self.sigma_data)
 
 
 def pretrained(name: str) -> Pretrained:
@@ -117,6 +119,7 @@ def read(name: str, content: bytes) -> Pretrained:
         params=unpack(arrays),
         schedule=getattr(schedules, about.pop("schedule"))(),
         prediction=about.pop("prediction"),
+        sigma_data=about.pop("sigma_data"),
         event_shape=tuple(about.pop("event_shape")),
         levels=about.pop("levels"),
         about=about,
