@@ -476,7 +476,7 @@ MESSAGES = {
     "another ending": "output: expected a name that ends in .npz",
     "an uneven batch": "batch: expected a multiple of 4 devices, got 6",
     "one sample": "num, examples: expected at least 2, got 1, 200",
-    "no rounds": "batch, rounds, steps: expected at least 1, got 64, 0, (10, 20, 50, 100)",
+    "no rounds": "batch, rounds, steps: expected at least 1, got 64, 0, (10, 20, 50)",
     "no times": "num_times, examples: expected at least 1 and 2",
 }
 
