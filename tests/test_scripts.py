@@ -223,9 +223,9 @@ def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
 
 
 def test_rates_of_a_run(tiny_run: Path) -> None:
-    options = rates.Options(run=tiny_run, samplers=("ddim", "heun"), steps=(2, 3), batch=8, guidance=2.0, rounds=2)
+    options = rates.Options(run=tiny_run, samplers=("heun",), steps=(2, 3), batch=8, guidance=2.0, rounds=2)
     rows = rates.main(options)
-    assert [(row["sampler"], row["calls"]) for row in rows] == [("ddim", 4), ("ddim", 6), ("heun", 8), ("heun", 12)]
+    assert [(row["sampler"], row["calls"]) for row in rows] == [("heun", 8), ("heun", 12)]
     assert all(len(row["all"]) == 2 and min(row["all"]) > 0 for row in rows)
     assert json.loads((tiny_run / "rates.json").read_text())["rows"] == rows
     assert (tiny_run / "rates.png").exists()
@@ -493,7 +493,8 @@ def test_mistakes_are_answered_in_one_line(
     assert MESSAGES[case] in error[0]
 
 
-def test_a_mistake_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+def test_a_mistake_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "pictures", lambda *_: None)
     mistaken = dataclasses.replace(TINY, run=tmp_path / "run", batch_size=6)
     with pytest.raises(ValueError, match="batch: expected a multiple"):
         train.train(mistaken)

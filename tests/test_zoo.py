@@ -62,7 +62,7 @@ def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
 
 def test_it_knows_its_own_digits() -> None:
     """The class whose model denoises a drawn digit best is the one that was asked for, nine times of ten at least."""
-    mnist, (x, labels) = jd.pretrained("mnist"), drawn(20)
+    mnist, (x, labels) = jd.pretrained("mnist"), drawn(10)
 
     @jax.jit
     def error(k: jax.Array) -> jax.Array:
