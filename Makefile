@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/demo
 
 .PHONY: demo test test-slow check bench lock clean
@@ -17,10 +18,10 @@ demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/
 	$(BIN)/python experiments/demo.py --run $(RUN)
 
 test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadscope --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## the longer proofs
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

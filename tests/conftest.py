@@ -38,7 +38,7 @@ FIRST = ("test_notebooks.py", "test_scripts.py", "test_training.py")
 LONG = re.compile(
     "|".join(
         [
-            r"test_benchmarks\.py::test_calibration_tells",
+            r"test_benchmarks\.py::test_(calibration_tells|the_denoiser_is_the_oracles\[8\])",
             r"test_binomial\.py::test_the_estimated_bound",
             r"test_bound\.py::test_(it_is_the_limit|the_ends_are_learned|descent_spends)",
             r"test_chain\.py::test_(a_path_and_its|hybrid_trains|random_terms|row_i|the_gap_shrinks|the_two_sided_gap)",
@@ -50,11 +50,10 @@ LONG = re.compile(
             r"test_discrete_chain\.py::test_(annealing|gaussian_data_on_levels|every_estimator.*\[(0\.9|large-0\.3))",
             r"test_flow_density\.py::test_(mutants|hutchinson|order_of|adaptive|the_density_integrates)",
             r"test_grids\.py::test_optimised_with_steep_ends",
-            r"test_kernels\.py::test_sampling_reproduces_the_oracle\[((rectified_flow|ddpm|linear|edm)-.*|cosine-mixture-)ddpm_1000",
+            r"test_kernels\.py::test_sampling_reproduces_the_oracle.*ddpm_1000",
             r"test_metrics\.py::test_p_values",
             r"test_moves\.py::test_(acceptance|mala_holds_its_target_at_any_size\[0\.02)",
-            r"test_notebooks\.py::test_executes\[mnist",
-            r"test_observations\.py::test_(a_learned_variance|no_row_sees_another\[(dps|tmpd|mmps))",
+            r"test_observations\.py::test_(a_learned_variance|no_row_sees_another\[(dps|tmpd|mmps)|mmps_is_exact.*cosine)",
             r"test_oracles\.py::test_(25_components|components_in_turns|three_forms|denoised_covariance|the_empirical_denoiser)",
             r"test_posterior\.py::test_(tilted_converges|repeated_and_surplus|denoising_is|problems_are_vmapped)",
             r"test_posterior\.py::test_(evidence_picks|split_gibbs|the_unweighted_bias.*lambda)",

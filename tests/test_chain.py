@@ -215,8 +215,8 @@ def test_mutants_leave_the_exact_law(x64: None) -> None:
         return z(jnp.exp(log_w - exact), 1.0)
 
     eps = jax.random.normal(jax.random.key(1), (10, 20_000, 2))
-    xs = chains.path(chain, x_0, eps)
-    right = chains.log_weight_of_path(chain, x_0, xs)
+    xs = jax.jit(chains.path)(chain, x_0, eps)
+    right = jax.jit(chains.log_weight_of_path)(chain, x_0, xs)
     assert abs(ratio(right)) < 4
     ends = chains.log_ends(chain, x_0, xs[0], xs[-1])
     swapped = chains.log_ends(chain, x_0, xs[0], xs[-2])

@@ -1,12 +1,14 @@
 """Kernels: the contract all of them keep, their limits, and the oracle through the whole reverse process."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
-from contracts.kernels import COSTLY, KERNELS, names
+from contracts.kernels import COSTLY, KERNELS, SLOW, names
 from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
 from jax.tree_util import Partial
 
@@ -204,15 +206,28 @@ def test_learned_variance_samples_the_oracle() -> None:
     np.testing.assert_allclose(runs[0], runs[1], atol=1e-4)  # float32, through 20 steps
 
 
+def steps_alike(variant: Callable[[Callable], Callable], kernel_name: str) -> None:
+    """A step under a variant of chex is the plain one."""
+    kernel = oracle_kernel(kernel_name)
+    x_t = jax.random.normal(jax.random.key(0), (4, 2))
+    keys = jax.random.split(jax.random.key(1), 4)
+    out = variant(lambda keys, x_t: step(kernel, keys, x_t, 0.6, 0.4))(keys, x_t)
+    np.testing.assert_allclose(out, step(kernel, keys, x_t, 0.6, 0.4), atol=1e-5)  # float32
+
+
 class Variants(chex.TestCase, parameterized.TestCase):
     @chex.all_variants(with_pmap=True)
-    @parameterized.parameters(*(name for name in KERNELS if name not in COSTLY))
+    @parameterized.parameters(*(name for name in KERNELS if name not in SLOW))
     def test_reverse_step(self, kernel_name: str) -> None:
-        kernel = oracle_kernel(kernel_name)
-        x_t = jax.random.normal(jax.random.key(0), (4, 2))
-        keys = jax.random.split(jax.random.key(1), 4)
-        out = self.variant(lambda keys, x_t: step(kernel, keys, x_t, 0.6, 0.4))(keys, x_t)
-        np.testing.assert_allclose(out, step(kernel, keys, x_t, 0.6, 0.4), atol=1e-5)  # float32
+        steps_alike(self.variant, kernel_name)
+
+
+@pytest.mark.slow
+class SlowVariants(chex.TestCase, parameterized.TestCase):
+    @chex.all_variants(with_pmap=True)
+    @parameterized.parameters(*sorted(SLOW - COSTLY))
+    def test_reverse_step(self, kernel_name: str) -> None:
+        steps_alike(self.variant, kernel_name)
 
 
 # --- the whole reverse process against the oracle -------------------------------------------------------------------

@@ -53,10 +53,12 @@ KERNELS = {
     "adaptive": Contract(kernels.adaptive, True, denoises=False),
 }
 
-# These are expensive to compile: their contract is proved behind the slow marker, without chex's variants.
+# These are expensive to compile: they are left out of chex's variants.
 COSTLY = {"adaptive", "langevin", "unipc_1", "sde_dpmpp_3m", "ancestral_half"}
-# So is that of close relatives of others, but for the variants.
-SLOW = COSTLY | {"ancestral_large", "ddim_half", "dpmpp_1s", "euler", "heun_churn", "sde_dpmpp_2m"}
+# The contract of these, and of close relatives of others, is proved behind the slow marker.
+SLOW = COSTLY | {
+    "ancestral_large", "ddim_half", "dpmpp_1s", "dpmpp_2s", "euler", "euler_maruyama", "heun_churn", "sde_dpmpp_2m", "unipc_3",
+}  # fmt: skip
 
 
 def names(holds: Callable[[Contract], bool] = lambda contract: True) -> list:
