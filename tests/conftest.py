@@ -51,20 +51,22 @@ LONG = re.compile(
             r"test_flow_density\.py::test_(mutants|hutchinson|order_of|adaptive|the_density_integrates)",
             r"test_grids\.py::test_optimised_with_steep_ends",
             r"test_kernels\.py::test_sampling_reproduces_the_oracle.*ddpm_1000",
+            r"test_kernels\.py::test_gradients_through_the_sampler_are_finite\[(linear|sigmoid)",
             r"test_metrics\.py::test_p_values",
             r"test_moves\.py::test_(acceptance|mala_holds_its_target_at_any_size\[0\.02)",
-            r"test_observations\.py::test_(a_learned_variance|no_row_sees_another\[(dps|tmpd|mmps)|mmps_is_exact.*cosine)",
+            r"test_observations\.py::test_(a_learned_variance|no_row_sees_another\[(dps|tmpd|mmps)|mmps_is_exact.*(cosine|flow))",
             r"test_oracles\.py::test_(25_components|components_in_turns|three_forms|denoised_covariance|the_empirical_denoiser)",
             r"test_posterior\.py::test_(tilted_converges|repeated_and_surplus|denoising_is|problems_are_vmapped)",
             r"test_posterior\.py::test_(evidence_picks|split_gibbs|the_unweighted_bias.*lambda)",
-            r"test_posterior\.py::test_evidence_(under_every_resampling\[(multinomial|stratified|residual)|is_unbiased.*believing)",
+            r"test_posterior\.py::test_evidence_(under_every_resampling\[(multinomial|stratified|residual)|is_unbiased)",
             r"test_prediction\.py::test_a_perfect_network_of_any_kind_is_the_oracle\[.*ddpm",
             r"test_reproduce_2015\.py::test_(a_swiss_roll|heartbeats_stop)",
             r"test_scripts\.py::test_(a_likelihood_run|comparing_samplers|a_toy_density|ctrl_c_and_kill)",
             r"test_solvers\.py::test_(order|gradients_through_the_solvers_are_finite)\[.*rectified_flow",
             r"test_solvers\.py::test_(order_one_is_ddim_and_with_noise_ddpm\[(sigmoid|linear|ddpm)|real_digits)",
             r"test_solvers\.py::test_(the_adaptive_solver_takes_a_scale|gradients.*unipc_3|stochastic.*euler_maruyama)",
-            r"test_solvers\.py::test_encoding_and_decoding_is_the_identity_to_the_order\[dpmpp_2m",
+            r"test_solvers\.py::test_encoding_and_decoding_is_the_identity_to_the_order\[(dpmpp_2m|.*linear)",
+            r"test_solvers\.py::test_(order\[(euler|dpmpp_1s|unipc_1)|every_prediction_samples_alike\[heun|the_affine_chain.*flow)",
             r"test_training\.py::test_memory_is_one",
             r"test_work\.py::test_(annealing_|entropy_production|crooks_and_bennett_on_a_chain)",
         ]
@@ -85,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def few_programs() -> Iterator[None]:
     """Drop compiled programs now and then: thousands of them would fill the process's memory map."""
     yield
-    if next(_finished) % 100 == 0:
+    if next(_finished) % 300 == 0:
         jax.clear_caches()
 
 
