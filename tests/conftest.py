@@ -87,7 +87,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def few_programs() -> Iterator[None]:
     """Drop compiled programs now and then: thousands of them would fill the process's memory map."""
     yield
-    if next(_finished) % 300 == 0:
+    if next(_finished) % 100 == 0:
         jax.clear_caches()
 
 
