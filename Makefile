@@ -21,7 +21,7 @@ test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## the longer proofs
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --override-ini faulthandler_timeout=3600
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from typing import Any
 
 import _config
 import _sampling
+import _watch
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -100,8 +101,11 @@ def fit(
     size = min(BATCH, len(dataset.splits["train"].images)) // len(devices) * len(devices)
     batches, replicated = dataset.batches(size, 0), training.replicate(state, devices)
     metrics: dict[str, jax.Array] = {}
-    for n in tqdm(range(steps), unit="step", desc="classifier"):
-        batch = training.shard(batches(n), len(devices))
+    with _watch.Watch() as watch:
+        for n in tqdm(range(steps), unit="step", desc="classifier"):
+            batch = training.shard(batches(n), len(devices))
+            jax.block_until_ready(metrics)
+            watch(f"step {n + 1} of the classifier's {steps}")
+            replicated, metrics = update(replicated, batch)
         jax.block_until_ready(metrics)
-        replicated, metrics = update(replicated, batch)
     return training.unreplicate(replicated)

@@ -26,6 +26,7 @@ import _cli
 import _config
 import _parzen
 import _pictures
+import _watch
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,19 +128,20 @@ def fit(options: Options, problem: Problem) -> Any | None:
         update = training.pmap_step(training.make_step(problem.loss, optimizer, ema_decay=0.998), devices)
         replicated, done = training.replicate(state, devices), first
         bar = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step", desc=options.run.name)
-        with train.stopping() as stop, training.Log(options.run, step=first) as log:
+        with train.stopping() as stop, training.Log(options.run, step=first) as log, _watch.Watch() as watch:
             for n in bar:
+                watch(f"step {n + 1} of {options.steps}")
                 replicated, metrics = update(replicated, training.shard(problem.batch(n), 1))
                 done = n + 1
                 if done % 100 == 0 or done == options.steps:
-                    loss = float(metrics["loss"][0])
+                    loss = float(metrics["loss"])
                     train.require_finite(done, loss)
                     log.write(done, loss=loss)
                     bar.set_postfix(loss=f"{loss:.4f}")
                 stopped = stop.asked
                 if done % 2000 == 0 or done == options.steps or stopped:
                     state = training.unreplicate(replicated)
-                    checkpoints.save(done, state, loss=float(metrics["loss"][0]))
+                    checkpoints.save(done, state, loss=float(metrics["loss"]))
                 if stopped:
                     break
     if done < options.steps:

@@ -18,6 +18,7 @@ import _datasets
 import _objective
 import _pictures
 import _sampling
+import _watch
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,24 +101,27 @@ def loop(
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
     began, examples = time.monotonic(), 0
     metrics: dict[str, jax.Array] = {}
-    with stopping() as stop, training.Log(config.run, step=first) as log, bar:
+    with stopping() as stop, training.Log(config.run, step=first) as log, bar, _watch.Watch() as watch:
         for n in range(first, config.steps):
             batch = training.shard(batches(n), len(devices))
             # The next batch is made meanwhile, but no update is sent before the last is done: CPU devices that wait
             # for each other in many at once run out of threads.
             jax.block_until_ready(metrics)
+            compiled = ", which is compiled first" if n == first else ""
+            watch(f"step {n + 1} of {config.steps} on {len(devices)} devices{compiled}")
             replicated, metrics = update(replicated, batch)
             done, examples = n + 1, examples + config.batch_size
             bar.update()
             if done % config.log_every == 0 or done == config.steps:
-                scalars = {name: float(value[0]) for name, value in metrics.items()}
+                scalars = {name: float(value) for name, value in metrics.items()}
                 rate = examples / (time.monotonic() - began)
                 bar.set_postfix(loss=f"{scalars['loss']:.4f}", examples_per_s=f"{rate:.0f}")
                 log.write(done, **scalars, examples_per_second=rate)
                 began, examples = time.monotonic(), 0
             stopped = stop.asked  # read once: a signal that comes later is the next step's
             if done % config.eval_every == 0 or done == config.steps or stopped:
-                require_finite(done, float(metrics["loss"][0]))
+                require_finite(done, float(metrics["loss"]))
+                watch(f"the held-out loss and the checkpoint of step {done}")
                 state = training.unreplicate(replicated)
                 loss = float(evaluate(state.ema_params))
                 require_finite(done, loss)

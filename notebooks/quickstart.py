@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -93,7 +95,7 @@ for step in range(num_steps):
     batch = batches[step]
     x_0 = data.to_unit(batch.images, digits.levels)
     state, metrics = update(state, training.shard((x_0, batch.labels), len(devices)))
-    losses.append(metrics["loss"][0])
+    losses.append(float(metrics["loss"]))
 params = training.unreplicate(state).ema_params
 plt.figure(figsize=(6, 2.5))
 plt.semilogy(np.convolve(np.asarray(losses, float), np.ones(20) / 20, mode="valid"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from helpers import ProgramsOnSeveralDevices
 
 # On the CPU wherever it runs; JAX_PLATFORMS=cuda asks for a GPU, where the tests of several devices need several.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -89,6 +90,14 @@ def few_programs() -> Iterator[None]:
     yield
     if next(_finished) % 100 == 0:
         jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def only_mapped_functions_on_several_devices() -> Iterator[None]:
+    """Refuse an array on several devices that is computed on outside a mapped function: enough of them hang a run."""
+    with ProgramsOnSeveralDevices() as found:
+        yield
+    assert not found, "read the shard, or let the mapped function return it: " + "; ".join(found)
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """What several tests share: the schedules, the oracles, the statistics, and image sets prepared for TFDS."""
 
 import io
+import logging
+import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +130,32 @@ def build(root: Path, name: str, features: dict, splits: dict[str, list[dict]]) 
         builder = Small(data_dir=root, file_format="array_record")
         builder.download_and_prepare()
     return Path(builder.data_path)
+
+
+class ProgramsOnSeveralDevices(logging.Filter):
+    """Lists the programs on several devices that are no mapped functions: operations on an array that lies on them.
+
+    JAX logs every program that it compiles. A mapped function is called `_fun` there, an operation has its own name.
+    """
+
+    def __enter__(self) -> list[str]:
+        self.found: list[str] = []
+        self.logger = logging.getLogger("jax._src.interpreters.pxla")
+        self.level = self.logger.level
+        self.logger.setLevel(logging.DEBUG)
+        self.logger.filters.insert(0, self)  # the innermost sees a record first, and alone
+        return self.found
+
+    def __exit__(self, *_: object) -> None:
+        self.logger.removeFilter(self)
+        self.logger.setLevel(self.level)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        program = re.match(r"Compiling jit\((\w+)\)", message)
+        if program and program[1] != "_fun" and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message):
+            outside = re.compile(r"/(jax|logging)/|/helpers\.py$")
+            caller = [frame for frame in traceback.extract_stack() if not outside.search(frame.filename)][-1]
+            if "/chex/" not in caller.filename:  # its pmap variant takes the first device's part in this way
+                self.found.append(f"{program[1]} in {caller.filename}:{caller.lineno}")
+        return record.levelno >= logging.WARNING

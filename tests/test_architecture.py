@@ -89,6 +89,14 @@ def test_size() -> None:
                 assert lines <= 50, f"{path}:{node.lineno} {node.name} has {lines} lines"
 
 
+def test_what_a_test_starts_has_a_limit() -> None:
+    """A program that hangs would take the suite with it."""
+    for path in Path(__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("subprocess.run", "subprocess.check_output"):
+                assert any(keyword.arg == "timeout" for keyword in node.keywords), f"{path}:{node.lineno}"
+
+
 def offered(path: Path) -> set[str]:
     """Names a module offers to users: all public ones in the core, what a package's __init__ names elsewhere."""
     tree = ast.parse(path.read_text())

@@ -33,7 +33,9 @@ def run(script: Path, *arguments: str, **environment: str) -> tuple[dict, list, 
     script.write_text(SCRIPT)
     inherited = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-X", "utf8", str(script), *arguments]
-    result = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        command, env=inherited | environment, capture_output=True, text=True, check=True, timeout=120
+    )
     assert len(result.stdout.splitlines()) == 1  # started again before it printed, and only once
     return json.loads(result.stdout)
 
@@ -73,4 +75,7 @@ def test_jax_accepts_the_flags(script: Path) -> None:
     """An option that XLA does not know ends the process: so this one must be known, or not be asked for."""
     environment, _, _ = run(script)
     command = [sys.executable, "-c", "import jax; print(jax.jit(lambda: 1 + 1)())"]
-    assert subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout == "2\n"
+    assert (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+        == "2\n"
+    )

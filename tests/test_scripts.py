@@ -352,7 +352,9 @@ def final_digest(run: Path) -> str:
 
 
 def finish(run: Path) -> None:
-    done = subprocess.run(command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -144,39 +144,51 @@ def _rows_here(key: jax.Array, num_rows: int) -> Rows:
 def pmap_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
     """Map a step over devices; the state is donated.
 
+    What is the same on every device, the state and the metrics, has no axis of devices: nobody needs to take one
+    device's part out of it.
+
     Args:
       step: what `make_step` returns.
       devices: all local devices if None.
     Returns:
-      A function of a replicated state and a batch [num_devices, b, ...], both as `replicate` and `shard` make them.
+      A function of a state and a batch [num_devices, b, ...], as `replicate` and `shard` make them. It returns the
+      next state and the metrics, both on every device.
     """
-    return jax.pmap(step, axis_name=AXIS, donate_argnums=0, devices=devices)
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     """Give each device a copy.
 
     Args:
-      tree: a pytree of arrays.
+      tree: a pytree of arrays. It keeps its own copy, so the result may be donated.
       devices: where the copies go.
     Returns:
-      The pytree with a leading axis of devices, [num_devices, ...], as the mapped step takes it.
+      The pytree with the same shapes, on all devices, as the mapped step takes it.
     """
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(AXIS))
-    return jax.tree.map(lambda leaf: jax.device_put(jnp.stack([leaf] * len(devices)), placed), tree)
+    return jax.device_put(_copy(tree), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
 def unreplicate(tree: Any) -> Any:
     """Take the first device's copy.
 
+    Numerics: the shard is read where it lies. An operation on an array that lies on several devices is a program on
+    all of them, one for each leaf. Hundreds of those behind an update fill a device's queue, and the devices then wait
+    for each other for ever.
+
     Args:
-      tree: a pytree with a leading axis of devices.
+      tree: a pytree of arrays on several devices, the same on each. It may be donated afterwards.
     Returns:
-      The pytree without it, on the first device alone.
+      The pytree on the first device alone.
     """
-    first = jax.local_devices()[0]
-    return jax.tree.map(lambda leaf: jax.device_put(leaf[0], first), tree)
+    return _copy(jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
+
+
+@jax.jit
+def _copy(tree: Any) -> Any:
+    """New arrays: a donated one would take a view of it along."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 def shard(batch: Any, num_devices: int) -> Any:
