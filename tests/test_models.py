@@ -139,7 +139,7 @@ def test_rows_never_couple(kind: str) -> None:
 def test_devices_change_nothing() -> None:
     model = make("unet")
     params, (x, t) = noisy_params(model, SHAPES["unet"]), batch(SHAPES["unet"])
-    mapped = jax.pmap(model.apply, in_axes=(None, 0, 0))(params, x[:, None], t[:, None])
+    mapped = np.asarray(jax.pmap(model.apply, in_axes=(None, 0, 0))(params, x[:, None], t[:, None]))
     # Rounding: float32 sums of a few hundred terms, in another order.
     np.testing.assert_allclose(mapped[:, 0], jitted(model)(params, x, t), rtol=1e-4, atol=1e-5)
 

@@ -53,7 +53,7 @@ def test_same_samples_on_any_number_of_devices(num_devices: int) -> None:
         return jd.sample(key_run, kernel, x_init, jd.grids.uniform(12), first=first).x
 
     mapped = jax.pmap(chunk, in_axes=(None, 0), devices=jax.devices()[:num_devices])
-    x = mapped(kernel, jnp.arange(num_devices) * each).reshape(8, 2)
+    x = np.asarray(mapped(kernel, jnp.arange(num_devices) * each)).reshape(8, 2)
     np.testing.assert_allclose(x, run(8).x, atol=2e-5)
 
 
