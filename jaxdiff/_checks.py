@@ -28,14 +28,14 @@ def floating(name: str, x: Any) -> None:
 
 def same_shape(name: str, x: Any, other_name: str, other: Any) -> None:
     """Require x to have the shape of other."""
-    if jnp.shape(x) != jnp.shape(other):
-        raise ValueError(f"{name}: expected the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(x)}")
+    if np.shape(x) != np.shape(other):
+        raise ValueError(f"{name}: expected the shape of {other_name}, {np.shape(other)}, got {np.shape(x)}")
 
 
 def time(name: str, t: Any, x: Any = None) -> None:
     """Require t in [0, 1] where its value is known, of shape [] or x.shape[:1] where x is given."""
-    if x is not None and jnp.shape(t) not in ((), jnp.shape(x)[:1]):
-        raise ValueError(f"{name}: expected shape () or {jnp.shape(x)[:1]}, got {jnp.shape(t)}")
+    if x is not None and np.shape(t) not in ((), np.shape(x)[:1]):
+        raise ValueError(f"{name}: expected shape () or {np.shape(x)[:1]}, got {np.shape(t)}")
     dtype = getattr(t, "dtype", None)
     if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating time in [0, 1], got dtype {dtype} (a step i of T is t = i / T)")
@@ -56,12 +56,18 @@ def choice(name: str, value: Any, options: Sequence[str]) -> None:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
 
 
-def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any]) -> None:
-    """Require that a predicate holds for every entry, where the value is known now."""
+def finite(name: str, value: Any, expected: str = "a finite number") -> None:
+    """Require finite numbers, where they are known now."""
+    values(name, value, expected, np.isfinite, finite=False)
+
+
+def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any], *, finite: bool = True) -> None:
+    """Require that a predicate holds for every entry, where the value is known now, and that each is finite."""
     now = known(value)
     if now is None:
         return
-    good = np.asarray(holds(now)).ravel()
+    good = np.isfinite(now).ravel() if finite else np.ones(1, bool)
+    good = np.asarray(holds(now)).ravel() if good.all() else good
     if not good.all():
         first = int(np.argmin(good))
         # A predicate on neighbours has an entry less than the value: show both of the pair.
@@ -85,8 +91,8 @@ def one_key(name: str, value: Any) -> None:
 
 def grid(name: str, ts: Any) -> None:
     """Require decreasing times in [0, 1], at least two."""
-    if jnp.ndim(ts) != 1 or jnp.size(ts) < 2:
-        raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got shape {jnp.shape(ts)}")
+    if np.ndim(ts) != 1 or np.size(ts) < 2:
+        raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got shape {np.shape(ts)}")
     floating(name, jnp.asarray(ts))
     values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
     values(name, ts, "decreasing times", lambda v: np.diff(v) < 0)

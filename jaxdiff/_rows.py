@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import _checks
 
@@ -16,6 +17,7 @@ def keys(key: jax.Array, num_rows: int, *, first: Any = 0) -> jax.Array:
     """
     _checks.key("key", key)
     if key.ndim == 0:
+        _checks.values("first", first, "an index in [0, 2^31)", lambda n: (n >= 0) & (n < 2**31) & (n == np.floor(n)))
         return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
     if key.shape != (num_rows,):
         raise ValueError(f"key: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")

@@ -76,6 +76,7 @@ def on_log_snr(apply: Callable, schedule: Schedule, *, low: float = -20.0, high:
       TypeError: apply is no function.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t = -lambda_t.
     """
+    _checks.finite("high", high)
     _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
     return Partial(_on_log_snr, as_function("apply", apply), schedule, low, high)
 

@@ -103,6 +103,7 @@ def check_levels(num_levels: int, low: float, high: float) -> None:
     """
     _checks.positive_int("num_levels", num_levels)
     _checks.values("num_levels", num_levels, "at least 2 levels", lambda n: n >= 2)
+    _checks.finite("high", high)
     _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
 
 

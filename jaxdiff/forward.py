@@ -39,8 +39,11 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     Returns:
       Level of arrays [] or [B, 1, ...], in x's dtype but at least float32.
     Raises:
-      ValueError, TypeError: t is no time for x.
+      ValueError, TypeError: t is no time for x, or schedule is no Schedule.
     """
+    if not isinstance(schedule, Schedule):
+        got = type(schedule).__name__
+        raise TypeError(f"schedule: expected a Schedule such as schedules.cosine(), got {got}")
     _checks.time("t", t, x)
     t = jnp.asarray(t, _rows.state_dtype(x.dtype))
     alpha, sigma = schedule.alpha_sigma(t)

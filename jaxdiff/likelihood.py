@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdiff import _checks, _rows, losses
@@ -211,7 +212,8 @@ def ode_log_prob(
     Returns:
       [B], in nats: a density, in the units of x_0.
     Raises:
-      ValueError: ts is no decreasing grid, num_probes < 0, num_probes without a key, unknown probe.
+      ValueError: ts is no decreasing grid, num_probes < 0, num_probes without a key, unknown probe, log_snr_range is
+        empty, or tolerance is not positive.
       TypeError: x_0 is not floating.
     Numerics: solved in x / sqrt(alpha^2 + sigma^2) against lambda / 2, where rates and divergences are bounded at both
       ends. Stretches outside of log_snr_range change the density by about exp(-15) / Var[x_0] at most.
@@ -220,6 +222,9 @@ def ode_log_prob(
     _checks.grid("ts", ts)
     _checks.floating("x_0", x_0)
     _checks.choice("probe", probe, ("rademacher", "gaussian"))
+    _checks.values("log_snr_range", np.array(log_snr_range), "low < high", lambda v: np.diff(v) > 0)
+    if tolerance is not None:
+        _checks.values("tolerance", tolerance, "a positive tolerance", lambda v: v > 0)
     if num_probes < 0 or (num_probes > 0) != (key is not None):
         raise ValueError(f"num_probes, key: expected a key for probes and none without, got {num_probes} and {key}")
     probes = None if key is None else _probes(key, probe, num_probes, x_0)

@@ -34,8 +34,11 @@ def ula(key: jax.Array, score: Callable, x: jax.Array, step_size: Any) -> jax.Ar
       step_size: d, [], positive, traced.
     Returns:
       [B, *D].
+    Raises:
+      ValueError: step_size is known and not positive.
     Source: Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.1.
     """
+    _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
     return x + step_size * score(x) + jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows.normal(key, x)
 
 
@@ -52,8 +55,11 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
       step_size: d, [], positive, traced.
     Returns:
       Moved.
+    Raises:
+      ValueError: step_size is known and not positive.
     Source: Besag 1994, J. R. Stat. Soc. B 56(4), 591; Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.2.
     """
+    _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
     keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
     before, slope = _with_slope(log_density, x)
     eps = _rows.normal(keys[:, 0], x)
@@ -75,15 +81,16 @@ def hmc(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, 
       key: typed PRNG key, or one a row [B].
       log_density: x [B, *D] -> [B], in nats, up to a constant; differentiable, rows independent.
       x: states, [B, *D], floating.
-      step_size: of the leapfrog integrator, [], traced.
+      step_size: of the leapfrog integrator, [], positive, traced.
       num_leapfrog: gradients a move, static.
     Returns:
       Moved.
     Raises:
-      ValueError: num_leapfrog < 1.
+      ValueError: num_leapfrog < 1, or step_size is known and not positive.
     Source: Duane et al. 1987, Phys. Lett. B 195(2); Neal 2011, arXiv:1206.1901, Section 3.
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
+    _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
     keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
     momentum, step_size = _rows.normal(keys[:, 0], x), jnp.asarray(step_size, x.dtype)
     before, slope = _with_slope(log_density, x)

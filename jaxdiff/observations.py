@@ -225,12 +225,13 @@ def poisson(counts: jax.Array, peak: Any, *, floor: Any = 1e-3) -> Partial:
     Returns:
       A likelihood of one x_0 in [-1, 1], [*D] -> [], in nats.
     Raises:
-      ValueError: counts are negative, or peak is not positive.
+      ValueError: counts are negative, or peak or floor is not positive.
       TypeError: counts are not floating.
     """
     _checks.floating("counts", counts)
     _checks.values("counts", counts, "no negative count", lambda v: v >= 0)
     _checks.values("peak", peak, "a positive mean count", lambda v: v > 0)
+    _checks.values("floor", floor, "a positive share", lambda v: v > 0)
     return Partial(_poisson, jnp.asarray(counts), peak, floor)
 
 

@@ -136,12 +136,13 @@ def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
     Returns:
       [B, *D], dtype of x.
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or weight is known and not finite.
     Source: Shoemake 1985, SIGGRAPH; for latents Song et al. 2021, arXiv:2010.02502, Appendix D.5.
     """
     _checks.floating("x", x)
     _checks.floating("y", y)
     _checks.same_shape("y", y, "x", x)
+    _checks.finite("weight", weight)
     dtype, x, y = x.dtype, x.astype(_rows.state_dtype(x.dtype)), y.astype(_rows.state_dtype(x.dtype))
     flat = (x.reshape(x.shape[0], -1), y.reshape(x.shape[0], -1))
     size = [jnp.linalg.norm(v, axis=1) for v in flat]
@@ -158,8 +159,8 @@ def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
 
 def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
     _checks.floating(name, x)
-    if jnp.ndim(x) < 1:
-        raise ValueError(f"{name}: expected a batch of states, [B, *D], got shape ()")
+    if jnp.ndim(x) < 1 or jnp.shape(x)[0] < 1:
+        raise ValueError(f"{name}: expected a batch of states, [B, *D] with B >= 1, got shape {jnp.shape(x)}")
     if not isinstance(kernel, Kernel):
         raise TypeError(
             f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"

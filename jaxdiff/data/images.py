@@ -116,7 +116,7 @@ def from_unit(x: Any, levels: int) -> Any:
     """
     _check_levels(levels)
     _checks.floating("x", x)
-    _checks.values("x", x, "numbers", lambda now: ~np.isnan(now))
+    _checks.values("x", x, "numbers", lambda now: ~np.isnan(now), finite=False)
     # Half precision cannot hold the larger levels.
     level = (x.astype(_rows.state_dtype(x.dtype)) + 1) * ((levels - 1) / 2)
     return level.round().clip(0, levels - 1).astype(np.uint8 if levels <= 256 else np.int32)

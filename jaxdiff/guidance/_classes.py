@@ -39,11 +39,13 @@ def classifier_free(
     Returns:
       A denoiser; it calls both. A learned reverse variance is the conditional one's.
     Raises:
-      ValueError: rescale or a time of the interval known and outside [0, 1], or the interval's ends exchanged.
+      ValueError: rescale or a time of the interval known and outside [0, 1], the interval's ends exchanged, or a
+        scale that is known and not finite.
       TypeError: a denoiser is no function.
     Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval: Kynkaanniemi et al. 2024,
       arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023, arXiv:2305.08891, Eqs. (15) and (16).
     """
+    _checks.finite("scale", scale)
     _checks.values("rescale", rescale, "a share in [0, 1]", lambda v: (v >= 0) & (v <= 1))
     for t in interval:
         _checks.time("interval", t)
@@ -96,10 +98,11 @@ def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable,
       A denoiser; a learned reverse variance passes through.
     Raises:
       TypeError: denoiser or log_likelihood is no function.
-      ValueError: when called, log_likelihood returns another shape than [B].
+      ValueError: scale is known and not finite; when called, log_likelihood returns another shape than [B].
     Numerics: where alpha_t = 0 a state says nothing about y: the gradient is left out.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, in terms of x_0.
     """
+    _checks.finite("scale", scale)
     functions = (as_function("denoiser", denoiser), as_function("log_likelihood", log_likelihood))
     return Partial(_classifier, *functions, schedule, scale)
 

@@ -41,10 +41,12 @@ def dps(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale:
       A denoiser; one call and one vector-Jacobian product. A learned reverse variance passes through.
     Raises:
       TypeError: denoiser or log_likelihood is no function.
+      ValueError: scale is known and not finite.
     Numerics: on Gaussian data with a Gaussian observation the shift is too long by the factor
       (noise_std^2 + Var[A x_0 | x_t]) / noise_std^2.
     Source: Chung et al. 2023, arXiv:2209.14687, Theorem 1 and Algorithm 1.
     """
+    _checks.finite("scale", scale)
     likelihood = as_likelihood("log_likelihood", log_likelihood)
     return Partial(_dps, as_function("denoiser", denoiser), schedule, likelihood, scale)
 

@@ -64,10 +64,11 @@ def hybrid(
     Returns:
       [B]. One call of the denoiser.
     Raises:
-      ValueError: index has another shape, or prediction is unknown.
+      ValueError: index has another shape, prediction is unknown, or vlb_weight is known and negative.
       TypeError: integer images, or key is no typed key.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
+    _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)
     x_t, index, key_end = _draw(key, chain, x_0, index)
     t = chain.ts[index]
     denoised = chain.denoiser(x_t, t)

@@ -59,6 +59,7 @@ def log_normal_times(
       ValueError: std is not positive.
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
+    _checks.finite("mean", mean)
     _checks.values("std", std, "a positive standard deviation", lambda v: v > 0)
     noise = jax.vmap(lambda k: jax.random.normal(k, (), jnp.float32))(_rows.keys(key, num))
     return schedule.time(-2 * (mean + std * noise))
@@ -115,7 +116,7 @@ def loss_aware_terms(key: jax.Array, history: TermHistory, num: int, *, uniform:
     """Draw terms of the bound in proportion to the root mean square of their last losses.
 
         p_i propto sqrt(E[L_i^2]), mixed with a little of the uniform distribution; uniform until every term has a full
-        history
+        history, and where no term costs anything
 
     Args:
       key: typed PRNG key, or one a row, [num].
@@ -131,8 +132,8 @@ def loss_aware_terms(key: jax.Array, history: TermHistory, num: int, *, uniform:
     _checks.values("uniform", uniform, "a share in (0, 1]", lambda u: (u > 0) & (u <= 1))
     num_terms, size = history.losses.shape
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
-    full = jnp.all(history.counts >= size)
-    share = jnp.where(full, root / jnp.where(full, jnp.sum(root), 1), 1 / num_terms)
+    known = jnp.all(history.counts >= size) & (jnp.sum(root) > 0)
+    share = jnp.where(known, root / jnp.where(known, jnp.sum(root), 1), 1 / num_terms)
     share = (1 - uniform) * share + uniform / num_terms
     index = jax.vmap(lambda k: jax.random.categorical(k, jnp.log(share)))(_rows.keys(key, num))
     return index, share[index]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
@@ -65,22 +66,23 @@ def composed(
       A Kernel; one call of each denoiser a step, and one to begin with. The start is brought from N(0, sigma^2 I) to
       N(0, sigma^2 / A I), which is the product's noise.
     Raises:
-      ValueError: no denoisers, not as many exponents, or their sum is known and not positive.
+      ValueError: no denoisers, not as many exponents, or their sum is known and not positive and finite.
       TypeError: a denoiser is no function.
     Numerics: an exponential step in h = lambda_s - lambda_t, ancestral's ("small") where A = 1; the weight's integral
       is the trapezoid in h.
     Source: Skreta et al. 2025, arXiv:2503.02819 (Feynman-Kac correctors), with alpha divided out and the term with b
       added, for which Ito's formula gives the weight; Du et al. 2023, arXiv:2302.11552, for the moves.
     """
-    functions = _functions(denoisers)
+    functions, exponents = _functions(denoisers), jnp.asarray(exponents)
     if jnp.shape(exponents) != (len(functions),):
         raise ValueError(f"exponents: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(exponents)}")
+    _checks.finite("exponents", exponents)
     known = _checks.known(exponents)
     if known is not None and known.sum() <= 0:
         raise ValueError(f"exponents: expected a positive sum, got {known.tolist()}")
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
     mover = None if move is None else as_function("move", move)
-    model = functions, jnp.asarray(exponents), schedule
+    model = functions, exponents, schedule
     return Kernel(Partial(_composed_init, *model), Partial(_composed_step, mover, *model, prior_std))
 
 
@@ -205,17 +207,21 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
     Returns:
       A Kernel that remembers log r, [B, K], with zero increments; one call of each denoiser a step.
     Raises:
-      ValueError: no denoisers, or not as many weights.
+      ValueError: no denoisers, not as many weights, or weights that are known and no distribution.
       TypeError: a denoiser is no function.
     Source: Bayes' rule over the chains; in continuous time the Ito density estimator of Skreta et al. 2024,
       arXiv:2412.17762, Theorem 1.
     """
-    functions = _functions(denoisers)
+    functions, log_weights = _functions(denoisers), jnp.asarray(log_weights)
     if jnp.shape(log_weights) != (len(functions),):
         raise ValueError(
             f"log_weights: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(log_weights)}"
         )
-    return Kernel(Partial(_mixed_init, jnp.asarray(log_weights)), Partial(_mixed_step, functions, schedule))
+    _checks.values(
+        "log_weights", log_weights, "no NaN or +inf, not all -inf",
+        lambda w: ~np.isnan(w) & (w < np.inf) & (w.max() > -np.inf), finite=False,
+    )  # fmt: skip
+    return Kernel(Partial(_mixed_init, log_weights), Partial(_mixed_step, functions, schedule))
 
 
 def _mixed_init(log_weights: jax.Array, x_init: jax.Array, t: Any) -> jax.Array:

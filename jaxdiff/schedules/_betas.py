@@ -19,10 +19,12 @@ def linear_betas(num_steps: int, start: float = 1e-4, end: float = 2e-2) -> jax.
     Returns:
       [T] betas, default floating dtype.
     Raises:
-      ValueError: num_steps < 1.
+      ValueError: num_steps < 1, or an end outside (0, 1).
     Source: Ho et al. 2020, arXiv:2006.11239, Section 4.
     """
     _checks.positive_int("num_steps", num_steps)
+    for name, value in (("start", start), ("end", end)):
+        _checks.values(name, value, "a variance in (0, 1)", lambda beta: (beta > 0) & (beta < 1))
     return jnp.asarray(np.linspace(start, end, num_steps), float)
 
 
@@ -37,10 +39,11 @@ def cosine_betas(num_steps: int, s: float = 0.008) -> jax.Array:
     Returns:
       [T] betas, default floating dtype.
     Raises:
-      ValueError: num_steps < 1.
+      ValueError: num_steps < 1, or s is negative.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17).
     """
     _checks.positive_int("num_steps", num_steps)
+    _checks.values("s", s, "an offset of at least 0", lambda v: v >= 0)
     f = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
     return jnp.asarray(np.minimum(1 - f[1:] / f[:-1], 0.999), float)
 

@@ -26,7 +26,8 @@ def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Sche
       ValueError: log_snr_min is not below log_snr_max.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17); bounds: Hoogeboom et al. 2023, arXiv:2301.11093.
     """
-    _checks.values("log_snr_min", log_snr_min, f"a value below log_snr_max = {log_snr_max}", lambda v: v < log_snr_max)
+    below = f"a value below log_snr_max = {log_snr_max}"
+    _checks.values("log_snr_min", log_snr_min, below, lambda v: v < log_snr_max, finite=False)
     bounds = (log_snr_min, log_snr_max)
     return make(Partial(_cosine_log_snr, *bounds), Partial(_cosine_time, *bounds))
 
@@ -95,6 +96,7 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min
     Numerics: differences of logistic functions are written with log sinh: no cancellation, no overflow.
     Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1, with its clipping at clip_min made affine: no plateau.
     """
+    _checks.finite("start", start)
     _checks.values("end", end, f"a value above start = {start}", lambda v: v > start)
     _checks.values("tau", tau, "a positive temperature", lambda v: v > 0)
     _checks.values("clip_min", clip_min, "a value in (0, 1)", lambda v: (v > 0) & (v < 1))

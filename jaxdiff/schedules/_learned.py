@@ -22,6 +22,7 @@ def learned_parameters(log_snr_min: float = -10.0, log_snr_max: float = 14.0, *,
     Raises:
       ValueError: log_snr_min is not below log_snr_max, or num_bins < 1.
     """
+    _checks.finite("log_snr_max", log_snr_max)
     _checks.values("log_snr_min", log_snr_min, f"a value below log_snr_max = {log_snr_max}", lambda v: v < log_snr_max)
     _checks.positive_int("num_bins", num_bins)
     ends = {"log_snr_min": jnp.float32(log_snr_min), "log_snr_max": jnp.float32(log_snr_max)}

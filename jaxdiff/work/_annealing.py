@@ -26,15 +26,16 @@ def annealing(chain: Chain, x_0: jax.Array, *, step_size: Any = 0.1, num_leapfro
     Args:
       chain: the model.
       x_0: data, [B, *D].
-      step_size: of the leapfrog integrator, in units of the noises, [], traced.
+      step_size: of the leapfrog integrator, in units of the noises, [], positive, traced.
       num_leapfrog: gradients of log w a move, static: each takes all T calls of the denoiser, in one batch.
     Returns:
       A Kernel without memory.
     Raises:
-      ValueError: num_leapfrog < 1.
+      ValueError: num_leapfrog < 1, or step_size is known and not positive.
     Source: Neal 2001, Stat. Comput. 11, 125; Neal 2011, arXiv:1206.1901; Grosse et al. 2015, arXiv:1511.02543.
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
+    _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
     return without_memory(Partial(_anneal, chain, x_0, step_size, Static(num_leapfrog)))
 
 
