@@ -1,7 +1,7 @@
 """The networks: shapes, independence of rows, conditioning, derivatives, precision, and clear errors."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from jaxdiff import models
 from jaxdiff.models import _layers
@@ -369,6 +370,60 @@ def test_attention_is_the_plain_formula(x64: None) -> None:
             weights = np.exp(q[row, :, head] @ k[row, :, head].T / 2)
             expected[row, :, head] = weights @ v[row, :, head] / weights.sum(-1, keepdims=True)
     np.testing.assert_allclose(_layers.attend(*map(jnp.asarray, (q, k, v))), expected, rtol=1e-12)  # rounding
+
+
+def loss_and_gradients(attend: Any) -> Any:
+    return jax.value_and_grad(lambda q, k, v: jnp.sum(jnp.sin(attend(q, k, v))), (0, 1, 2))
+
+
+def test_attention_in_turns_is_attention_at_once(dtype: str) -> None:
+    """Values and gradients of 300 pixels, whose 4 x 64 queries and a rest of 44 take turns, on one device and on two."""
+    q, k, v = np.random.default_rng(0).normal(size=(3, 2, 300, 2, 4)).astype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_layers, "PAIRS", 300 * 64)
+        turns, whole = map(loss_and_gradients, (_layers.attend, _layers._attend))
+        found, expected = jax.jit(turns)(q, k, v), jax.jit(whole)(q, k, v)
+        one_a_device = jax.pmap(turns, devices=jax.local_devices()[:2])(*(x[:, None] for x in (q, k, v)))
+    assert found[0].dtype == dtype
+    # Rounding: the gradients of keys and values add up the turns, 300 terms of order one.
+    tolerance = {"rtol": 1e3 * np.finfo(dtype).eps, "atol": 1e2 * np.finfo(dtype).eps}
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), found, expected)
+    apart = [np.asarray(x)[:, 0] for x in one_a_device[1]]
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), apart, list(expected[1]))
+
+
+def test_attention_of_few_pixels_is_one_program() -> None:
+    """Up to 256 pixels nothing changes, and so no number: the same operations, without a loop."""
+    few = jnp.zeros((1, 256, 2, 4))
+    assert str(jax.make_jaxpr(_layers.attend)(few, few, few)) == str(jax.make_jaxpr(_layers._attend)(few, few, few))
+
+
+def test_attention_takes_memory_in_proportion_to_the_pixels() -> None:
+    def temporary(pixels: int) -> int:
+        x = jax.ShapeDtypeStruct((1, pixels, 2, 4), jnp.float32)
+        compiled = jax.jit(loss_and_gradients(_layers.attend)).lower(x, x, x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    small, large = temporary(8192), temporary(32_768)
+    assert large < 4.4 * small  # of pairs it would be 16 times as much
+    assert large < 32_768**2 / 4  # bytes: a quarter of one matrix of truth values
+
+
+def test_no_layer_holds_all_pairs_of_pixels() -> None:
+    """Of a 64x64 image at one resolution, forwards and backwards: nothing has 4096 x 4096 entries."""
+    model = models.unet(channels=8, multipliers=(1,), num_blocks=1, attention=(64,), num_heads=1)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), (64, 64, 1)))
+    x, t = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    jaxpr = jax.make_jaxpr(jax.grad(lambda p, x, t: jnp.sum(model.apply(p, x, t))))(params, x, t)
+    largest = max(var.aval.size for equation in equations(jaxpr.jaxpr) for var in equation.outvars)
+    assert largest <= _layers.PAIRS
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 # Errors -------------------------------------------------------------------------------------------------------------

@@ -148,11 +148,29 @@ class Norm(nn.Module):
         return norm(x, scale, shift, self.groups)
 
 
+WHOLE = 256  # pixels whose attention, all pairs at once, takes no more than their activations do
+PAIRS = 2**18  # of pixels at a time beyond that
+
+
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(size)) v for [B, pixels, heads, size]; the softmax is at least float32.
 
-    `jax.nn.dot_product_attention` would run a float64 softmax in float32.
+    Numerics: the pairs of up to 256 pixels are held at once. Of more the queries take turns, each with all keys, and
+    the backward pass computes their softmax again: memory grows with the pixels, and not with their square. No sum
+    changes its order. `jax.nn.dot_product_attention` would hold all pairs, and run a float64 softmax in float32.
     """
+    pixels = q.shape[1]
+    if pixels <= WHOLE:
+        return _attend(q, k, v)
+
+    @jax.checkpoint
+    def one(query: jax.Array) -> jax.Array:
+        return _attend(query[:, None], k, v)[:, 0]
+
+    return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(q, 1, 0), batch_size=max(16, PAIRS // pixels)), 0, 1)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     precise = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precise) / math.sqrt(q.shape[-1])
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)

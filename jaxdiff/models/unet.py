@@ -131,6 +131,8 @@ def unet(
     Raises:
       ValueError: an option has a value that is not offered, or a width is not divisible by norm_groups and num_heads.
       TypeError: a size is not an int, or dropout is no number.
+    Numerics: memory grows with the number of pixels, attention's too: of more than 256 pixels the queries take turns.
+      Its time grows with their square, in the middle of a network of few levels most of all.
     Source: Ho et al. 2020, arXiv:2006.11239; FiLM from Dhariwal and Nichol 2021, arXiv:2105.05233; added skip
       connections from Hoogeboom et al. 2023, arXiv:2301.11093; Fourier features from Kingma et al. 2021,
       arXiv:2107.00630, Appendix C.
