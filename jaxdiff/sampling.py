@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
 from jaxdiff.kernels import Kernel
-from jaxdiff.resampling import effective_sample_size
+from jaxdiff.resampling import effective_sample_size, log_mean_weight
 from jaxdiff.schedules import Schedule
 
 # Row i uses fold_in(key, i); resampling, which belongs to no row, takes the last index.
@@ -25,9 +24,11 @@ class Samples(NamedTuple):
 
     Fields:
       x: states at ts[-1], [B, *D].
-      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted kernel.
-      log_evidence: log of the mean weight, [], in nats, with the factors of every resampling.
-      ess: effective sample size after each step, before resampling, [num_steps], in rows.
+      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted kernel, -inf for a row
+        that has none, NaN for one that has failed, which counts as one that has none.
+      log_evidence: log of the mean weight, [], in nats, with the factors of every resampling; -inf where no row has a
+        weight.
+      ess: effective sample size after each step, before resampling, [num_steps], in rows; 0 where no row has a weight.
       trajectory: None, or the states at the start, after every save_every-th step and at the end, oldest first,
         [ceil(num_steps / save_every) + 1, B, *D].
     """
@@ -213,7 +214,7 @@ def run(
             ancestors, resampled = resample(jax.random.fold_in(resample_key, n), log_weights)
             carry, x = jax.tree.map(lambda leaf: leaf[ancestors], (carry, x))
             # The mean weight moves into the evidence before the weights are reset.
-            log_evidence = log_evidence + jnp.where(resampled, _log_mean_exp(log_weights), 0)
+            log_evidence = log_evidence + jnp.where(resampled, log_mean_weight(log_weights), 0)
             log_weights = jnp.where(resampled, 0, log_weights)
         if save_every is not None:
             # Every step writes to the slot it is on the way to: the last write is the one the slot is for.
@@ -224,9 +225,5 @@ def run(
     (_, x, log_weights, log_evidence, trajectory), ess = jax.lax.scan(
         step, start, (jnp.arange(num_steps), ts[:-1], ts[1:])
     )
-    log_evidence = log_evidence + _log_mean_exp(log_weights)
+    log_evidence = log_evidence + log_mean_weight(log_weights)
     return Samples(x, log_weights, log_evidence, ess, None if save_every is None else trajectory)
-
-
-def _log_mean_exp(log_weights: jax.Array) -> jax.Array:
-    return logsumexp(log_weights) - jnp.log(len(log_weights))
