@@ -118,6 +118,7 @@ def _scheme(choose: Callable, threshold: Any) -> Partial:
 
 
 def _resample(choose: Partial, threshold: Any, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _checks.one_key("key", key)
     num_rows = len(log_weights)
     resampled = effective_sample_size(log_weights) < threshold * num_rows
     return jnp.where(resampled, choose(key, jax.nn.softmax(log_weights)), jnp.arange(num_rows)), resampled
