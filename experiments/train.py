@@ -21,7 +21,6 @@ import _pictures
 import _sampling
 import _watch
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 

@@ -10,6 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Hints of mistakes that many make.
+STEPS = " (a step i of T is t = i / T)"
+CHANNELS_LAST = " (channels go last, [B, H, W, C]: jnp.moveaxis(x, 1, -1))"
+TYPED = "jax.random.key(0)"
+
 
 def known(value: Any) -> np.ndarray | None:
     """The value as a NumPy array where it is known now, None under tracing."""
@@ -20,26 +25,51 @@ def floating(name: str, x: Any) -> None:
     """Require an array of floating dtype."""
     dtype = getattr(x, "dtype", None)
     if dtype is None:
-        raise TypeError(f"{name}: expected a floating array, got {type(x).__name__}")
+        hint = " (jnp.asarray makes one)" if isinstance(x, list | tuple | float) else ""
+        raise TypeError(f"{name}: expected a floating array, got {type(x).__name__}{hint}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        hint = " (scale images to [-1, 1] first)" if jnp.issubdtype(dtype, jnp.integer) else ""
+        hint = " (scale images to [-1, 1] first; other data by .astype(float))" if _whole(dtype) else ""
         raise TypeError(f"{name}: expected a floating dtype, got {dtype}{hint}")
+
+
+def data(name: str, x: Any) -> None:
+    """Require floating data with a batch axis, [B, *D], that are not levels 0 .. 255 where their values are known."""
+    floating(name, x)
+    if jnp.ndim(x) < 1:
+        raise ValueError(f"{name}: expected a batch, [B, *D], got shape ()")
+    here = not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.is_fully_addressable
+    now = known(x) if jnp.ndim(x) == 4 and here else None
+    # Other data may have any scale; whole numbers up to 255 are an image's levels.
+    if now is not None and now.size and now.min() >= 0 and 16 < now.max() <= 255 and (now == np.round(now)).all():
+        raise ValueError(
+            f"{name}: expected images scaled to [-1, 1], got whole numbers in {now.min():g} .. {now.max():g} "
+            "(data.to_unit scales integers)"
+        )
 
 
 def same_shape(name: str, x: Any, other_name: str, other: Any) -> None:
     """Require x to have the shape of other."""
-    if np.shape(x) != np.shape(other):
-        raise ValueError(f"{name}: expected the shape of {other_name}, {np.shape(other)}, got {np.shape(x)}")
+    if jnp.shape(x) != jnp.shape(other):
+        one, two = jnp.shape(x), jnp.shape(other)
+        swapped = len(one) == len(two) == 4 and two in (one[:1] + one[2:] + one[1:2], one[:1] + one[3:] + one[1:3])
+        hint = CHANNELS_LAST if swapped else ""
+        raise ValueError(f"{name}: expected the shape of {other_name}, {two}, got {one}{hint}")
+
+
+def channels_last(name: str, shape: tuple[int, ...], expected: str) -> None:
+    """Refuse the shape of images (H, W, C) whose channels plainly come first: 1, 3 or 4, and then a square."""
+    if shape[0] in (1, 3, 4) and len(shape) == 3 and shape[1] == shape[2] > 7:
+        raise ValueError(f"{name}: expected {expected}, channels last, got {shape}")
 
 
 def time(name: str, t: Any, x: Any = None) -> None:
     """Require t in [0, 1] where its value is known, of shape [] or x.shape[:1] where x is given."""
-    if x is not None and np.shape(t) not in ((), np.shape(x)[:1]):
-        raise ValueError(f"{name}: expected shape () or {np.shape(x)[:1]}, got {np.shape(t)}")
-    dtype = getattr(t, "dtype", None)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating time in [0, 1], got dtype {dtype} (a step i of T is t = i / T)")
-    values(name, t, "a time in [0, 1]", lambda now: (now >= 0) & (now <= 1))
+    dtype = _numbers(name, t, "a floating time in [0, 1]")
+    if x is not None and np.shape(t) not in ((), jnp.shape(x)[:1]):
+        raise ValueError(f"{name}: expected shape () or {jnp.shape(x)[:1]}, got {np.shape(t)}")
+    if hasattr(t, "dtype") and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating time in [0, 1], got dtype {dtype}{STEPS}")
+    values(name, t, "a time in [0, 1]", lambda now: (now >= 0) & (now <= 1), hint=_counted)
 
 
 def positive_int(name: str, value: Any) -> None:
@@ -61,8 +91,19 @@ def finite(name: str, value: Any, expected: str = "a finite number") -> None:
     values(name, value, expected, np.isfinite, finite=False)
 
 
-def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], Any], *, finite: bool = True) -> None:
-    """Require that a predicate holds for every entry, where the value is known now, and that each is finite."""
+def values(
+    name: str,
+    value: Any,
+    expected: str,
+    holds: Callable[[np.ndarray], Any],
+    *,
+    finite: bool = True,
+    hint: Callable | None = None,
+) -> None:
+    """Require that a predicate holds for every entry, where the value is known now, and that each is finite.
+
+    A hint is a function of the value: what is added to the message.
+    """
     now = known(value)
     if now is None:
         return
@@ -73,26 +114,61 @@ def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], A
         # A predicate on neighbours has an entry less than the value: show both of the pair.
         shown = now.ravel()[first : first + 1 + now.size - good.size].tolist()
         where = f" at index {first} of {now.size}" if now.ndim else ""
-        raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}")
+        said = "" if hint is None else hint(now)
+        raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{said}")
 
 
 def key(name: str, value: Any) -> None:
     """Require typed PRNG keys (jax.random.key)."""
-    if not jnp.issubdtype(getattr(value, "dtype", np.dtype(object)), jax.dtypes.prng_key):
-        raise TypeError(f"{name}: expected a typed key from jax.random.key, got {type(value).__name__}")
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return
+    if dtype == np.uint32 and value.ndim:
+        old = f"{TYPED} instead of jax.random.PRNGKey(0) (or jax.random.wrap_key_data)"
+        raise TypeError(f"{name}: expected a typed key: {old}, got uint32 {list(value.shape)}")
+    got = repr(value) if value is None or isinstance(value, int) else dtype or type(value).__name__
+    raise TypeError(f"{name}: expected a typed key such as {TYPED}, got {got}")
 
 
 def one_key(name: str, value: Any) -> None:
     """Require a single typed PRNG key."""
     key(name, value)
     if value.shape != ():
-        raise ValueError(f"{name}: expected one key, shape (), got {value.shape}")
+        raise ValueError(f"{name}: expected one key, shape (), got {value.shape} (key[0] is the first of them)")
 
 
 def grid(name: str, ts: Any) -> None:
     """Require decreasing times in [0, 1], at least two."""
+    dtype = _numbers(name, ts, "an array of times")
     if np.ndim(ts) != 1 or np.size(ts) < 2:
         raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got shape {np.shape(ts)}")
-    floating(name, jnp.asarray(ts))
-    values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
-    values(name, ts, "decreasing times", lambda v: np.diff(v) < 0)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name}: expected a floating dtype, times in [0, 1], got {dtype}{STEPS}")
+    values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1), hint=_counted)
+    values(name, ts, "decreasing times", lambda v: np.diff(v) < 0, hint=_reversed)
+
+
+def _numbers(name: str, value: Any, expected: str) -> Any:
+    """The dtype of an array, a list or a number; TypeError for anything else."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        try:
+            dtype = np.asarray(value).dtype
+        except ValueError:  # lists of several lengths
+            dtype = np.dtype(object)
+    if not jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.bool):
+        raise TypeError(f"{name}: expected {expected}, got {value if value is None else type(value).__name__}")
+    return dtype
+
+
+def _whole(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_
+
+
+def _counted(now: np.ndarray) -> str:
+    """What to say of times above 1 that are whole numbers: they count steps."""
+    return STEPS if now.max() > 1 and (now == np.round(now)).all() else ""
+
+
+def _reversed(now: np.ndarray) -> str:
+    return " (ts[::-1] is the other way round)" if (np.diff(now) > 0).all() else ""

@@ -9,18 +9,18 @@ import numpy as np
 from jaxdiff import _checks
 
 
-def keys(key: jax.Array, num_rows: int, *, first: Any = 0) -> jax.Array:
+def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") -> jax.Array:
     """One key a row, [B]: an array of row keys as it is, a single key folded with the row's index.
 
     Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that it depends neither
     on the batch size nor on how a run is cut into chunks or spread over devices.
     """
-    _checks.key("key", key)
+    _checks.key(name, key)
     if key.ndim == 0:
         _checks.values("first", first, "an index in [0, 2^31)", lambda n: (n >= 0) & (n < 2**31) & (n == np.floor(n)))
         return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
     if key.shape != (num_rows,):
-        raise ValueError(f"key: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")
+        raise ValueError(f"{name}: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")
     return key
 
 

@@ -337,6 +337,6 @@ def vlb(
 
 def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:
     _checks.grid("ts", ts)
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     _checks.values("ts", schedule.alpha(ts[-1]), "a grid whose end has no noise, alpha = 1", lambda alpha: alpha == 1)
     return jnp.asarray(ts)

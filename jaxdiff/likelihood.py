@@ -59,7 +59,7 @@ def vlb_terms(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
 def _check_data(chain: Chain, x_0: Any) -> None:
     if not isinstance(chain, Chain):
         raise TypeError(f"chain: expected a Chain, got {type(chain).__name__}")
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
 
 
 def _noise(keys: jax.Array, n: Any, x: jax.Array) -> jax.Array:
@@ -83,6 +83,7 @@ def path_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. (9) to (11).
     """
     _check_data(chain, x_0)
+    _checks.one_key("key", key)
     key_first, key_rest = jax.random.split(key)
     first = q_sample(chain.schedule, x_0, chain.times[-1], _rows.normal(key_first, x_0).astype(x_0.dtype))
     path = run(key_rest, diffusing(chain), first, chain.times[::-1])
@@ -103,6 +104,7 @@ def paths_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array, num_paths: i
       ValueError: num_paths < 1.
     """
     _checks.positive_int("num_paths", num_paths)
+    _checks.one_key("key", key)
     return jax.lax.map(lambda k: path_log_weights(k, chain, x_0), jax.random.split(key, num_paths))
 
 
@@ -168,6 +170,7 @@ def continuous_elbo(
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 5 and Appendix I.1.
     """
     _checks.positive_int("num_times", num_times)
+    _checks.data("x_0", x_0)
     keys = _rows.keys(key, x_0.shape[0])
     u = losses.uniform_times(jax.vmap(jax.random.fold_in, (0, None))(keys, num_times), x_0.shape[0])
 
@@ -220,7 +223,7 @@ def ode_log_prob(
     Source: Song et al. 2021, arXiv:2011.13456, Section 4.3 and Appendix D.2; Grathwohl et al. 2019, arXiv:1810.01367.
     """
     _checks.grid("ts", ts)
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     _checks.choice("probe", probe, ("rademacher", "gaussian"))
     _checks.values("log_snr_range", np.array(log_snr_range), "low < high", lambda v: np.diff(v) > 0)
     if tolerance is not None:

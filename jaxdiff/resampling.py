@@ -200,6 +200,7 @@ def _scheme(choose: Callable, threshold: Any) -> Partial:
 
 
 def _resample(choose: Partial, threshold: Any, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _checks.one_key("key", key)
     num_rows = len(log_weights)
     size = effective_sample_size(log_weights)
     resampled = (size < threshold * num_rows) & (size > 0)

@@ -1,7 +1,6 @@
 """What the scripts take of the machine's memory: so many rows at a time as they are told, and words where it runs out."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +95,10 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(objective: str, monkey
 
 
 @pytest.fixture
-def little(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a hundred bytes left."""
     monkeypatch.setattr(_memory, "available", lambda device: 100)
     monkeypatch.setattr(train, "pictures", lambda *_: None)
-    yield
 
 
 @pytest.mark.usefixtures("little")
@@ -135,7 +133,7 @@ def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         state, _ = update(state, batch)
-        state, largest = update(state, batch)
+        state, _ = update(state, batch)
         jax.block_until_ready(state)
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)

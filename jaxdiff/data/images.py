@@ -144,6 +144,7 @@ def _check_images(name: str, images: np.ndarray, levels: int) -> None:
     _check_integers(name, images)
     if images.ndim != 4 or not images.size:
         raise ValueError(f"{name}: expected [N, H, W, C] with at least one image, got shape {images.shape}")
+    _checks.channels_last(name, images.shape[1:], "images (H, W, C)")
     _check_range(name, images, levels)
 
 

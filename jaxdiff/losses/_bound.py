@@ -60,7 +60,7 @@ def continuous_elbo(
     Numerics: lambda' by forward-mode differentiation. Gradients reach the schedule, its end-points too.
     Source: Kingma et al. 2021, arXiv:2107.00630, Eqs. (11), (12) and (17).
     """
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     last = level(schedule, 0.0, x_0)
 
     def noisy(log_snr: Any) -> Any:

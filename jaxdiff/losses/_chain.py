@@ -85,7 +85,7 @@ def hybrid(
 
 def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The rows' noisy states, the steps that start at them, and keys for what is left."""
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     size, num_steps = x_0.shape[0], len(chain.ts) - 1
     keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
     if index is None:

@@ -51,7 +51,7 @@ def simple(
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14). The weights multiply the error at the times drawn, whatever the
       schedule: there is no factor -dlambda/dt as in Kingma & Gao 2023, arXiv:2303.00848, Section 3.
     """
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     key_time, key_noise = _split_rows(key, x_0.shape[0])
     t = uniform_times(key_time, x_0.shape[0]) if t is None else t
     _checks.time("t", t, x_0)
@@ -100,6 +100,6 @@ def denoising_error(key: jax.Array, denoiser: Callable, schedule: Schedule, x_0:
       TypeError: x_0 is not floating.
     Source: Guo et al. 2005, arXiv:cs/0412108, for the mmse as a function of the SNR.
     """
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     eps = _rows.normal(_rows.keys(key, x_0.shape[0]), x_0).astype(x_0.dtype)
     return event_sum((x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t))) ** 2)

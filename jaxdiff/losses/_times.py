@@ -35,7 +35,7 @@ def low_discrepancy_times(key: jax.Array, num: int, *, first: Any = 0, total: in
       [num] times in [0, 1), float32.
     Source: Kingma et al. 2021, arXiv:2107.00630, Appendix I.1.
     """
-    _checks.key("key", key)
+    _checks.one_key("key", key)
     whole = num if total is None else total
     return jnp.mod(jax.random.uniform(key, (), jnp.float32) + (first + jnp.arange(num)) / whole, 1.0)
 

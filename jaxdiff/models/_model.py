@@ -41,15 +41,18 @@ class Model:
           A nested dict of float32 arrays. The last layer is zero, so that the first prediction is zero.
         Raises:
           TypeError: key is not a typed key, or a side is not an int.
-          ValueError: event_shape has the wrong length.
+          ValueError: key is several keys, event_shape has the wrong length, or its channels come first.
         Numerics: weights are normal with variance 1 / fan_in; the last layer of every residual branch is zero too.
         """
-        _checks.key("key", key)
+        _checks.one_key("key", key)
+        if not isinstance(event_shape, tuple | list):
+            raise TypeError(f"event_shape: expected a tuple of sides, got {event_shape!r}")
         event_shape = tuple(event_shape)
         if len(event_shape) != self.module.event_ndim:
             raise ValueError(f"event_shape: expected {self.module.event_ndim} sides, got {event_shape}")
         for side in event_shape:
             _checks.positive_int("event_shape", side)
+        _checks.channels_last("event_shape", event_shape, "(H, W, C)")
         return _init(self.module, key, event_shape)
 
     def apply(
@@ -75,7 +78,7 @@ class Model:
         """
         self._check(params, x, t, label)
         batch = x.shape[0]
-        row_keys = None if dropout_key is None else _rows.keys(dropout_key, batch)
+        row_keys = None if dropout_key is None else _rows.keys(dropout_key, batch, name="dropout_key")
         t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x.dtype)), (batch,))
         label = None if label is None else jnp.asarray(label)
         out: Any = self.module.apply({"params": params}, x, t, label, row_keys)
@@ -84,13 +87,15 @@ class Model:
     def _check(self, params: Params, x: Any, t: Any, label: Any) -> None:
         _checks.floating("x", x)
         if x.ndim != self.module.event_ndim + 1:
-            raise ValueError(f"x: expected {self.module.event_ndim + 1} axes, batch first, got shape {x.shape}")
+            alone = " (x[None] is a batch of one)" if x.ndim == self.module.event_ndim else ""
+            raise ValueError(f"x: expected {self.module.event_ndim + 1} axes, batch first, got shape {x.shape}{alone}")
         try:
             size = self.module.event_size(params)
         except (KeyError, TypeError, AttributeError, IndexError):
             raise ValueError(f"params: expected what init returned, got {type(params).__name__}") from None
         if x.shape[-1] != size:
-            raise ValueError(f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}")
+            hint = _checks.CHANNELS_LAST if x.ndim == 4 and x.shape[1] == size else ""
+            raise ValueError(f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}{hint}")
         _checks.time("t", t, x)
         if label is None:
             return

@@ -71,7 +71,7 @@ class GaussianMixture:
     @exactly
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         """Return independent draws, [*shape, d]."""
-        _checks.key("key", key)
+        _checks.one_key("key", key)
         key_component, key_noise = jax.random.split(key)
         component = jax.random.categorical(key_component, self.log_weights, shape=shape)
         values, vectors = self._spectrum()

@@ -76,7 +76,7 @@ def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformat
     Raises:
       TypeError: key is no typed key.
     """
-    _checks.key("key", key)
+    _checks.one_key("key", key)
     state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
     return state if memory is None else RememberingState(*state, memory)
 

@@ -76,7 +76,7 @@ def ais(
       [B], in nats: a lower bound in expectation, that rises with num_temperatures.
     Raises:
       ValueError: a number is not positive.
-      TypeError: x_0 is not floating.
+      TypeError: x_0 is not floating, or key is no typed key.
     Source: as of `annealing`.
     """
     options = {"num_temperatures": num_temperatures, "step_size": step_size, "num_leapfrog": num_leapfrog}
@@ -107,10 +107,11 @@ def ais_run(
       Samples: the states are the paths' noises, [B, N, *D], the log weights the estimate of log p_theta(x_0).
     Raises:
       ValueError: a number is not positive.
-      TypeError: x_0 is not floating.
+      TypeError: x_0 is not floating, or key is no typed key.
     Source: as of `annealing`.
     """
-    _checks.floating("x_0", x_0)
+    _checks.one_key("key", key)
+    _checks.data("x_0", x_0)
     _checks.positive_int("num_temperatures", num_temperatures)
     key_start, key_run = jax.random.split(key)
     shape = (x_0.shape[0], len(chain.times), *x_0.shape[1:])
@@ -153,6 +154,7 @@ def ais_bounds(
     Source: Grosse et al. 2015, arXiv:1511.02543, Section 3.
     """
     _checks.positive_int("num_temperatures", num_temperatures)
+    _checks.one_key("key", key)
     key_path, key_lower, key_upper = jax.random.split(key, 3)
     x_0, drawn, _ = reverse_run(key_path, chain, shape, save_every=1)
     options = {"step_size": step_size, "num_leapfrog": num_leapfrog}

@@ -94,6 +94,7 @@ def bidirectional_bounds(key: jax.Array, chain: Chain, shape: tuple[int, ...], *
     Source: Grosse et al. 2015, arXiv:1511.02543; Sohl-Dickstein & Culpepper 2012, arXiv:1205.1925.
     """
     _checks.positive_int("num_paths", num_paths)
+    _checks.one_key("key", key)
     key_reverse, key_forward = jax.random.split(key)
     x_0, reverse = reverse_path(key_reverse, chain, shape)
     forward = paths_log_weights(key_forward, chain, x_0, num_paths)

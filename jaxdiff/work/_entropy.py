@@ -27,10 +27,10 @@ def entropy_production(key: jax.Array, chain: Chain, x_0: jax.Array, log_margina
     Returns:
       [num_transitions, B], in nats, in the order of the reverse process.
     Raises:
-      TypeError: x_0 is not floating.
+      TypeError: x_0 is not floating, or key is no typed key.
     Source: Seifert 2005, Phys. Rev. Lett. 95, 040602, Eq. (8), for the reverse process of the model.
     """
-    _checks.floating("x_0", x_0)
+    _checks.data("x_0", x_0)
     keys = _rows.keys(key, x_0.shape[0])
     ts = chain.times
 
