@@ -39,11 +39,13 @@ def classifier_free(
     Returns:
       A denoiser; it calls both. A learned reverse variance is the conditional one's.
     Raises:
-      ValueError: rescale or a time of the interval known and outside [0, 1], or the interval's ends exchanged.
+      ValueError: a known scale that is not finite, rescale or a time of the interval outside [0, 1], or the interval's
+        ends exchanged.
       TypeError: a denoiser is no function.
     Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval: Kynkaanniemi et al. 2024,
       arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023, arXiv:2305.08891, Eqs. (15) and (16).
     """
+    _checks.values("scale", scale, "a finite scale", np.isfinite)
     _checks.values("rescale", rescale, "a share in [0, 1]", lambda v: (v >= 0) & (v <= 1))
     for t in interval:
         _checks.time("interval", t)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
@@ -29,7 +30,7 @@ def min_snr(gamma: float = 5.0) -> Partial:
       ValueError: gamma is not positive.
     Source: Hang et al. 2023, arXiv:2303.09556, Section 3.4.
     """
-    _checks.values("gamma", gamma, "a positive bound", lambda g: g > 0)
+    _checks.values("gamma", gamma, "a positive bound", lambda g: (g > 0) & np.isfinite(g))
     return Partial(_min_snr, gamma)
 
 
@@ -50,7 +51,7 @@ def edm(sigma_data: float = 0.5) -> Partial:
       ValueError: sigma_data is not positive.
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
-    _checks.values("sigma_data", sigma_data, "a positive standard deviation", lambda s: s > 0)
+    _checks.values("sigma_data", sigma_data, "a positive standard deviation", lambda s: (s > 0) & np.isfinite(s))
     return Partial(_edm, sigma_data)
 
 
@@ -65,8 +66,11 @@ def sigmoid(bias: float = 0.0) -> Partial:
       bias: lambda at which the weight of the error of eps is one half.
     Returns:
       A function lambda -> weight of the squared error of x_0.
+    Raises:
+      ValueError: bias is not finite.
     Source: Kingma & Gao 2023, arXiv:2303.00848, Section 3; Hoogeboom et al. 2024, arXiv:2410.19324, Eq. (8).
     """
+    _checks.values("bias", bias, "a finite number", np.isfinite)
     return Partial(_sigmoid, bias)
 
 
