@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import _cli
+import _options
 import _pictures
 import _samplers
 import _sampling
@@ -71,10 +72,8 @@ def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> 
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Time, print a table and draw it."""
-    if min(options.batch, options.rounds, *options.steps) < 1:
-        raise ValueError(
-            f"batch, rounds, steps: expected at least 1, got {options.batch}, {options.rounds}, {options.steps}"
-        )
+    _options.counts(options, batch=1, rounds=1, steps=1)
+    _options.numbers(options, guidance=_options.FINITE)
     run = _sampling.load_run(options.run)
     if options.batch % jax.local_device_count():
         raise ValueError(f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}")

@@ -73,7 +73,7 @@ def torch_network(params: Any = None) -> Any:
     import torch
     from torch_unet import TorchUNet, copy_weights
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(_process.cores())
     net = TorchUNet(SHAPE, **NETWORK)
     if params is not None:
         copy_weights(net, params)

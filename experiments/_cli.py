@@ -1,5 +1,6 @@
 """What every script does with its errors: one clear line, and an exit code that is not zero."""
 
+import dis
 import os
 import platform
 import sys
@@ -8,29 +9,67 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import _memory
+import _process
 import jax
+
+import jaxdiff as jd
+from jaxdiff import training
+
+OURS = tuple(folder.resolve() for folder in (*_process.SCRIPTS, Path(jd.__file__).parent))
+NOT_YOURS = "this is a fault of jaxdiff and not yours: please report it with the lines above"
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Print what the user can mend in one line; JAXDIFF_TRACEBACK=1 shows where it was raised."""
+    """Print what the user can mend in one line, and any other error with its traceback.
+
+    JAXDIFF_TRACEBACK=1 shows the traceback of every error.
+    """
     try:
         with _memory.in_words():
             yield
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, TypeError, OSError, ArithmeticError, jax.errors.JaxRuntimeError) as error:
+    except Exception as error:
+        if not is_the_users(error):
+            error.add_note(NOT_YOURS)
+            raise
         if os.environ.get("JAXDIFF_TRACEBACK"):
             raise
-        print(f"error: {str(error).splitlines()[0] if str(error) else type(error).__name__}", file=sys.stderr)
+        print(f"error: {training.first_line(error)} (JAXDIFF_TRACEBACK=1 shows where)", file=sys.stderr)
         sys.exit(1)
 
 
+def is_the_users(error: BaseException) -> bool:
+    """Whether the user can mend an error: it is the machine's, or one that a check of ours has raised.
+
+    A check has a `raise` statement in jaxdiff or in a script. What the interpreter raises there (`None + 1`), and what
+    other packages raise, nobody has foreseen.
+    """
+    if isinstance(error, OSError):
+        return True
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, ValueError | TypeError | ArithmeticError) and raised_by_us(error)
+
+
+def raised_by_us(error: BaseException) -> bool:
+    """Whether the innermost frame of the traceback is one of ours, at a `raise` statement."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    path = Path(code.co_filename).resolve()
+    return any(map(path.is_relative_to, OURS)) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+
+
 def machine() -> str:
-    """The machine in words, for the figures it made."""
+    """The machine in words, for the figures it made; of its cores those that this process may use."""
     device = jax.devices()[0].device_kind
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.processor())
-    return f"{os.cpu_count()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"
+    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+    return f"{_process.cores()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"

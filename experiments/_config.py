@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import math
+import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import _options
 import jax
 import tyro
 from _datasets import Dataset
@@ -24,20 +27,20 @@ WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 
 @dataclass(frozen=True)
 class Network:
-    """The network: a UNet for images, an MLP for vectors."""
+    """The network: a UNet for images, an MLP for vectors (which has no multipliers, attention, patch or fourier)."""
 
     channels: int = 32
-    """Channels at full resolution (width of an MLP)."""
+    """Channels at full resolution (width of an MLP); a multiple of 8."""
     multipliers: tuple[int, ...] = (1, 2)
     """Channels of each resolution, as multiples; each further one halves the sides."""
     num_blocks: int = 1
     """Residual blocks per resolution (layers of an MLP)."""
     attention: tuple[int, ...] = (4,)
-    """Side lengths at which there is self-attention."""
+    """Side lengths of feature maps at which there is self-attention; in the middle there always is."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     patch: int = 1
-    """2 works on 2x2 patches: faster, a little coarser."""
+    """2 works on 2x2 patches: faster, a little coarser. Zeros fill the rim of sides that it does not divide."""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """How the time enters."""
     fourier: tuple[int, ...] = ()
@@ -80,7 +83,7 @@ class Optimizer:
     learning_rate: float = 2e-3
     """Peak learning rate."""
     warmup: int = 100
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up, at most half of all steps."""
     final_scale: float = 0.02
     """Last learning rate, as a share of the peak."""
     clip_norm: float | None = 1.0
@@ -100,13 +103,15 @@ class Config:
     """A training run."""
 
     run: Path = Path("runs/digits")
-    """Folder of the run. A run that is there already goes on from its last checkpoint."""
+    """Folder of the run. A run that is there already goes on from its last checkpoint: with its own command bit for
+    bit, or with other --steps, --log-every, --eval-every, --optimizer, dropout or --label-drop."""
     dataset: str = "digits"
     """digits (embedded), any prepared TFDS image set such as mnist, or a 2-D density such as swiss_roll."""
     data_dir: Path | None = None
     """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     steps: int = 1500
-    """Number of updates."""
+    """Number of updates. A run may go on for longer than it was begun with: the learning rate is a function of the
+    step and of this number, so it rises again to that of a run of the new length, and falls to the new end."""
     batch_size: int = 128
     """Examples in an update, over all devices."""
     seed: int = 0
@@ -178,14 +183,44 @@ def parse_config(description: str) -> Config:
     return tyro.extras.overridable_config_cli(PRESETS, description=description)
 
 
+# What may be another when a run goes on, and why. A name of a section stands for all of it that is not named itself.
+BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
+    "run": (True, "the folder may be moved"),
+    "data_dir": (True, "the same data may lie elsewhere"),
+    "steps": (True, "the learning rate is that of a run of the new length"),
+    "log_every": (True, "the updates do not depend on it"),
+    "eval_every": (True, "the updates do not depend on it"),
+    "label_drop": (True, "the parameters keep their places and their meaning"),
+    "network.dropout": (True, "the parameters keep their places and their meaning"),
+    "optimizer": (True, "Adam's moments and the moving average are kept, whatever the rates"),
+    "dataset": (False, "the parameters were fitted to another"),
+    "batch_size": (False, "a place in the order of the examples is counted in batches"),
+    "seed": (False, "the order of the examples and the noise would begin anew"),
+    "conditional": (False, "the parameters have other places"),
+    "network": (False, "the parameters have other places, or another meaning"),
+    "diffusion": (False, "the parameters have learnt to predict something else"),
+}
+
+
 def check(config: Config) -> None:
-    """Refuse counts that mean nothing, and half of what belongs together."""
-    for name in ("steps", "batch_size", "log_every", "eval_every"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {getattr(config, name)}")
-    diffusion = config.diffusion
-    if diffusion.num_steps < 1:
-        raise ValueError(f"num_steps: expected at least 1, got {diffusion.num_steps}")
+    """Refuse numbers that mean nothing, and half of what belongs together."""
+    _options.seed(config.seed)
+    _options.counts(
+        config, steps=1, batch_size=1, log_every=1, eval_every=1, network__channels=1, network__multipliers=1,
+        network__num_blocks=1, network__attention=1, network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
+    )  # fmt: skip
+    _options.numbers(
+        config, label_drop=_options.SHARE, network__dropout=_options.DECAY, diffusion__sigma_data=_options.POSITIVE,
+        optimizer__learning_rate=_options.POSITIVE, optimizer__final_scale=_options.SHARE,
+        optimizer__clip_norm=_options.POSITIVE, optimizer__b1=_options.DECAY, optimizer__b2=_options.DECAY,
+        optimizer__weight_decay=_options.NOT_NEGATIVE, optimizer__ema_decay=_options.DECAY,
+    )  # fmt: skip
+    diffusion, network = config.diffusion, config.network
+    if network.channels % 8 or not network.multipliers:
+        got = f"{network.channels}, {network.multipliers}"
+        raise ValueError(f"network.channels, multipliers: expected a multiple of 8 and at least one level, got {got}")
+    if not all(0 <= n <= models.MOST_FOURIER for n in network.fourier):
+        raise ValueError(f"network.fourier: expected exponents 0 to {models.MOST_FOURIER}, got {network.fourier}")
     names = (diffusion.schedule, diffusion.prediction)
     if (names[0] == "learned") != (names[1] == "levels"):
         raise ValueError(f"schedule, prediction: expected learned and levels together or neither, got {names}")
@@ -199,18 +234,66 @@ def check(config: Config) -> None:
         raise ValueError(f"time_sampling: expected loss_aware with vlb or hybrid only, got {diffusion.objective}")
 
 
-def check_same(config: Config) -> None:
-    """Require the configuration of a run that is there already to be this one."""
-    path = config.run / "config.json"
-    if not path.exists():
+def check_network(config: Config, dataset: Dataset) -> None:
+    """Refuse options of the network that would do nothing for these data, and say what a preset's may leave undone."""
+    network = config.network
+    if len(dataset.event_shape) == 1:
+        for name in ("multipliers", "attention", "patch", "fourier"):
+            default = getattr(Network(), name)
+            if getattr(network, name) != default:
+                raise ValueError(
+                    f"network.{name}: expected the default, {default}, because the MLP for {config.dataset}'s vectors "
+                    f"has none, got {getattr(network, name)}"
+                )
         return
-    new, old = (json.loads(as_json(each)) for each in (config, load_config(config.run)))
-    differing = [name for name in new if new[name] != old[name] and name not in ("run", "data_dir")]
-    if differing:
+    height, width = dataset.event_shape[:2]
+    if network.patch > min(height, width):
+        raise ValueError(f"network.patch: expected at most the images' side, {min(height, width)}, got {network.patch}")
+    heights = [math.ceil(height / network.patch)]
+    for _ in network.multipliers[1:]:
+        heights.append(math.ceil(heights[-1] / 2))
+    absent = [side for side in network.attention if side not in heights]
+    if absent:
+        print(
+            f"network.attention: no feature map has side {', '.join(map(str, absent))} (they have "
+            f"{', '.join(map(str, heights))}): nothing attends there",
+            file=sys.stderr,
+        )
+
+
+def check_same(config: Config) -> Config | None:
+    """Require of a run that is there already that it can go on with this configuration; return its own, or None."""
+    if not (config.run / "config.json").exists():
+        return None
+    before = load_config(config.run)
+    fixed = [f"{name} ({reason})" for name, reason in _changed(before, config, may=False).items()]
+    if fixed:
         raise ValueError(
-            f"run: {config.run} was begun with another {', '.join(differing)}; "
+            f"run: {config.run} was begun with another {', '.join(fixed)}; "
             "repeat its own command to go on with it, or give another --run"
         )
+    return before
+
+
+def what_changes(before: Config, config: Config, step: int) -> str:
+    """Which options a run goes on with that it did not have before, and what the learning rate does; "" if none."""
+    old, new = _options.flat(before), _options.flat(config)
+    changed = [name for name in _changed(before, config, may=True) if name not in ("run", "data_dir")]
+    if not changed:
+        return ""
+    options = ", ".join(f"{name} {new[name]} (was {old[name]})" for name in changed)
+    line = f"{config.run} goes on from step {step} with {options}"
+    rate, rate_before = (float(learning_rates(each)(step)) for each in (config, before))
+    if rate != rate_before:
+        line += f"; the learning rate here is {rate:.3g} (was {rate_before:.3g}), as in a run of {config.steps} steps"
+    return f"{line}; Adam's moments and the moving average are kept"
+
+
+def _changed(before: Config, config: Config, *, may: bool) -> dict[str, str]:
+    """The options that differ and may, or may not, with the reason."""
+    old, new = _options.flat(before), _options.flat(config)
+    rules = {name: BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]] for name in new}
+    return {name: rules[name][1] for name in new if new[name] != old[name] and rules[name][0] == may}
 
 
 def save(config: Config) -> None:
@@ -218,16 +301,9 @@ def save(config: Config) -> None:
     training.write_json(config.run / "config.json", json.loads(as_json(config)))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, naming it where it is damaged."""
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from error
-
-
 def key_of(seed: int, purpose: str) -> jax.Array:
     """The key of one purpose of a seed: training, sampling and data never share a stream."""
+    _options.seed(seed)
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
@@ -241,19 +317,18 @@ def load_config(run: Path) -> Config:
     path = run / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"run: {run} is no run folder (it has no config.json); train one with train.py")
-    return from_fields(read_json(path), run)
+    fields = _options.read_json(path)
+    try:
+        config = from_fields(fields, run)
+        check(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; repair it, or train again with another --run") from error
+    return config
 
 
-def from_fields(fields: dict[str, Any], run: Path) -> Config:
+def from_fields(fields: Any, run: Path) -> Config:
     """The configuration that `as_json` wrote, of a run in another place perhaps."""
-    parts = {"network": Network, "diffusion": Diffusion, "optimizer": Optimizer}
-    nested = {name: kind(**_tuples(fields[name])) for name, kind in parts.items()}
-    data_dir = None if fields["data_dir"] is None else Path(fields["data_dir"])
-    return Config(**fields | {"run": run, "data_dir": data_dir} | nested)
-
-
-def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return dataclasses.replace(_options.read(Config, fields), run=run)
 
 
 def make_schedule(config: Config, parameters: Any = None) -> jd.Schedule:
@@ -311,7 +386,10 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
             width=network.channels,
             depth=network.num_blocks,
             num_classes=num_classes,
+            dropout=network.dropout,
+            time_embedding=network.time_embedding,
             learned_variance=config.diffusion.finite,
+            dtype=network.dtype,
         )
     return models.unet(
         channels=network.channels,
@@ -333,15 +411,27 @@ def make_optimizer(config: Config) -> Any:
     """The optimiser of a run."""
     optimizer = config.optimizer
     return training.make_optimizer(
-        optimizer.learning_rate,
-        num_steps=config.steps,
-        warmup=min(optimizer.warmup, config.steps // 2),  # a short run warms up over its first half
-        final_scale=optimizer.final_scale,
+        **_rates(config),
         clip_norm=optimizer.clip_norm,
         weight_decay=optimizer.weight_decay,
         b1=optimizer.b1,
         b2=optimizer.b2,
     )
+
+
+def learning_rates(config: Config) -> Any:
+    """The learning rate of a run, a function of the step."""
+    return training.learning_rates(**_rates(config))
+
+
+def _rates(config: Config) -> dict[str, Any]:
+    optimizer = config.optimizer
+    return {
+        "learning_rate": optimizer.learning_rate,
+        "num_steps": config.steps,
+        "warmup": min(optimizer.warmup, config.steps // 2),  # a short run warms up over its first half
+        "final_scale": optimizer.final_scale,
+    }
 
 
 def remembers(config: Config) -> bool:

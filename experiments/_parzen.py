@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import _cli
+import _options
 import _pictures
 import _probability
 import _samplers
@@ -75,8 +76,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def mnist(options: Mnist) -> bool:
     """Draw, measure, print, and leave the samples' picture."""
-    if options.num < 2 or options.examples < 2:
-        raise ValueError(f"num, examples: expected at least 2, got {options.num}, {options.examples}")
+    _options.seed(options.seed)
+    _options.counts(options, num=2, examples=2, steps=1, chain_steps=1)
+    _options.numbers(options, guidance=_options.FINITE)
     run = _sampling.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import _config
+import _options
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -68,9 +69,7 @@ class Problem:
 
 def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
     """The problem, with the training data's moments."""
-    for name in ("particles", "steps", "at_once"):
-        if getattr(options, name) < 1 + (name != "at_once"):
-            raise ValueError(f"{name}: expected at least {1 + (name != 'at_once')}, got {getattr(options, name)}")
+    _options.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
         raise ValueError(f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}")
     train, _ = run.dataset.head("train", 10_000)
@@ -255,6 +254,7 @@ def _draw_missing(
         arguments = run.params, keys, jax.tree.map(lambda *leaves: spread(leaves), *likelihoods), label
         began = time.monotonic()
         out = jax.tree.map(np.asarray, program(*arguments))
+        _sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
         seconds = (time.monotonic() - began) / len(group)
         for place, i in enumerate(group):
             part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}

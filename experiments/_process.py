@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,7 +47,48 @@ def _knows_patience() -> bool:
 
 def _cpu_devices() -> int:
     """One a core, down to a power of two and at most 8, so that the usual batch sizes divide evenly."""
-    return min(8, 2 ** ((os.cpu_count() or 1).bit_length() - 1))
+    return min(8, 2 ** (cores().bit_length() - 1))
+
+
+def cores(root: Path = Path("/")) -> int:
+    """The cores that this process may use: by its affinity, and by the quotas of its control groups (v1 and v2).
+
+    A quota of part of a core is left out: devices wait for each other, for the slowest one.
+    """
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        allowed = float(len(os.sched_getaffinity(0)))
+    else:
+        allowed = float(os.cpu_count() or 1)
+    return max(1, int(min([allowed, *_quotas(root)])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """The cores that each control group above this process allows.
+
+    Inside a container a group's own path is often not there, and the container's group is the root of the mount.
+    """
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        mount = root / "sys/fs/cgroup" / controllers
+        here = mount / path.lstrip("/")
+        for group in (here, *here.parents):
+            if not group.is_relative_to(mount):
+                break
+            if controllers:  # v1
+                quota, period = (_read(group / f"cpu.cfs_{name}_us").split() for name in ("quota", "period"))
+                limit = [*quota, *period]
+            else:
+                limit = _read(group / "cpu.max").split()
+            if len(limit) == 2 and all(word.isdecimal() and int(word) for word in limit):  # -1 or max is no limit
+                yield int(limit[0]) / int(limit[1])
+
+
+def _read(path: Path) -> str:
+    """A file's text, none where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""
 
 
 def _keep_huge_pages() -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import _config
 import _datasets
+import _options
 import _samplers
 import jax
 import jax.numpy as jnp
@@ -59,7 +61,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     config = _config.load_config(folder)
     dataset = _datasets.load(config)
     model = _config.make_model(config, dataset)
-    with training.Checkpoints(folder / "checkpoints") as checkpoints:
+    with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape), best=best)
     if state is None:
         raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
@@ -115,8 +117,7 @@ def generate(
     Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
     Chunks are kept in files where asked for, and read instead of being drawn again.
     """
-    if num < 1 or batch_size < 1:
-        raise ValueError(f"num, batch_size: expected at least 1, got {num}, {batch_size}")
+    _options.counts(SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1)
     ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
     num_devices, event = jax.local_device_count(), run.dataset.event_shape
     per_device = -(-min(batch_size, num) // num_devices)
@@ -137,11 +138,21 @@ def generate(
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
         trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
         states = np.asarray(trajectory).reshape(-1, whole, *event)
+        require_finite(states[-1])
         pieces.append(states if not pieces else states[-1:])
         if keep:
             with training.atomic(part) as draft:
                 np.save(draft, pieces[-1])
     return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])
+
+
+def require_finite(x: np.ndarray) -> None:
+    """Refuse samples [N, *D] that hold NaN or infinity, before they are saved or measured."""
+    bad = int(np.sum(~np.isfinite(x).reshape(len(x), -1).all(axis=1)))
+    if bad:
+        raise FloatingPointError(
+            f"samples: {bad} of {len(x)} are not finite; take more steps, another sampler, or --threshold static"
+        )
 
 
 def pure_noise(

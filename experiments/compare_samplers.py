@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import _cli
+import _options
 import _pictures
 import _samplers
 import _sampling
@@ -171,7 +172,13 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
     labels = None if num_classes is None else np.arange(num) % num_classes
     reference, other = (
         _sampling.generate(
-            run, num, seed=options.seed + 1 + i, labels=labels, sampler="unipc_2", steps=REFERENCE_STEPS, grid="log_snr"
+            run,
+            num,
+            seed=_options.another(options.seed, 1 + i),
+            labels=labels,
+            sampler="unipc_2",
+            steps=REFERENCE_STEPS,
+            grid="log_snr",
         ).x
         for i in range(2)
     )
@@ -240,6 +247,8 @@ def table(result: dict[str, Any]) -> str:
 
 def compare(options: Options) -> list[dict[str, Any]]:
     """Measure, print, draw and save, part by part."""
+    _options.seed(options.seed)
+    _options.counts(options, num=2, run_num=2)
     if min(options.calls, default=0) < 3:
         raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
     run = None if options.run is None else _sampling.load_run(options.run)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import _cli
+import _options
 import _pictures
 import _probability
 import _quality
@@ -129,13 +130,27 @@ def print_table(rows: list[dict[str, float]]) -> None:
         )
 
 
+def check(options: Options) -> None:
+    """Refuse what cannot be measured, before anything is read."""
+    _options.seed(options.seed)
+    _options.counts(options, num_times=1, examples=2, samples=0, steps=1, classifier_steps=1)
+    if 0 < options.samples < 10:
+        raise ValueError(f"samples: expected at least 10, or 0 for none, got {options.samples}")
+    _options.numbers(options, guidance=_options.FINITE, probability__ais_step_size=_options.POSITIVE)
+    _options.counts(
+        options, probability__examples=0, probability__term_examples=2, probability__steps=1, probability__times=2,
+        probability__paths=1, probability__path_examples=0, probability__ode_steps=1, probability__ode_examples=0,
+        probability__ais_examples=0, probability__ais_temperatures=1,
+    )  # fmt: skip
+    for name in ("examples", "path_examples", "ode_examples", "ais_examples"):
+        value = getattr(options.probability, name)
+        if value == 1:
+            raise ValueError(f"probability.{name}: expected at least 2 for a standard error, or 0 for none, got 1")
+
+
 def evaluate(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
-    if options.num_times < 1 or options.examples < 2:
-        raise ValueError(f"num_times, examples: expected at least 1 and 2, got {options.num_times}, {options.examples}")
-    if 0 != options.samples < 10 or (options.classifier_steps or 1) < 1:
-        got = (options.samples, options.classifier_steps)
-        raise ValueError(f"samples, classifier_steps: expected at least 10 (or 0 samples) and 1, got {got}")
+    check(options)
     run = _sampling.load_run(options.run, best=options.best)
     rows = denoising_errors(run, options)
     print_table(rows)

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import _cli
 import _config
+import _options
 import _pictures
 import _samplers
 import _sampling
@@ -97,14 +98,14 @@ def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
 
 def main(options: Options) -> np.ndarray:
     """Make the strips, draw them and save them."""
-    if options.strips < 1 or options.columns < 2 or options.steps < 2:
-        got = (options.strips, options.columns, options.steps)
-        raise ValueError(f"strips, columns, steps: expected at least 1, 2 and 2, got {got}")
+    _options.seed(options.seed)
+    _options.counts(options, strips=1, columns=2, steps=2)
     run = _sampling.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     x_0, y_0 = pairs(run, options)
     strips = between(run, x_0, y_0, options)
+    _sampling.require_finite(strips)
     error = np.abs(strips[:, [0, -1]] - np.stack([x_0, y_0], axis=1)).mean()
     print(f"the ends, encoded and decoded, differ from the images by {error:.4f} on average (images in [-1, 1])")
     ends = [np.asarray(v)[:, None] for v in (x_0, y_0)]

@@ -21,6 +21,7 @@ import _calibration
 import _cli
 import _config
 import _observing
+import _options
 import _posterior
 import _posterior_pictures as _pictures
 import _sampling
@@ -92,9 +93,9 @@ def held_out(run: _sampling.Run, task: _observing.Task, options: Options) -> Obs
 
 def from_the_model(run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
-    num, seed = options.calibration, options.seed + 1
+    num, seed = options.calibration, _options.another(options.seed)
     x_0 = _sampling.generate(run, num, seed=seed, sampler="ancestral", variance="small", ts=ts).x
-    return observe(task, x_0, None, seed=options.seed + 1, what=f"observe {task.name}")
+    return observe(task, x_0, None, seed=seed, what=f"observe {task.name}")
 
 
 def figures(task: _observing.Task, seen: Observed, drawn: _posterior.Drawn) -> list[dict[str, float]]:
@@ -128,9 +129,8 @@ def calibrate(
     """Ranks of the model's own images among their posterior samples, and what they say."""
     train, _ = run.dataset.head("train", 10_000)
     functions = _calibration.Functions(train, problem.task.hidden)
-    drawn = _posterior.draw(
-        run, problem, name, seen.ys, seed=options.seed + 1, what=f"calibrate {problem.task.name}", particles=particles
-    )
+    seed, what = _options.another(options.seed), f"calibrate {problem.task.name}"
+    drawn = _posterior.draw(run, problem, name, seen.ys, seed=seed, what=what, particles=particles)
     uniform = np.random.default_rng(options.seed).random(len(seen.ys))
 
     @jax.jit
@@ -204,12 +204,21 @@ def print_table(found: list[dict[str, Any]], task: _observing.Task) -> None:
         print(line + "".join(f"{cell:>14}" for cell in cells))
 
 
+def check(options: Options) -> None:
+    """Refuse what cannot be drawn, before anything is read."""
+    _options.seed(options.seed)
+    _options.counts(options, images=1, calibration=0)
+    _options.counts(options.sampling, particles=2, steps=2, at_once=1)
+    if 0 < options.calibration < 10:
+        raise ValueError(f"calibration: expected 0, or at least 10 images, got {options.calibration}")
+    width = ("a positive standard deviation", _options.POSITIVE[1])
+    _options.numbers(options, noise=width, peak=("a positive mean count", _options.POSITIVE[1]))
+    _options.numbers(options.sampling, start=_options.FINITE, threshold=_options.NOT_NEGATIVE, prior_std=width)
+
+
 def main(options: Options) -> dict[str, Any]:
     """Observe, draw, measure, print, draw pictures and save."""
-    if options.images < 1:
-        raise ValueError(f"images: expected at least 1, got {options.images}")
-    if 0 != options.calibration < 10:
-        raise ValueError(f"calibration: expected 0, or at least 10 images, got {options.calibration}")
+    check(options)
     run = _sampling.load_run(options.run, best=options.best)
     task = _observing.make_task(options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed)
     if not options.compare:

@@ -14,7 +14,6 @@ import _process
 _process.configure()
 
 import dataclasses
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import _cli
 import _config
+import _options
 import _parzen
 import _pictures
 import _watch
@@ -98,6 +98,9 @@ class SwissRoll(Options):
     roll is not known to us: this one allows a gain of 7.0 bits at most, where the paper's model has 6.45."""
 
 
+MAY_CHANGE = {"steps", "learning_rate", "examples"}  # where a run goes on; the rate is a function of step and steps
+
+
 class Problem(NamedTuple):
     """What training needs to know of a problem.
 
@@ -114,7 +117,12 @@ class Problem(NamedTuple):
 
 def fit(options: Options, problem: Problem) -> Any | None:
     """Bring a run to its last step; return the averaged parameters, or None if it was stopped on the way."""
-    check(options)
+    with training.lock(options.run):
+        check_same(options)
+        return _fit(options, problem)
+
+
+def _fit(options: Options, problem: Problem) -> Any | None:
     optimizer = training.make_optimizer(options.learning_rate, num_steps=options.steps, warmup=min(100, options.steps))
     devices = jax.local_devices()[:1]  # programs this small gain nothing from a second device
 
@@ -151,15 +159,20 @@ def fit(options: Options, problem: Problem) -> Any | None:
 
 
 def check(options: Options) -> None:
-    """Refuse counts that mean nothing, and a run that was begun with other options."""
-    for name in ("steps", "chain_steps", "batch_size", "examples"):
-        least = 2 if name in ("chain_steps", "examples") else 1
-        if getattr(options, name) < least:
-            raise ValueError(f"{name}: expected at least {least}, got {getattr(options, name)}")
+    """Refuse numbers that mean nothing, before any work."""
+    _options.seed(options.seed)
+    _options.counts(options, steps=1, chain_steps=2, batch_size=1, examples=2, width=8, depth=1)
+    _options.numbers(options, learning_rate=_options.POSITIVE)
+
+
+def check_same(options: Options) -> None:
+    """Refuse a run that was begun with other options."""
     new = {name: value for name, value in dataclasses.asdict(options).items() if name != "run"}
     path = options.run / "options.json"
-    old = json.loads(path.read_text()) if path.exists() else new
-    differing = [name for name in new if new[name] != old.get(name)]
+    old = _options.read_json(path) if path.exists() else new
+    if not isinstance(old, dict):
+        raise ValueError(f"{path}: expected the run's options, got {type(old).__name__}; give another --run")
+    differing = [name for name in new if new[name] != old.get(name) and name not in MAY_CHANGE]
     if differing:
         raise ValueError(f"run: {options.run} was begun with another {', '.join(differing)}; give another --run")
     training.write_json(path, new)
@@ -197,6 +210,7 @@ def heartbeats() -> oracles.BinaryLaw:
 
 def heartbeat(options: Heartbeat) -> bool:
     """Train on heartbeats, measure K, draw; False if stopped."""
+    check(options)
     law, schedule = heartbeats(), jd.schedules.rectified_flow()  # the paper's schedule: alpha_t = 1 - t
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
@@ -232,8 +246,10 @@ def heartbeat(options: Heartbeat) -> bool:
     }
     report(options, rows, null, (-2.414, 12.024))
     kernel = binomial.ancestral(denoiser_of(params), schedule)
-    x_init = binomial.prior_sample(jax.random.key(options.seed + 1), (1000, 20))
-    samples = jd.sample(jax.random.key(options.seed + 2), kernel, x_init, ts, save_every=-(-options.chain_steps // 2))
+    x_init = binomial.prior_sample(jax.random.key(_options.another(options.seed)), (1000, 20))
+    samples = jd.sample(
+        jax.random.key(_options.another(options.seed, 2)), kernel, x_init, ts, save_every=-(-options.chain_steps // 2)
+    )
     assert samples.trajectory is not None
     counts = np.exp(np.asarray(law.log_prob(samples.x))) > 0
     phases = np.argmax(np.asarray(samples.x)[counts][:, :5], axis=1)
@@ -295,7 +311,8 @@ FREQUENCIES = 2.0 ** np.arange(9)
 
 def swiss_roll(options: SwissRoll) -> bool:
     """Train on the roll, measure K, draw; False if stopped."""
-    if options.noise <= 0:
+    check(options)
+    if not 0 < options.noise < math.inf:
         raise ValueError(f"noise: expected a positive width (a curve without has no density), got {options.noise}")
     model = models.mlp(width=options.width, depth=options.depth)
     decoder = jd.decoders.normal()
@@ -334,7 +351,7 @@ def swiss_roll(options: SwissRoll) -> bool:
         "the data's own": mean_bits(log_density(options, x_0)),
     }
     report(options, rows, -math.log2(2 * math.pi * math.e), (2.35, 6.45))
-    x_init = jd.prior_sample(jax.random.key(options.seed + 1), schedule, (2000, 2))
+    x_init = jd.prior_sample(jax.random.key(_options.another(options.seed)), schedule, (2000, 2))
     samples = jd.sample(key, jd.kernels.ancestral(denoiser, schedule), x_init, ts, save_every=1)
     draw_swiss_roll(chain, roll(options, 0, 2000), np.asarray(samples.trajectory), options.run / "swiss_roll.png")
     return True

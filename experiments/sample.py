@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import _cli
+import _options
 import _pictures
 import _samplers
 import _sampling
@@ -67,9 +68,17 @@ def labels_of(options: Options, run: _sampling.Run) -> np.ndarray | None:
     return np.resize(chosen, options.num)
 
 
-def main(options: Options) -> None:
+def check(options: Options) -> None:
+    """Refuse what cannot be drawn, before anything is read."""
+    _options.seed(options.seed)
+    _options.counts(options, num=1, steps=1, batch_size=1, labels=0)
+    _options.numbers(options, guidance=_options.FINITE, noise=_options.NOT_NEGATIVE)
     if options.noise and not _samplers.SAMPLERS[options.sampler].noise:
         raise ValueError(f"noise: expected none with --sampler {options.sampler}, which has no such option")
+
+
+def main(options: Options) -> None:
+    check(options)
     run = _sampling.load_run(options.run, best=options.best)
     labels = labels_of(options, run)
     began = time.monotonic()

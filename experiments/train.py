@@ -58,16 +58,27 @@ def train(config: _config.Config) -> bool:
     """Bring a run to its last step; False if it was stopped on the way."""
     _config.check(config)
     dataset = _datasets.load(config)
+    _config.check_network(config, dataset)
     model = _config.make_model(config, dataset)
-    _config.check_same(config)
+    with training.lock(config.run):
+        return _train(config, dataset, model)
+
+
+def _train(config: _config.Config, dataset: _datasets.Dataset, model: models.Model) -> bool:
+    before = _config.check_same(config)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
         if state is None:
             state = jax.jit(lambda: _config.initial_state(config, model, dataset.event_shape))()
-        if int(state.step) < config.steps:
+        step = int(state.step)
+        if step < config.steps:
+            if before is not None and (line := _config.what_changes(before, config, step)):
+                print(line)
             state = loop(config, dataset, model, state, checkpoints)
+            for name in PICTURES:  # of a run that has gone on for longer, they show what it was
+                (config.run / name).unlink(missing_ok=True)
         else:
-            print(f"{config.run} is trained already ({int(state.step)} steps)")
+            print(f"{config.run} is trained already ({step} steps)")
     if int(state.step) < config.steps:
         command = shlex.join([sys.executable, *sys.argv])
         print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {command}")

@@ -77,11 +77,12 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
     Returns:
       Affine, in x_t's dtype but at least float32. |out|^2 turns a squared error of the prediction into one of x_0.
     Raises:
-      ValueError: unknown prediction, or t is no time for x_t.
+      ValueError: unknown prediction, t is no time for x_t, or sigma_data is not positive.
     Numerics: eps and score divide by alpha_t, so they say nothing about x_0 where alpha_t = 0; the others are bounded.
     Source: v: Salimans & Ho 2022, arXiv:2202.00512, Appendix D; edm: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
     _checks.choice("prediction", prediction, PREDICTIONS)
+    _check_sigma_data(sigma_data)
     alpha, sigma, _ = level(schedule, t, x_t)
     if prediction == "eps":
         return Affine(1 / alpha, -sigma / alpha)
@@ -99,6 +100,10 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
     # EDM's network sees x_t / alpha, whose noise level is the ratio sigma / alpha.
     total = jnp.hypot(sigma, alpha * sigma_data)
     return Affine(alpha * sigma_data**2 / total**2, sigma * sigma_data / total)
+
+
+def _check_sigma_data(value: Any) -> None:
+    _checks.values("sigma_data", value, "a positive standard deviation", lambda s: s > 0)
 
 
 def to_x_0(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, prediction: str) -> jax.Array:
@@ -163,11 +168,12 @@ def target(
     Returns:
       The prediction without error, [B, *D], dtype of x_0; finite at both ends.
     Raises:
-      ValueError: unknown prediction, or shapes do not fit.
+      ValueError: unknown prediction, shapes do not fit, or sigma_data is not positive.
     Source: see the table at the top of this module.
     """
     _checks.floating("x_0", x_0)
     _checks.choice("prediction", prediction, PREDICTIONS)
+    _check_sigma_data(sigma_data)
     _checks.same_shape("eps", eps, "x_0", x_0)
     alpha, sigma, _ = level(schedule, t, x_0)
     if prediction == "velocity":
@@ -269,11 +275,13 @@ def make_denoiser(
     Returns:
       A denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D], dtype of x_t. A pytree, fit to pass through jit.
     Raises:
-      ValueError: unknown prediction or threshold; when called, an output of another shape than x_t.
+      ValueError: unknown prediction or threshold, or sigma_data is not positive; when called, an output of another
+        shape than x_t.
       TypeError: apply or threshold is no function.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15), for the learned variance.
     """
     _checks.choice("prediction", prediction, PREDICTIONS)
+    _check_sigma_data(sigma_data)
     if isinstance(threshold, str):
         _checks.choice("threshold", threshold, THRESHOLDS)
         threshold = clip() if threshold == "static" else dynamic_threshold()
@@ -317,7 +325,10 @@ def edm_input(schedule: Schedule, t: Any, x_t: jax.Array, *, sigma_data: Any = 0
       sigma_data: standard deviation of the data.
     Returns:
       [B, *D], dtype of x_t.
+    Raises:
+      ValueError: sigma_data is not positive.
     Source: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
+    _check_sigma_data(sigma_data)
     alpha, sigma, _ = level(schedule, t, x_t)
     return (x_t / jnp.hypot(sigma, alpha * sigma_data)).astype(x_t.dtype)

@@ -2,6 +2,6 @@
 
 from jaxdiff.models._model import Model
 from jaxdiff.models.mlp import mlp
-from jaxdiff.models.unet import unet
+from jaxdiff.models.unet import MOST_FOURIER, unet
 
-__all__ = ["Model", "mlp", "unet"]
+__all__ = ["MOST_FOURIER", "Model", "mlp", "unet"]

@@ -124,6 +124,14 @@ def _init(module: nn.Module, key: jax.Array, event_shape: tuple[int, ...]) -> Pa
     return jax.tree.unflatten(structure, scaled)
 
 
+def check_dropout(rate: Any) -> None:
+    """Require a share of activations to drop."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float):
+        raise TypeError(f"dropout: expected a rate in [0, 1), got {rate!r}")
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: expected a rate in [0, 1), got {rate}")
+
+
 @functools.cache
 def shared(module: nn.Module) -> Model:
     """One object for each configuration.

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 
 from jaxdiff import _checks
 from jaxdiff.models import _layers
-from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, shared
+from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, check_dropout, shared
 
 
 class MLP(nn.Module):
-    """The network of `mlp`: x [B, d], t [B], label [B] or None; the key, for dropout, is unused."""
+    """The network of `mlp`: x [B, d], t [B], label [B] or None, key [B] or None."""
 
     width: int
     depth: int
+    dropout: float
     num_classes: int | None
     time_embedding: str
     learned_variance: bool
@@ -36,7 +37,8 @@ class MLP(nn.Module):
         for layer in range(self.depth):
             shift = _layers.dense(self.width, dtype, f"film_{layer}")(embedding)
             update = _layers.dense(self.width, dtype, f"in_{layer}")(nn.silu(h))
-            h = h + _layers.dense(self.width, dtype, f"out_{layer}")(nn.silu(update + shift))
+            inner = _layers.dropout(nn.silu(update + shift), self.dropout, key, layer)
+            h = h + _layers.dense(self.width, dtype, f"out_{layer}")(inner)
         return _layers.dense(outputs, dtype, "head", init=_layers.zeros)(nn.silu(h))
 
 
@@ -44,6 +46,7 @@ def mlp(
     *,
     width: int = 128,
     depth: int = 4,
+    dropout: float = 0.0,
     num_classes: int | None = None,
     time_embedding: str = "sinusoidal",
     learned_variance: bool = False,
@@ -56,6 +59,7 @@ def mlp(
     Args:
       width: size of the hidden vectors.
       depth: residual blocks.
+      dropout: rate in the residual blocks; drawn only where `Model.apply` gets a dropout_key.
       num_classes: None for an unconditional network; otherwise labels are 0 .. num_classes, the last one the null
         class of classifier-free guidance.
       time_embedding: "sinusoidal" or "fourier".
@@ -65,7 +69,7 @@ def mlp(
       The model. Its event_shape is (d,).
     Raises:
       ValueError: an option has a value that is not offered, or the width is no multiple of 8.
-      TypeError: a size is not an int.
+      TypeError: a size is not an int, or dropout is no number.
     Source: He et al. 2016, arXiv:1512.03385, for the residual form.
     """
     for name, value in {"width": width, "depth": depth}.items():
@@ -74,6 +78,7 @@ def mlp(
         _checks.positive_int("num_classes", num_classes)
     if width % 8:
         raise ValueError(f"width: expected a multiple of 8 (the time features' pairs), got {width}")
+    check_dropout(dropout)
     _checks.choice("time_embedding", time_embedding, TIME_EMBEDDINGS)
     _checks.choice("dtype", dtype, DTYPES)
-    return shared(MLP(width, depth, num_classes, time_embedding, learned_variance, dtype))
+    return shared(MLP(width, depth, dropout, num_classes, time_embedding, learned_variance, dtype))

@@ -7,10 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import _checks
 from jaxdiff.models import _layers
-from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, shared
+from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, check_dropout, shared
+
+MOST_FOURIER = 23  # float32 has 24 bits: a finer wave is none
 
 
 class UNet(nn.Module):
@@ -122,7 +125,7 @@ def unet(
       dtype: "float32", "bfloat16" or "float64", of the computation; parameters are float32.
       norm_groups: groups of each group normalisation.
       fourier: exponents n of input features sin(2^n pi x), cos(2^n pi x), which show small differences; 7 sees single
-        levels of 8 bits in [-1, 1].
+        levels of 8 bits in [-1, 1]; 0 to 23.
       num_levels: None, or the number of levels to return logits of, [B, H, W, C, num_levels], for
         `make_categorical_denoiser`.
       level_features: numbers a component from which its logits are made, by one linear map.
@@ -171,10 +174,12 @@ def _check(unet: UNet) -> None:
         raise ValueError("learned_variance: expected False with num_levels, whose logits give a variance already")
     if not unet.multipliers:
         raise ValueError("multipliers: expected at least one level, got none")
-    if isinstance(unet.dropout, bool) or not isinstance(unet.dropout, int | float):
-        raise TypeError(f"dropout: expected a rate in [0, 1), got {unet.dropout!r}")
-    if not 0 <= unet.dropout < 1:
-        raise ValueError(f"dropout: expected a rate in [0, 1), got {unet.dropout}")
+    check_dropout(unet.dropout)
+    for exponent in unet.fourier:
+        if isinstance(exponent, bool) or not isinstance(exponent, int | np.integer):
+            raise TypeError(f"fourier: expected exponents, integers, got {exponent!r}")
+        if not 0 <= exponent <= MOST_FOURIER:
+            raise ValueError(f"fourier: expected exponents 0 to {MOST_FOURIER}, got {exponent}")
     divisors = {"two": 2, "norm_groups": unet.norm_groups, "num_heads": unet.num_heads}
     for name, divisor in divisors.items():
         if unet.channels % divisor:

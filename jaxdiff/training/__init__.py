@@ -1,8 +1,8 @@
 """Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
 
 from jaxdiff.training.checkpoints import Checkpoints
-from jaxdiff.training.objective import chain_loss, denoising_loss, likelihood_loss, make_optimizer
-from jaxdiff.training.run import Log, atomic, read_log, write_json
+from jaxdiff.training.objective import chain_loss, denoising_loss, learning_rates, likelihood_loss, make_optimizer
+from jaxdiff.training.run import Log, atomic, first_line, lock, read_log, write_json
 from jaxdiff.training.state import (
     AXIS,
     RememberingState,
@@ -26,8 +26,11 @@ __all__ = [
     "atomic",
     "chain_loss",
     "denoising_loss",
+    "first_line",
     "init_state",
+    "learning_rates",
     "likelihood_loss",
+    "lock",
     "make_optimizer",
     "make_step",
     "pmap_step",

@@ -4,6 +4,10 @@ import hashlib
 import itertools
 import logging
 import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +17,35 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from jaxdiff.training.run import first_line
+
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
     """The checkpoints of one run: saved in the background, the newest two and the best kept.
 
+    One process writes to a folder (`training.lock`); any number may read beside it.
+
     Args:
-      folder: where they lie; made if missing.
+      folder: where they lie; made if missing, but for a reader.
       keep: how many of the newest to keep, besides the one of the lowest loss.
+      read_only: whether this one only reads, beside a process that writes perhaps: nothing in the folder changes.
     """
 
-    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+    def __init__(self, folder: Path | str, *, keep: int = 2, read_only: bool = False) -> None:
         best = preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1)
         policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best])
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=None if read_only else policy,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=not read_only,  # what a kill or a full disk has left
+            read_only=read_only,
+        )
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self._read_only = read_only
         self._damaged: set[int] = set()
+        logging.getLogger("absl").addFilter(_without_traceback)
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
         """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
@@ -39,15 +55,18 @@ class Checkpoints:
             damaged.
           tree: the pytree.
           loss: decides which checkpoint is the best one.
+        Raises:
+          OSError: this one, or the one before it, cannot be written (a full disk, say). Those before are whole.
         """
-        if step in self._damaged:
-            self._manager.delete(step)
-            self._damaged.remove(step)
-        if step in self._manager.all_steps():
-            return
-        about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
-        items = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
-        self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+        with self._writing():
+            if step in self._damaged:
+                self._manager.delete(step)
+                self._damaged.remove(step)
+            if step in self._manager.all_steps():
+                return
+            about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
+            items = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+            self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
 
     def restore(self, abstract: Any, *, best: bool = False) -> Any | None:
         """Read the newest sound checkpoint, or the one of the lowest loss.
@@ -62,14 +81,11 @@ class Checkpoints:
         """
         steps = self.steps(best=best)
         for step in steps:
-            about = self._read(step, about=ocp.args.JsonRestore())
-            if about is None:
-                self._damaged.add(step)
-                continue
-            _check_structure(self._manager.directory / str(step), about["structure"], structure(abstract))
-            tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
-            if tree is not None and digest(tree) == about["sha256"]:
+            tree = self._sound(step, abstract)
+            if tree is not None:
                 return tree
+            if self._read_only and self.steps(best=best) != steps:  # written meanwhile, and this one made room
+                return self.restore(abstract, best=best)
             logger.warning("checkpoint %s is damaged: passed over", self._manager.directory / str(step))
             self._damaged.add(step)
         if steps:
@@ -84,13 +100,20 @@ class Checkpoints:
         Returns:
           Step numbers.
         """
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
+        if self._read_only:
+            self._manager.reload()
         steps = sorted(self._manager.all_steps(), reverse=True)
         return sorted(steps, key=self._loss) if best else steps
 
     def close(self) -> None:
-        """Wait for the last write."""
-        self._manager.close()
+        """Wait for the last write; raises OSError where it has failed."""
+        try:
+            with self._writing():
+                self._manager.close()
+        finally:
+            logging.getLogger("absl").removeFilter(_without_traceback)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -98,18 +121,52 @@ class Checkpoints:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in one line what the operating system has against a write; tensorstore's own words take a page."""
+        try:
+            yield
+        except Exception as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None and not isinstance(error, OSError):
+                raise
+            reason = first_line(error) if code is None else os.strerror(int(code[1]))
+            raise OSError(
+                f"checkpoint: {self._manager.directory} cannot be written to: {reason}; the checkpoints in it are "
+                "whole, and the run can go on from the newest"
+            ) from error
+
+    def _sound(self, step: int, abstract: Any) -> Any | None:
+        """A checkpoint's pytree, or None where it cannot be read or is not what was written."""
+        about = self._about(step)
+        if about is None:
+            return None
+        _check_structure(self._manager.directory / str(step), about["structure"], structure(abstract))
+        tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
+        return tree if tree is not None and digest(tree) == about["sha256"] else None
+
     def _loss(self, step: int) -> float:
-        about = self._read(step, about=ocp.args.JsonRestore())
+        about = self._about(step)
         return math.inf if about is None else about["loss"]
+
+    def _about(self, step: int) -> dict[str, Any] | None:
+        about = self._read(step, about=ocp.args.JsonRestore())
+        whole = isinstance(about, dict) and {"sha256", "structure", "loss"} <= about.keys()
+        return about if whole else None
 
     def _read(self, step: int, **item: Any) -> Any | None:
         """One item of a checkpoint, or None where it cannot be read."""
         try:
             (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
         except Exception as error:  # whatever a damaged file makes of tensorstore or json
-            logger.warning("checkpoint %s: %s", self._manager.directory / str(step), str(error).splitlines()[0])
+            logger.warning("checkpoint %s: %s", self._manager.directory / str(step), first_line(error))
             return None
         return value
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Whether a line of absl's log is to be shown: not orbax's pages on an error that `save` or `close` raises."""
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def digest(tree: Any) -> str:

@@ -44,10 +44,11 @@ def denoising_loss(
     Returns:
       loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b].
     Raises:
-      ValueError: label_drop outside [0, 1], or unknown time_sampling.
+      ValueError: label_drop outside [0, 1], sigma_data not positive, or unknown time_sampling.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 1; label drop: Ho & Salimans 2022, arXiv:2207.12598.
     """
     _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+    _checks.values("sigma_data", sigma_data, "a positive standard deviation", lambda s: s > 0)
     _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS[:2])
 
     def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
@@ -172,6 +173,33 @@ def likelihood_loss(
     return loss
 
 
+def learning_rates(
+    learning_rate: float = 1e-3, *, num_steps: int, warmup: int = 100, final_scale: float = 0.0
+) -> Callable[[Any], jax.Array]:
+    """Return the learning rate of every step: a linear warm-up, then a cosine.
+
+        r_n = r n / w,  n < w;    r (f + (1 - f) (1 + cos(pi (n - w) / (N - w))) / 2),  w <= n <= N
+
+    Args:
+      learning_rate: the peak r, after warm-up.
+      num_steps: length N of the run, at which the decay ends.
+      warmup: steps w of linear warm-up from 0; at most num_steps.
+      final_scale: learning rate at the end, as a share f of the peak.
+    Returns:
+      A function of the number of updates done.
+    Raises:
+      ValueError: a rate or a count is out of range.
+    Source: Loshchilov & Hutter 2017, arXiv:1608.03983, Eq. (5), without restarts.
+    """
+    _checks.values("learning_rate", learning_rate, "a positive rate", lambda v: v > 0)
+    _checks.positive_int("num_steps", num_steps)
+    _checks.values("final_scale", final_scale, "a share of at least 0", lambda v: v >= 0)
+    _checks.values("warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps))
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup else learning_rate, learning_rate, warmup, max(num_steps, warmup + 1), learning_rate * final_scale
+    )
+
+
 def make_optimizer(
     learning_rate: float = 1e-3,
     *,
@@ -200,15 +228,10 @@ def make_optimizer(
       ValueError: a rate or a count is out of range.
     Source: Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
-    _checks.values("learning_rate", learning_rate, "a positive rate", lambda v: v > 0)
-    _checks.positive_int("num_steps", num_steps)
+    rates = learning_rates(learning_rate, num_steps=num_steps, warmup=warmup, final_scale=final_scale)
     _checks.values("b1, b2", np.array([b1, b2]), "decays in [0, 1)", lambda b: (b >= 0) & (b < 1))
-    _checks.values("weight_decay, final_scale", np.array([weight_decay, final_scale]), "no negative", lambda v: v >= 0)
-    _checks.values("warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps))
+    _checks.values("weight_decay", weight_decay, "a decay of at least 0", lambda v: v >= 0)
     if clip_norm is not None:
         _checks.values("clip_norm", clip_norm, "a positive norm or None", lambda v: v > 0)
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else learning_rate, learning_rate, warmup, max(num_steps, warmup + 1), learning_rate * final_scale
-    )
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return optax.chain(clip, optax.adamw(rate, b1=b1, b2=b2, weight_decay=weight_decay))
+    return optax.chain(clip, optax.adamw(rates, b1=b1, b2=b2, weight_decay=weight_decay))

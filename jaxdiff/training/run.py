@@ -1,13 +1,64 @@
-"""The folder of a run: its configuration, its log, and files that are whole or not there."""
+"""The folder of a run: who writes to it, its log, and files that are whole or not there."""
 
+import datetime
+import errno
 import json
+import logging
 import os
+import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+import filelock
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keep a run to one writing process at a time; readers need no lock.
+
+    The lock is the operating system's (flock on the file .lock): it ends with the process, however that ends, and
+    leaves nothing behind to clear away.
+
+    Args:
+      folder: the run's folder; made if missing.
+    Returns:
+      A context manager.
+    Raises:
+      BlockingIOError: another process, or another block of this one, holds it; the message says who and since when.
+    Numerics: a file system that has no locks is warned of, once, and then goes without.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    held = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        who = path.read_text().strip() or "another process"
+        message = f"{folder} is in use by {who}; wait for it or stop it, or use another folder"
+        raise BlockingIOError(message) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        logger.warning("%s cannot be locked (%s): let one process at a time write to it", folder, error.strerror)
+        yield
+        return
+    try:
+        now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager
@@ -17,15 +68,47 @@ def atomic(path: Path) -> Iterator[Path]:
     Args:
       path: the final name.
     Returns:
-      A context manager over a path in the same folder, with the same suffix.
+      A context manager over a path in the same folder, with the same suffix; two that are open at once differ.
+    Raises:
+      OSError: it cannot be written; the message names the path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an error of the operating system that does not: a full disk has no file name.
+
+    Args:
+      path: the file that is written to in the block.
+    Returns:
+      A context manager.
+    """
     try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return what an error says, in one line.
+
+    Args:
+      error: any exception, with or without a message.
+    Returns:
+      The first line of the message that is not empty; the name of the error's class where there is none.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -40,7 +123,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Log:
-    """Scalars by step, as JSON lines and as TensorBoard events.
+    """Scalars by step, as JSON lines and as TensorBoard events; each is on its way to the disk when `write` returns.
 
     Args:
       folder: the run's folder; metrics.jsonl and the events lie there.
@@ -52,8 +135,13 @@ class Log:
         kept = [line for line in read_log(folder) if line["step"] <= step]
         with atomic(self._path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a")
-        self._events = SummaryWriter(str(folder), purge_step=step + 1)
+        self._file = self._path.open("ab", buffering=0)
+        # No SummaryWriter: its thread dies of a full disk, and then `add_scalar` waits for it for ever.
+        with naming(folder):
+            self._events = EventsWriter(str(folder / "events"))
+            start = SessionLog(status=SessionLog.START)  # TensorBoard hides what an earlier session wrote from here on
+            self._events.write_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
+            self._events.flush()
 
     def write(self, step: int, **scalars: float) -> None:
         """Add the scalars of a step.
@@ -62,17 +150,19 @@ class Log:
           step: number of updates done.
           **scalars: name = value.
         """
-        self._file.write(json.dumps({"step": step} | scalars) + "\n")
-        self._file.flush()
-        for name, value in scalars.items():
-            self._events.add_scalar(name, value, step)
+        with naming(self._path):
+            self._file.write((json.dumps({"step": step} | scalars) + "\n").encode())
+            for name, value in scalars.items():
+                self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+            self._events.flush()
 
     def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._file.close()
-        self._events.close()
+        with naming(self._path):
+            self._events.close()
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:
@@ -81,13 +171,16 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     Args:
       folder: the run's folder.
     Returns:
-      The lines, oldest first; none if there is no file. A last line cut short by a kill is left out.
+      The lines, oldest first; none if there is no file. A last line cut short by a kill is left out, with all after.
     """
     path = folder / "metrics.jsonl"
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except json.JSONDecodeError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines

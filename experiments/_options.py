@@ -1,0 +1,113 @@
+"""Options of the scripts: their checks, which come before any work, and reading them back from JSON."""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+SEEDS = 2**32  # jax.random.key takes 32 bits of a seed: 2^32 would be 0 again
+
+POSITIVE = ("a positive number", lambda v: 0 < v < math.inf)
+NOT_NEGATIVE = ("a number of at least 0", lambda v: 0 <= v < math.inf)
+FINITE = ("a finite number", math.isfinite)
+SHARE = ("a share in [0, 1]", lambda v: 0 <= v <= 1)
+DECAY = ("a decay in [0, 1)", lambda v: 0 <= v < 1)
+
+
+def counts(options: Any, **least: int) -> None:
+    """Require integers, or tuples of them, of at least so much; None is none. a__b is the option b of options.a."""
+    for name, smallest in least.items():
+        value = _named(options, name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if each is not None and each < smallest:
+                raise ValueError(f"{name.replace('__', '.')}: expected at least {smallest}, got {each}")
+
+
+def numbers(options: Any, **allowed: tuple[str, Callable[[float], bool]]) -> None:
+    """Require numbers to be in a range: POSITIVE, SHARE and so on. NaN is in none; None is none."""
+    for name, (expected, holds) in allowed.items():
+        value = _named(options, name)
+        if value is not None and not holds(value):
+            raise ValueError(f"{name.replace('__', '.')}: expected {expected}, got {value}")
+
+
+def seed(value: int) -> None:
+    """Require a seed whose random numbers are its own."""
+    if not 0 <= value < SEEDS:
+        raise ValueError(f"seed: expected an integer in [0, 2^32), got {value}")
+
+
+def another(seed: int, number: int = 1) -> int:
+    """A seed beside this one, for what has to be independent of it."""
+    return (seed + number) % SEEDS
+
+
+def _named(options: Any, name: str) -> Any:
+    for part in name.split("__"):
+        options = getattr(options, part)
+    return options
+
+
+def flat(options: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of nested dataclasses by their dotted names, as the command line has them."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(options):
+        value = getattr(options, each.name)
+        name = prefix + each.name
+        found |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, naming it where it is damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested without end
+        raise ValueError(f"{path}: expected JSON, got {str(error) or type(error).__name__}") from error
+
+
+def read(kind: Any, fields: Any, where: str = "") -> Any:
+    """A dataclass from what JSON makes of it: every field there, none besides, each of its type."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where or 'all of it'}: expected an object, got {_shown(fields)}")
+    prefix = f"{where}." if where else ""
+    hints = typing.get_type_hints(kind)
+    for name in fields.keys() - hints.keys():
+        raise ValueError(f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them")
+    for each in dataclasses.fields(kind):
+        if each.name not in fields:
+            raise ValueError(f"{prefix}{each.name}: expected a value, got none")
+    return kind(**{name: _read_value(hint, fields[name], prefix + name) for name, hint in hints.items()})
+
+
+def _read_value(hint: Any, value: Any, where: str) -> Any:
+    """One value of a type: a dataclass, a choice, a path, a tuple, a number, text, or None beside one of these."""
+    if dataclasses.is_dataclass(hint):
+        return read(hint, value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        inner = next(each for each in arguments if each is not type(None))
+        return None if value is None else _read_value(inner, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{where}: expected one of {', '.join(arguments)}, got {_shown(value)}")
+        return value
+    if origin is tuple and isinstance(value, list):
+        return tuple(_read_value(arguments[0], each, where) for each in value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        expected = {tuple: "a list", Path: "a path"}.get(origin or hint, getattr(hint, "__name__", str(hint)))
+        raise ValueError(f"{where}: expected {expected}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
