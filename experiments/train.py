@@ -108,7 +108,9 @@ def loop(
     first = int(state.step)
     replicated, evaluate = training.replicate(state, devices), held_out_loss(config, dataset, model)
     example = training.shard(batches(first), len(devices))
-    update = _memory.fitting(training.pmap_step(step, devices), replicated, example, devices=devices)
+    with _watch.Watch() as watch:
+        watch("the program of an update, which is compiled")
+        update = _memory.fitting(training.pmap_step(step, devices), replicated, example, devices=devices)
     _config.save(config)
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
     began, examples = time.monotonic(), 0
@@ -119,8 +121,7 @@ def loop(
             # The next batch is made meanwhile, but no update is sent before the last is done: CPU devices that wait
             # for each other in many at once run out of threads.
             jax.block_until_ready(metrics)
-            compiled = ", which is compiled first" if n == first else ""
-            watch(f"step {n + 1} of {config.steps} on {len(devices)} devices{compiled}")
+            watch(f"step {n + 1} of {config.steps} on {len(devices)} devices")
             replicated, metrics = update(replicated, batch)
             done, examples = n + 1, examples + config.batch_size
             bar.update()
