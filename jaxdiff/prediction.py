@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
-from jaxdiff.forward import level, rates
+from jaxdiff._functions import Static, as_function, known_ahead
+from jaxdiff.forward import level, no_data, no_noise, rates
 from jaxdiff.schedules import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], Any]
@@ -27,6 +28,7 @@ Denoiser = Callable[[jax.Array, jax.Array], Any]
 
 PREDICTIONS = ("eps", "x0", "v", "score", "velocity", "edm")
 CONVERTIBLE = PREDICTIONS[:5]
+OF_NOISE = ("eps", "score")  # x_0 is what they leave of x_t, divided by alpha_t
 THRESHOLDS = ("static", "dynamic")
 
 
@@ -78,7 +80,8 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
       Affine, in x_t's dtype but at least float32. |out|^2 turns a squared error of the prediction into one of x_0.
     Raises:
       ValueError: unknown prediction, or t is no time for x_t.
-    Numerics: eps and score divide by alpha_t, so they say nothing about x_0 where alpha_t = 0; the others are bounded.
+    Numerics: eps and score divide by alpha_t, so they say nothing about x_0 where alpha_t = 0, and are finite there
+      without meaning (`to_x_0` and denoisers are NaN); the others are bounded.
     Source: v: Salimans & Ho 2022, arXiv:2202.00512, Appendix D; edm: Karras et al. 2022, arXiv:2206.00364, Table 1.
     """
     _checks.choice("prediction", prediction, PREDICTIONS)
@@ -113,13 +116,18 @@ def to_x_0(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, pre
     Returns:
       x_0, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, or shapes do not fit.
+      ValueError: unknown prediction, shapes do not fit, or eps or score at a known t where no data are left.
+    Numerics: eps and score give NaN at a traced t where no data are left: alpha_t / sigma_t below rounding.
     Source: see the table at the top of this module.
     """
     _checks.floating("x_t", x_t)
     _checks.choice("prediction", prediction, CONVERTIBLE)
     _checks.same_shape("output", output, "x_t", x_t)
     skip, out = affine(schedule, t, x_t, prediction=prediction)
+    if prediction in OF_NOISE:
+        lost = no_data(level(schedule, t, x_t).log_snr)
+        _checks.values("t", lost, f"a time with data left, of which {prediction} says something", np.logical_not)
+        out = jnp.where(lost, jnp.nan, out)
     return (skip * x_t + out * output).astype(x_t.dtype)
 
 
@@ -138,13 +146,17 @@ def from_x_0(
     Returns:
       The prediction, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, or shapes do not fit.
-    Numerics: all but x0 divide by sigma_t: where sigma_t = 0 the result is finite and without meaning. A training
-      target is better written from eps, which is known there (`target`).
+      ValueError: unknown prediction, shapes do not fit, or another prediction than x0 at a known t without noise.
+    Numerics: all but x0 divide by sigma_t, and are NaN at a traced t without noise: sigma_t / alpha_t below rounding. A
+      training target is better written from eps, which is known there (`target`).
     """
     _checks.floating("x_t", x_t)
     _checks.same_shape("x_0", x_0, "x_t", x_t)
     skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
+    if prediction != "x0":
+        lost = no_noise(level(schedule, t, x_t).log_snr)
+        _checks.values("t", lost, f"a time with noise left, of which {prediction} says something", np.logical_not)
+        out = jnp.where(lost, jnp.nan, out)
     return ((x_0 - skip * x_t) / out).astype(x_t.dtype)
 
 
@@ -193,11 +205,15 @@ def convert(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, so
     Returns:
       The converted prediction, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, or shapes do not fit.
+      ValueError: unknown prediction, shapes do not fit, or a known t where source does not tell x_0, or x_0 not target.
+    Numerics: as `to_x_0` and `from_x_0`.
     """
+    _checks.choice("source", source, CONVERTIBLE)
     _checks.choice("target", target, CONVERTIBLE)
-    x_0 = to_x_0(schedule, output, x_t, t, prediction=source)
-    return output if source == target else from_x_0(schedule, x_0, x_t, t, prediction=target)
+    _checks.same_shape("output", output, "x_t", x_t)
+    if source == target:
+        return output
+    return from_x_0(schedule, to_x_0(schedule, output, x_t, t, prediction=source), x_t, t, prediction=target)
 
 
 def clip(limit: Any = 1.0) -> Partial:
@@ -252,6 +268,7 @@ def make_denoiser(
     *,
     sigma_data: Any = 0.5,
     learned_variance: bool = False,
+    start: Any = 1.0,
 ) -> Partial:
     """Turn a network with any prediction type into a denoiser.
 
@@ -266,20 +283,45 @@ def make_denoiser(
       sigma_data: standard deviation of the data; only "edm" uses it.
       learned_variance: the network's last axis holds the prediction and then, as many channels again, the fraction of
         the reverse log-variance; the denoiser returns a `Denoised`.
+      start: the latest time the denoiser is asked at, []: where a grid begins. "eps" and "score" say nothing of x_0
+        where no data are left: at t = 1 of a rectified flow and of tables with zero terminal SNR.
     Returns:
       A denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D], dtype of x_t. A pytree, fit to pass through jit.
     Raises:
-      ValueError: unknown prediction or threshold; when called, an output of another shape than x_t.
+      ValueError: unknown prediction or threshold; "eps" or "score" where the schedule is known to leave no data at
+        start; when called, an output of another shape than x_t.
       TypeError: apply or threshold is no function.
+    Numerics: "eps" and "score" are NaN at times where no data are left: alpha_t / sigma_t below rounding.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15), for the learned variance.
     """
-    _checks.choice("prediction", prediction, PREDICTIONS)
+    check_start(schedule, prediction, start)
     if isinstance(threshold, str):
         _checks.choice("threshold", threshold, THRESHOLDS)
         threshold = clip() if threshold == "static" else dynamic_threshold()
     limiter = None if threshold is None else as_function("threshold", threshold)
     options = Static((prediction, learned_variance))
     return Partial(_denoise, options, as_function("apply", apply), schedule, limiter, sigma_data)
+
+
+@known_ahead
+def check_start(schedule: Schedule, prediction: str, start: Any = 1.0) -> None:
+    """Require a prediction that says something of x_0 where sampling starts.
+
+    Args:
+      schedule: the noise schedule.
+      prediction: one of PREDICTIONS.
+      start: the latest time that the network is asked at, [].
+    Raises:
+      ValueError: unknown prediction, or "eps" or "score" where the schedule is known to leave no data at start.
+    Source: Lin et al. 2023, arXiv:2305.08891, Section 3.2; Salimans & Ho 2022, arXiv:2202.00512, Section 4, for v.
+    """
+    _checks.choice("prediction", prediction, PREDICTIONS)
+    _checks.time("start", start)
+    if prediction in OF_NOISE and _checks.known(lost := no_data(schedule.log_snr(start))) is not None and jnp.any(lost):
+        raise ValueError(
+            f"prediction: expected 'v', 'velocity' or 'x0', because the schedule leaves no data at t = {start}, "
+            f"got {prediction!r}, which says nothing of x_0 there (or begin earlier: start=0.99, here and in the grid)"
+        )
 
 
 def _denoise(
@@ -295,6 +337,8 @@ def _denoise(
     prediction, learned_variance = options.value
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
     skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
+    if prediction in OF_NOISE:
+        out = jnp.where(no_data(level(schedule, t, x_t).log_snr), jnp.nan, out)
     output = apply(edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t, t)
     if learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)

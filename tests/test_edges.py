@@ -4,11 +4,13 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import _config
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import asymmetric_mixture, rejects
+from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import _rows, decoders, kernels, likelihood, losses, models, observations
@@ -126,6 +128,65 @@ def test_a_key_of_its_own_kind_works_under_another_default() -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+# Predictions where nothing is left of what they speak of -------------------------------------------------------------
+
+NOTHING_LEFT = {
+    "rectified_flow": jd.schedules.rectified_flow(),
+    "cosine": jd.schedules.cosine(log_snr_min=-np.inf),
+    "cosine, less than rounding": jd.schedules.cosine(log_snr_min=-50.0),
+    "table": jd.schedules.from_betas(jd.schedules.zero_terminal_snr(jd.schedules.linear_betas(100))),
+}
+
+
+@pytest.mark.parametrize("kind", ["eps", "score"])
+@pytest.mark.parametrize("name", NOTHING_LEFT)
+def test_a_prediction_of_noise_is_of_no_use_without_data(name: str, kind: str) -> None:
+    """Refused where sampling would begin there; an earlier start is given its due, and t = 1 is NaN even so."""
+    schedule = NOTHING_LEFT[name]
+    with pytest.raises(
+        ValueError, match=f"prediction: expected 'v', .* no data at t = 1.0, .* got '{kind}' .*start=0.99"
+    ):
+        jd.make_denoiser(lambda x, t: x, schedule, kind)
+    oracle = MIXTURE.denoiser(schedule)
+
+    def network(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jd.prediction.from_x_0(schedule, oracle(x, t), x, t, prediction=kind)
+
+    denoiser = jd.make_denoiser(network, schedule, kind, start=0.9)
+    np.testing.assert_allclose(denoiser(X, 0.9), oracle(X, 0.9), rtol=1e-3, atol=1e-3)  # rounding, over alpha
+    assert np.isnan(denoiser(X, 1.0)).all()
+    mixed = jax.jit(denoiser)(X, jnp.array([1.0, 0.5, 1.0, 0.25]))
+    np.testing.assert_array_equal(np.isnan(mixed[:, 0]), [True, False, True, False])
+    made_inside = jax.jit(lambda x, schedule: jd.make_denoiser(network, schedule, kind)(x, 1.0))
+    assert np.isnan(made_inside(X, schedule)).all()
+
+
+@pytest.mark.parametrize("kind", ["x0", "v", "velocity", "edm"])
+def test_other_predictions_begin_without_data(kind: str) -> None:
+    for schedule in NOTHING_LEFT.values():
+        denoiser = jd.make_denoiser(lambda x, t: 0.5 * x, schedule, kind)
+        assert np.all(np.abs(denoiser(X, 1.0)) <= 10)
+
+
+@pytest.mark.parametrize("kind", jd.prediction.PREDICTIONS)
+def test_a_prediction_is_not_known_without_noise(kind: str) -> None:
+    """x_0 and x_t are the same there, and say nothing of eps."""
+    said = jax.jit(lambda t: jd.prediction.from_x_0(SCHEDULE, X, X, t, prediction=kind))(
+        jnp.array([0.0, 0.5, 0.0, 1.0])
+    )
+    lost = kind != "x0"
+    np.testing.assert_array_equal(np.isnan(said[:, 0]), [lost, False, lost, False])
+
+
+def test_training_refuses_a_network_it_could_not_sample_from() -> None:
+    for kind in ("eps", "score"):
+        config = _config.Config(diffusion=_config.Diffusion(schedule="rectified_flow", prediction=kind))
+        with pytest.raises(ValueError, match="prediction: expected 'v', 'velocity' or 'x0'"):
+            _config.check(config)
+    _config.check(_config.Config(diffusion=_config.Diffusion(schedule="rectified_flow", prediction="velocity")))
+    _config.check(_config.Config(diffusion=_config.Diffusion(schedule="sigmoid", prediction="eps")))
+
+
 # Data off the levels ------------------------------------------------------------------------------------------------
 
 LAST = jd.Normal(jnp.zeros((4, 2)), jnp.full((4, 2), 0.1))
@@ -228,12 +289,13 @@ def test_a_fault_of_a_kernel_of_ones_own_comes_out() -> None:
         jd.sampling.encode(jd.Kernel(lambda x, t: (), broken), X, NOISY)
 
 
+def scaled(scale: jax.Array | None, x: jax.Array, t: jax.Array) -> jax.Array:
+    return DENOISER(x, t) * (1.0 if scale is None else scale[:, None])
+
+
 def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
     """What the adaptive solver makes of rows, with a scale of each row's own or without."""
-
-    def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
-        return DENOISER(x, t) * (1.0 if scale is None else scale[:, None])
-
+    denoise = Partial(scaled, scale)
     probes = {} if scale is None else {"key": KEY, "num_probes": 2}
     return {
         "sample": jd.sample(KEY, kernels.adaptive(denoise, SCHEDULE, 1e-2), x, jd.grids.uniform(1)).x,
@@ -246,7 +308,9 @@ def test_a_row_is_what_it_is_alone_beside_a_hard_one(labelled: bool, x64: None) 
     """Each row has steps of its own: equal up to float64's rounding, where the solver's tolerance is 1e-2."""
     x, scale = jnp.array([[0.3, -0.5], [30.0, -20.0], [jnp.nan, 0.0]]), jnp.array([0.9, 0.5, 0.7])
     together = beside(x, scale if labelled else None)
-    alone = beside(x[:1], scale[:1] if labelled else None)
+    alone = beside(
+        jnp.tile(x[:1], (3, 1)), jnp.tile(scale[:1], 3) if labelled else None
+    )  # as good, and compiled already
     for name, value in together.items():
         np.testing.assert_allclose(value[0], alone[name][0], rtol=1e-6, err_msg=name)
         assert np.isfinite(value[:2]).all()
@@ -366,6 +430,14 @@ BAD = {
         ValueError, "x_0: expected data on the 17 levels"),
     "signs for bits": (lambda: jd.binomial.vlb_terms(KEY, lambda x, t: x, FLOW, GOOD, -X), ValueError, "x_0: expected zeros and ones, got -1.0"),
     "pixels for bits": (lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, GOOD, 255 * X), ValueError, "x_0: expected zeros and ones, got 255.0"),
+    "x_0 from eps without data": (
+        lambda: jd.prediction.to_x_0(FLOW, X, X, 1.0, prediction="eps"), ValueError, "t: expected a time with data left, of which eps says"),
+    "v from x_0 without noise": (
+        lambda: jd.prediction.from_x_0(FLOW, X, X, 0.0, prediction="v"), ValueError, "t: expected a time with noise left, of which v says"),
+    "score from v without noise": (
+        lambda: jd.prediction.convert(FLOW, X, X, 0.0, source="v", target="score"), ValueError, "t: expected a time with noise left"),
+    "a start beyond 1": (
+        lambda: jd.make_denoiser(lambda x, t: x, SCHEDULE, start=1.5), ValueError, r"start: expected a time in \[0, 1\]"),
     "a traced table": (
         lambda: jax.jit(jd.schedules.zero_terminal_snr)(jnp.ones(3)), TypeError, "betas: expected values that are known, got a traced array"),
     "traced errors": (
