@@ -130,8 +130,7 @@ def draw(key: jax.Array, probability: jax.Array) -> jax.Array:
       TypeError: key is no typed key, or probability is not floating.
     """
     _checks.floating("probability", probability)
-    keys = _rows.keys(key, probability.shape[0])
-    return jax.vmap(jax.random.bernoulli)(keys, probability).astype(probability.dtype)
+    return jax.vmap(jax.random.bernoulli)(_rows.keys(key, len(probability)), probability).astype(probability.dtype)
 
 
 def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> jax.Array:
@@ -148,8 +147,7 @@ def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> j
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Table App.1.
     """
     _checks.one_key("key", key)
-    keys = _rows.keys(key, shape[0], first=_rows.first_index(first, shape[0]))
-    return draw(keys, jnp.full(shape, 0.5))
+    return draw(_rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), jnp.full(shape, 0.5))
 
 
 def make_denoiser(apply: Callable, schedule: Schedule) -> Partial:
@@ -285,13 +283,12 @@ def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Ar
       denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, *D].
       schedule: the schedule.
       ts: the grid, decreasing, to where no noise is left, [num_steps + 1].
-      x_0: data, zeros and ones, [B, *D], floating.
+      x_0: data, zeros and ones, [B, *D], floating; a traced row of anything else is NaN.
     Returns:
       [num_steps + 1, B] costs in nats: the prior's first, exactly; that of drawing the data last.
     Raises:
       ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
       TypeError: x_0 is an integer array, or key is no typed key.
-    Numerics: a traced row of anything but zeros and ones is NaN.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14).
     """
     ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
@@ -318,14 +315,13 @@ def vlb(
       denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, *D].
       schedule: the schedule.
       ts: as in `vlb_terms`.
-      x_0: data, zeros and ones, [B, *D], floating.
+      x_0: data, zeros and ones, [B, *D], floating; a traced row of anything else is NaN.
       index: i, [B], integer, 0 to num_steps - 1; None draws it uniformly. Traced, one outside makes its row NaN.
     Returns:
       [B], in nats.
     Raises:
       ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
       TypeError: x_0 is an integer array, or key is no typed key.
-    Numerics: a traced row of anything but zeros and ones is NaN.
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.4, for terms at random.
     """
     ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
@@ -334,7 +330,6 @@ def vlb(
     if index is None:
         index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
     _checks.index("index", index, num_steps)
-    _checks.same_shape("index", index, "keys", keys[:, 0])
     t, s = ts[index], ts[index + 1]
     x_t = draw(keys[:, 1], q_marginal(schedule, x_0, t))
     bound = prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl(denoiser, schedule, x_0, x_t, t, s)
@@ -345,8 +340,7 @@ def _bits(x_0: jax.Array) -> jax.Array:
     """Require zeros and ones where they are known; where not, what is to be added to a row: 0, or NaN to bar it."""
     _checks.floating("x_0", x_0)
     _checks.values("x_0", x_0, "zeros and ones", lambda now: (now == 0) | (now == 1))
-    valid = jnp.all(((x_0 == 0) | (x_0 == 1)).reshape(x_0.shape[0], -1), axis=1)
-    return jnp.where(valid, 0, jnp.nan).astype(x_0.dtype)
+    return event_sum(jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype))
 
 
 def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:

@@ -48,13 +48,14 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     return Level(*(_rows.expand(value, x) for value in (alpha, sigma, schedule.log_snr(t))))
 
 
-def no_data(log_snr: jax.Array) -> jax.Array:
-    """Whether so little of x_0 is left in x_t that rounding hides it: alpha_t / sigma_t < eps of the dtype."""
-    return log_snr < 2 * math.log(jnp.finfo(log_snr.dtype).eps)
-
-
 def no_noise(log_snr: jax.Array) -> jax.Array:
-    """Whether there is so little noise in x_t that rounding hides it: sigma_t / alpha_t < eps of the dtype."""
+    """Say whether there is so little noise in x_t that rounding hides it: sigma_t / alpha_t < eps of the dtype.
+
+    Args:
+      log_snr: lambda_t, floating.
+    Returns:
+      Booleans of its shape.
+    """
     return log_snr > -2 * math.log(jnp.finfo(log_snr.dtype).eps)
 
 
