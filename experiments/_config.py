@@ -228,6 +228,8 @@ def check(config: Config) -> None:
         raise ValueError("conditional: expected False (--no-conditional) where the probability of the data is trained")
     if names[0] == "learned" and diffusion.objective is not None:
         raise ValueError(f"objective: expected None with the learned schedule's own bound, got {diffusion.objective}")
+    if names[1] != "levels":
+        jd.prediction.check_start(make_schedule(config), names[1])
     if diffusion.weight != "none" and (names[0] == "learned" or diffusion.finite):
         raise ValueError(f"weight: expected none but for the simple objective, got {diffusion.weight}")
     if diffusion.time_sampling == "loss_aware" and not diffusion.finite:

@@ -21,6 +21,12 @@ def known(value: Any) -> np.ndarray | None:
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
+def concrete(name: str, value: Any) -> None:
+    """Require a value that is known now."""
+    if known(value) is None:
+        raise TypeError(f"{name}: expected values that are known, got a traced array (make it outside of jit)")
+
+
 def floating(name: str, x: Any) -> None:
     """Require an array of floating dtype."""
     dtype = getattr(x, "dtype", None)
@@ -80,6 +86,18 @@ def positive_int(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a positive int, got {value}")
 
 
+def index(name: str, value: Any, count: int | None = None) -> None:
+    """Require integers from 0 to count - 1 (from 0 on without a count), where their values are known."""
+    try:
+        dtype = jnp.result_type(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name}: expected an integer dtype, got {dtype}")
+    expected = "an integer of at least 0" if count is None else f"0 .. {count - 1}"
+    values(name, value, expected, lambda i: (i >= 0) & (True if count is None else i < count))
+
+
 def choice(name: str, value: Any, options: Sequence[str]) -> None:
     """Require one of the named options."""
     if value not in options:
@@ -130,9 +148,20 @@ def key(name: str, value: Any) -> None:
     raise TypeError(f"{name}: expected a typed key such as {TYPED}, got {got}")
 
 
-def one_key(name: str, value: Any) -> None:
-    """Require a single typed PRNG key."""
+def row_key(name: str, value: Any) -> None:
+    """Require typed PRNG keys whose draws, mapped over rows, depend on each row's key alone: those of rbg do not."""
     key(name, value)
+    kind = str(jax.random.key_impl(value))
+    if kind in ("rbg", "unsafe_rbg"):
+        raise ValueError(
+            f"{name}: expected a key whose draws do not depend on the batch, such as "
+            f"jax.random.key(seed, impl='threefry2x32'), got one of impl={kind!r}"
+        )
+
+
+def one_key(name: str, value: Any) -> None:
+    """Require a single typed PRNG key, one that rows can be given keys from."""
+    row_key(name, value)
     if value.shape != ():
         raise ValueError(f"{name}: expected one key, shape (), got {value.shape} (key[0] is the first of them)")
 

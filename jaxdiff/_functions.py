@@ -31,6 +31,13 @@ def as_function(name: str, function: Callable) -> Partial:
     return function if isinstance(function, Partial) else Partial(function)
 
 
+known_ahead = jax.ensure_compile_time_eval()
+"""A decorator: what depends on no traced argument has its value now, inside of jit as outside of it.
+
+So a grid or a table that is made from plain numbers in a compiled function is as known as one made before it.
+"""
+
+
 def exactly(function: Callable[P, R]) -> Callable[P, R]:
     """Run with full float32 matrix products: accelerators default to fewer digits, which a reference may not lose."""
 

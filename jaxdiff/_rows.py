@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxdiff import _checks
 
+NO_ROW = np.uint32(2**32 - 1)  # the index that no row has: its key is that of what belongs to all of them
+
 
 def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") -> jax.Array:
     """One key a row, [B]: an array of row keys as it is, a single key folded with the row's index.
@@ -15,13 +17,24 @@ def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") ->
     Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that it depends neither
     on the batch size nor on how a run is cut into chunks or spread over devices.
     """
-    _checks.key(name, key)
+    _checks.row_key(name, key)
     if key.ndim == 0:
         _checks.values("first", first, "an index in [0, 2^31)", lambda n: (n >= 0) & (n < 2**31) & (n == np.floor(n)))
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))
+        index = jnp.asarray(first).astype(jnp.uint32) + jnp.arange(num_rows, dtype=jnp.uint32)
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     if key.shape != (num_rows,):
         raise ValueError(f"{name}: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")
     return key
+
+
+def first_index(first: Any, num_rows: int) -> Any:
+    """Require an index of 32 bits, without sign, that leaves room for the rows from it on, where it is known."""
+    _checks.index("first", first)
+    if jnp.shape(first) != ():
+        raise ValueError(f"first: expected one index, shape (), got {jnp.shape(first)}")
+    room = int(NO_ROW) - num_rows
+    _checks.values("first", first, f"an index of at most {room}, with {num_rows} rows from it on", lambda i: i <= room)
+    return first if _checks.known(first) is None else np.uint32(first)
 
 
 def normal(key: jax.Array, x: Any) -> jax.Array:
@@ -34,6 +47,13 @@ def normal(key: jax.Array, x: Any) -> jax.Array:
 def state_dtype(dtype: Any) -> Any:
     """The dtype coefficients and sampler states are computed in: at least float32."""
     return jnp.promote_types(dtype, jnp.float32)
+
+
+def pick(values: jax.Array, index: Any) -> jax.Array:
+    """values[index] along the first axis; NaN where the index lies outside, negative ones too."""
+    if not jnp.issubdtype(values.dtype, jnp.inexact):
+        return values[index]  # integers and keys have no NaN
+    return values.at[index].get(mode="fill", wrap_negative_indices=False)
 
 
 def expand(value: jax.Array, x: Any) -> jax.Array:

@@ -130,8 +130,7 @@ def draw(key: jax.Array, probability: jax.Array) -> jax.Array:
       TypeError: key is no typed key, or probability is not floating.
     """
     _checks.floating("probability", probability)
-    keys = _rows.keys(key, probability.shape[0])
-    return jax.vmap(jax.random.bernoulli)(keys, probability).astype(probability.dtype)
+    return jax.vmap(jax.random.bernoulli)(_rows.keys(key, len(probability)), probability).astype(probability.dtype)
 
 
 def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> jax.Array:
@@ -148,7 +147,7 @@ def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> j
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Table App.1.
     """
     _checks.one_key("key", key)
-    return draw(_rows.keys(key, shape[0], first=first), jnp.full(shape, 0.5))
+    return draw(_rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), jnp.full(shape, 0.5))
 
 
 def make_denoiser(apply: Callable, schedule: Schedule) -> Partial:
@@ -284,15 +283,15 @@ def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Ar
       denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, *D].
       schedule: the schedule.
       ts: the grid, decreasing, to where no noise is left, [num_steps + 1].
-      x_0: data, zeros and ones, [B, *D], floating.
+      x_0: data, zeros and ones, [B, *D], floating; a traced row of anything else is NaN.
     Returns:
       [num_steps + 1, B] costs in nats: the prior's first, exactly; that of drawing the data last.
     Raises:
-      ValueError: ts is no decreasing grid, or ends with noise left, where this is known.
+      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
       TypeError: x_0 is an integer array, or key is no typed key.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14).
     """
-    ts = _check_bound(schedule, ts, x_0)
+    ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
     keys, denoiser = _rows.keys(key, x_0.shape[0]), as_function("denoiser", denoiser)
 
     def term(inputs: Any) -> jax.Array:
@@ -301,7 +300,7 @@ def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Ar
         return step_kl(denoiser, schedule, x_0, x_t, t, s)
 
     costs = jax.lax.map(term, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
-    return jnp.concatenate([prior_kl(schedule, x_0, ts[0])[None], costs])
+    return jnp.concatenate([prior_kl(schedule, x_0, ts[0])[None], costs]) + invalid[None]
 
 
 def vlb(
@@ -316,27 +315,35 @@ def vlb(
       denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, *D].
       schedule: the schedule.
       ts: as in `vlb_terms`.
-      x_0: data, zeros and ones, [B, *D], floating.
-      index: i, [B], 0 to num_steps - 1; None draws it uniformly.
+      x_0: data, zeros and ones, [B, *D], floating; a traced row of anything else is NaN.
+      index: i, [B], integer, 0 to num_steps - 1; None draws it uniformly. Traced, one outside makes its row NaN.
     Returns:
       [B], in nats.
     Raises:
-      ValueError: ts is no decreasing grid, or ends with noise left, where this is known.
+      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
       TypeError: x_0 is an integer array, or key is no typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.4, for terms at random.
     """
-    ts = _check_bound(schedule, ts, x_0)
+    ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
     num_steps = len(ts) - 1
     keys = jax.vmap(lambda k: jax.random.split(k, 2))(_rows.keys(key, x_0.shape[0]))
     if index is None:
         index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+    _checks.index("index", index, num_steps)
     t, s = ts[index], ts[index + 1]
     x_t = draw(keys[:, 1], q_marginal(schedule, x_0, t))
-    return prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl(denoiser, schedule, x_0, x_t, t, s)
+    bound = prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl(denoiser, schedule, x_0, x_t, t, s)
+    return jnp.where((index >= 0) & (index < num_steps), bound + invalid, jnp.nan)
+
+
+def _bits(x_0: jax.Array) -> jax.Array:
+    """Require zeros and ones where they are known; where not, what is to be added to a row: 0, or NaN to bar it."""
+    _checks.floating("x_0", x_0)
+    _checks.values("x_0", x_0, "zeros and ones", lambda now: (now == 0) | (now == 1))
+    return event_sum(jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype))
 
 
 def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:
     _checks.grid("ts", ts)
-    _checks.data("x_0", x_0)
     _checks.values("ts", schedule.alpha(ts[-1]), "a grid whose end has no noise, alpha = 1", lambda alpha: alpha == 1)
     return jnp.asarray(ts)

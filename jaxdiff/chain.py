@@ -137,15 +137,15 @@ class Chain:
         return Normal(x_0_of(denoised), variance)
 
 
+@jax.ensure_compile_time_eval()
 def _ends_clean(schedule: Schedule, ts: Any) -> bool:
-    with jax.ensure_compile_time_eval():
-        log_snr = None if _checks.known(ts) is None else _checks.known(schedule.log_snr(ts[-1]))
-    if log_snr is None:
+    clean = _checks.known(is_clean(level(schedule, ts[-1], jnp.zeros(1))))
+    if clean is None:
         raise TypeError(
             "ends_clean: expected True or False where ts or the schedule is traced, got None "
             "(or make the Chain outside of jit and pass it as an argument)"
         )
-    return bool(is_clean(level(schedule, float(ts[-1]), jnp.zeros(1))))
+    return bool(clean)
 
 
 def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import log_ndtr
 from jax.tree_util import Partial
 
@@ -82,8 +83,9 @@ def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0)
     Returns:
       A Decoder of data that lie on the levels; sampling rounds to the nearest.
     Raises:
-      ValueError: num_levels < 2, or not low < high.
-    Numerics: differences of log Phi on the side where it is small; no bin gets probability zero.
+      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are known.
+    Numerics: differences of log Phi on the side where it is small; no bin gets probability zero. A traced row off the
+      levels is NaN.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (13).
     """
     check_levels(num_levels, low, high)
@@ -107,8 +109,35 @@ def check_levels(num_levels: int, low: float, high: float) -> None:
     _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
 
 
+def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
+    """Require data that lie on the levels, within rounding, where they are known; say which rows do, where not.
+
+    Args:
+      x_0: data, [B, *D], floating.
+      num_levels: number of levels.
+      low: value of level 0.
+      high: value of the last level.
+    Returns:
+      Whether all of a row lies on the levels, [B].
+    Raises:
+      ValueError: x_0 is known and does not.
+    """
+
+    def holds(numpy: Any, x: Any) -> Any:
+        index = (x.astype(_rows.state_dtype(x.dtype)) - low) * ((num_levels - 1) / (high - low))
+        # A few roundings of x_0, in steps; where its dtype cannot tell levels apart, a quarter of one.
+        slack = min(0.25, 1e-3 + 4 * num_levels * float(jnp.finfo(x.dtype).eps))
+        inside = (index > -slack) & (index < num_levels - 1 + slack)
+        return inside & (abs(index - numpy.round(index)) < slack)
+
+    expected = f"data on the {num_levels} levels from {low} to {high}"
+    _checks.values("x_0", x_0, expected, lambda now: holds(np, now))
+    return jnp.all(holds(jnp, x_0).reshape(x_0.shape[0], -1), axis=1)
+
+
 def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
     num_levels, low, high = options.value
+    valid = on_levels(x_0, *options.value)
     half = (high - low) / (num_levels - 1) / 2
     std = jnp.sqrt(last.variance)
     lower = jnp.where(x_0 < low + half, -jnp.inf, (x_0 - half - last.mean) / std)
@@ -120,7 +149,7 @@ def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.
     top = jnp.where(open_above, 0, log_ndtr(jnp.where(open_above, 0, upper)))
     bottom = log_ndtr(jnp.where(open_below, 0, lower))
     gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
-    return event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap))))
+    return jnp.where(valid, event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan)
 
 
 def _discretised_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
@@ -145,7 +174,8 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
     Returns:
       A Decoder of data that lie on the levels.
     Raises:
-      ValueError: num_levels < 2, or not low < high.
+      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are known.
+    Numerics: a traced row off the levels is NaN.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2 and Appendix E.
     """
     check_levels(num_levels, low, high)
@@ -154,9 +184,10 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
 
 
 def _categorical_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
+    valid = on_levels(x_0, *options.value)
     # Relative to the given level's own density, which cancels the large common part.
     gap = _level_logits(options, last) + ((x_0 - last.mean) ** 2 / (2 * last.variance))[..., None]
-    return event_sum(-jax.nn.logsumexp(gap, axis=-1))
+    return jnp.where(valid, event_sum(-jax.nn.logsumexp(gap, axis=-1)), jnp.nan)
 
 
 def _level_logits(options: Static, last: Normal) -> jax.Array:
@@ -200,12 +231,14 @@ def uniform_dequantise(key: jax.Array, x_0: jax.Array, num_levels: int, *, low: 
     Returns:
       x, [B, *D], dtype of x_0; `bits_per_dim` with bin_width = step counts the term d log(step).
     Raises:
-      ValueError: num_levels < 2, or not low < high.
+      ValueError: num_levels < 2, or not low < high; data off the levels, where they are known.
       TypeError: x_0 is not floating.
+    Numerics: a traced row off the levels is NaN.
     Source: Theis et al. 2016, arXiv:1511.01844, Section 3.1.
     """
     _checks.floating("x_0", x_0)
     check_levels(num_levels, low, high)
     keys = _rows.keys(key, x_0.shape[0])
     noise = jax.vmap(lambda k: jax.random.uniform(k, x_0.shape[1:], x_0.dtype, -0.5, 0.5))(keys)
-    return x_0 + (high - low) / (num_levels - 1) * noise
+    valid = _rows.expand(on_levels(x_0, num_levels, low, high), x_0)
+    return jnp.where(valid, x_0 + (high - low) / (num_levels - 1) * noise, jnp.nan)

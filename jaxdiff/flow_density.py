@@ -1,7 +1,7 @@
 """The density of the probability-flow ODE: the state and the divergence of its velocity, along one path."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +11,9 @@ from jaxdiff import _rows
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, without_memory
-from jaxdiff.prediction import x_0_of
+from jaxdiff.kernels._flow import Rates, rates, solve
 from jaxdiff.sampling import run
 from jaxdiff.schedules import Schedule
-
-
-class Rates(NamedTuple):
-    """dy/dl and its divergence, for y = x / c with c^2 = alpha^2 + sigma^2 and l = lambda / 2."""
-
-    y: jax.Array
-    divergence: jax.Array
 
 
 def density(
@@ -49,7 +42,7 @@ def density(
     size = x[0].size
     kernel = flowing(denoiser, schedule, probes, tolerance, log_snr_range)
     start, end = _size(schedule, ts[-1], x), _size(schedule, ts[0], x)
-    path = run(jax.random.key(0), kernel, x / start, ts[::-1])  # nothing is drawn
+    path = run(None, kernel, x / start, ts[::-1])
     last = end * path.x
     sigma = level(schedule, ts[0], x).sigma
     prior = event_sum(-0.5 * (last / sigma) ** 2) - size * (jnp.log(sigma) + math.log(2 * math.pi) / 2)
@@ -71,13 +64,13 @@ def flowing(
 ) -> Kernel:
     """Return the kernel of the ODE in y = x / sqrt(alpha^2 + sigma^2), weighted with the divergence.
 
-        dy/dl = (alpha / c) D(c y, t) - (alpha / c)^2 y,   increment = int div(dy/dl) dl
+        dy/dl as in kernels/_flow.py,   increment = int div(dy/dl) dl
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       probes: Hutchinson's vectors, [B, num_probes, *D]; None for the exact trace.
-      tolerance: None for one Runge-Kutta step of order 4, or diffrax's.
+      tolerance: None for one Runge-Kutta step of order 4, or diffrax's, whose steps are each row's own.
       log_snr_range: where the ODE is solved; outside, y stays.
     Returns:
       A Kernel without memory, to be run in either direction.
@@ -92,29 +85,12 @@ def _flow(
 ) -> Any:  # fmt: skip
     low, high = log_snr_range
     begin, end = (jnp.clip(schedule.log_snr(u), low, high) / 2 for u in (t, s))
-
-    def rates(half: jax.Array, y: jax.Array) -> Rates:
-        return _rates(denoiser, schedule, probes, half, y)
-
-    solve = _runge_kutta if tolerance is None else Partial(_adaptive, tolerance)
-    moved = solve(rates, begin, end, y)
-    return carry, moved.y, moved.divergence
-
-
-def _rates(denoiser: Partial, schedule: Schedule, probes: Any, half: jax.Array, y: jax.Array) -> Rates:
-    t = schedule.time(2 * half)
-    alpha, sigma, _ = level(schedule, t, y)
-    size = jnp.hypot(alpha, sigma)
-    share = alpha / size
-
-    def denoise(y: jax.Array) -> jax.Array:
-        return x_0_of(denoiser(size * y, t))
-
-    if probes is None:
-        x_0, trace = _exact(denoise, y)
+    look, rest = (Partial(_exact), ()) if probes is None else (Partial(_hutchinson), (probes,))
+    if tolerance is None:
+        moved = _runge_kutta(lambda half, y: rates(look, denoiser, schedule, half, y, *rest), begin, end, y)
     else:
-        x_0, trace = _hutchinson(denoise, y, probes)
-    return Rates(share * x_0 - share**2 * y, share * trace - share**2 * y[0].size)
+        moved = solve(look, denoiser, schedule, tolerance, begin, end, y, *rest)
+    return carry, moved.y, moved.divergence
 
 
 def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -144,25 +120,3 @@ def _runge_kutta(rates: Any, begin: jax.Array, end: jax.Array, y: jax.Array) -> 
     k_4 = rates(end, y + h * k_3.y)
     total = jax.tree.map(lambda a, b, c, d: h / 6 * (a + 2 * b + 2 * c + d), k_1, k_2, k_3, k_4)
     return Rates(y + total.y, total.divergence)
-
-
-def _adaptive(tolerance: Any, rates: Any, begin: jax.Array, end: jax.Array, y: jax.Array) -> Rates:
-    """The same to a tolerance, all rows in one solve: a step is as small as the row that is hardest asks for."""
-    import diffrax
-
-    def field(half: Any, state: Any, _: Any) -> Any:
-        now = rates(begin + half * (end - begin), state.y)
-        return jax.tree.map(lambda leaf: (end - begin) * leaf, now)
-
-    start = Rates(y, jnp.zeros(y.shape[:1], y.dtype))
-    control = diffrax.PIDController(rtol=tolerance, atol=tolerance, norm=_largest_row)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(field), diffrax.Dopri5(), 0.0, 1.0, 0.01, start, stepsize_controller=control, max_steps=16384
-    )
-    return Rates(*(leaf[0] for leaf in solution.ys))
-
-
-def _largest_row(state: Any) -> jax.Array:
-    """The largest of the rows' root mean squares: a mean over rows would let easy rows hide a hard one."""
-    rows = [jnp.mean(leaf.reshape(leaf.shape[0], -1) ** 2, axis=1) for leaf in jax.tree.leaves(state)]
-    return jnp.sqrt(jnp.max(jnp.stack(rows)))

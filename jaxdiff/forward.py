@@ -1,5 +1,6 @@
 """The forward process: q(x_t | x_0), q(x_t | x_s) and the posterior q(x_s | x_t, x_0), for s <= t, in every family."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -48,6 +49,17 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     t = jnp.asarray(t, _rows.state_dtype(x.dtype))
     alpha, sigma = schedule.alpha_sigma(t)
     return Level(*(_rows.expand(value, x) for value in (alpha, sigma, schedule.log_snr(t))))
+
+
+def no_noise(log_snr: jax.Array) -> jax.Array:
+    """Say whether there is so little noise in x_t that rounding hides it: sigma_t / alpha_t < eps of the dtype.
+
+    Args:
+      log_snr: lambda_t, floating.
+    Returns:
+      Booleans of its shape.
+    """
+    return log_snr > -2 * math.log(jnp.finfo(log_snr.dtype).eps)
 
 
 def rates(schedule: Schedule, t: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import _checks
+from jaxdiff._functions import known_ahead
 from jaxdiff.schedules import Schedule
 
 SPACINGS = ("leading", "trailing", "linspace")
 _STEEP = 10.0  # nats within the margin of an end: times between would be equal in float32
 
 
+@known_ahead
 def uniform(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
     """Return times equally spaced in t: ts_i = start + i / num_steps (end - start).
 
@@ -31,6 +33,7 @@ def uniform(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Arra
     return jnp.asarray(_between(start, end, _fractions(num_steps)), float)
 
 
+@known_ahead
 def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
     """Return times whose square root is equally spaced, denser near the data: ts_i = (1 - i / num_steps)^2.
 
@@ -50,6 +53,7 @@ def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Ar
     return jnp.asarray(ts, float)
 
 
+@known_ahead
 def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Array:
     """Return times of num_steps among the T steps of a discrete process, and then 0: ts_i = step_i / T.
 
@@ -81,6 +85,7 @@ def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Ar
     return jnp.asarray(np.append(steps, 0) / total, float)
 
 
+@known_ahead
 def log_snr(
     schedule: Schedule, num_steps: int, *, start: float = 1.0, end: float = 0.0, margin: float = 1e-3
 ) -> jax.Array:
@@ -104,6 +109,7 @@ def log_snr(
     return _spaced(schedule, num_steps, (start, end, margin), lambda x: x, lambda x: x)
 
 
+@known_ahead
 def karras(
     schedule: Schedule,
     num_steps: int,
@@ -178,6 +184,7 @@ def _inner(schedule: Schedule, num_steps: int, start: float, end: float, margin:
     return first, end + at_end * (before - end), at_start, at_end
 
 
+@known_ahead
 def optimised(
     schedule: Schedule, num_steps: int, log_snr: jax.Array, error: jax.Array, *, margin: float = 1e-3
 ) -> jax.Array:
@@ -198,8 +205,11 @@ def optimised(
       [num_steps + 1] times from 1 to 0, default floating dtype.
     Raises:
       ValueError: the table is too small for num_steps, not increasing, or has an error that is not positive.
+      TypeError: the table is traced.
     Source: Watson et al. 2021, arXiv:2106.03802, Section 3; the bound: Kingma et al. 2021, arXiv:2107.00630, Eq. (13).
     """
+    _checks.concrete("log_snr", log_snr)
+    _checks.concrete("error", error)
     lambdas, errors = np.asarray(log_snr, np.float64), np.asarray(error, np.float64)
     if lambdas.ndim != 1 or lambdas.shape != errors.shape:
         raise ValueError(f"log_snr, error: expected two vectors of one length, got {lambdas.shape}, {errors.shape}")

@@ -50,9 +50,10 @@ def vlb_terms(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
         x_t = q_sample(chain.schedule, x_0, t, _noise(keys, n, x_0))
         return normal_kl(q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_step(x_t, t, s))
 
-    costs = jax.lax.map(transition, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
+    # The decoder comes first: it refuses data that it has no probability for.
     x = q_sample(chain.schedule, x_0, ts[-1], _noise(keys, len(ts) - 1, x_0))
     last = -chain.decoder.log_prob(x_0, chain.p_last(x))
+    costs = jax.lax.map(transition, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
     return jnp.concatenate([prior_kl(chain.schedule, x_0, ts[0])[None], costs, last[None]])
 
 

@@ -247,17 +247,23 @@ def classified(classifier: Callable, label: Any) -> Partial:
 
     Args:
       classifier: one x_0 [*D] -> logits [K]; its arrays are traced if it is a `jax.tree_util.Partial`.
-      label: the class, [], integer, traced.
+      label: the class, [], integer, 0 .. K - 1, traced; one outside gives NaN where it is not known.
     Returns:
       A likelihood of one x_0, [*D] -> [], in nats.
     Raises:
-      TypeError: classifier is no function.
+      TypeError: classifier is no function, or label is not integer.
+      ValueError: label is no scalar or negative; when called, not below K.
     """
+    _checks.index("label", label)
+    if jnp.shape(label) != ():
+        raise ValueError(f"label: expected one class, shape (), got {jnp.shape(label)}")
     return Partial(_classified, as_function("classifier", classifier), label)
 
 
 def _classified(classifier: Partial, label: Any, x_0: jax.Array) -> jax.Array:
-    return jax.nn.log_softmax(classifier(x_0))[label]
+    logits = classifier(x_0)
+    _checks.index("label", label, len(logits))
+    return _rows.pick(jax.nn.log_softmax(logits), label)
 
 
 Likelihood = Callable[[jax.Array], Any]

@@ -6,17 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._functions import as_function, known_ahead
+from jaxdiff.forward import no_noise
 from jaxdiff.kernels import Kernel
 from jaxdiff.resampling import effective_sample_size, log_mean_weight
 from jaxdiff.schedules import Schedule
-
-# Row i uses fold_in(key, i); resampling, which belongs to no row, takes the last index.
-_NO_ROW = np.uint32(2**32 - 1)
 
 
 class Samples(NamedTuple):
@@ -47,19 +44,21 @@ def prior_sample(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, 
       key: typed PRNG key.
       schedule: the noise schedule.
       shape: [B, *D].
-      first: index of the first sample; sample i depends on (key, first + i) alone, so that chunks join up.
+      first: index of the first sample, an integer of 32 bits without sign; sample i depends on (key, first + i) alone,
+        so that chunks join up.
     Returns:
       x_init, [B, *D], default floating dtype.
     Raises:
-      ValueError: shape has no batch axis.
-      TypeError: key is no typed key.
+      ValueError: shape has no batch axis, first is out of range, or the key's impl is rbg, whose draws depend on the
+        batch.
+      TypeError: key is no typed key, or first is no integer.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not preserve variance.
     """
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1:
         raise ValueError(f"shape: expected a tuple [B, *D], got {shape}")
     like = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    noise = _rows.normal(_rows.keys(key, shape[0], first=first), like)
+    noise = _rows.normal(_rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), like)
     return schedule.sigma(1.0).astype(noise.dtype) * noise
 
 
@@ -83,13 +82,15 @@ def sample(
       x_init: states at ts[0], [B, *D], floating.
       ts: decreasing times in [0, 1], [num_steps + 1].
       first: index of the first sample, so that chunks of a run join up to the whole.
-      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `resampling.systematic()`.
+      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `resampling.systematic()`. An
+        ancestor outside 0 .. B - 1 makes its row NaN.
       save_every: None, or keep the state every so many steps.
     Returns:
       Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times, save_every < 1.
-      TypeError: key is no typed key, x_init is not floating.
+      ValueError: ts is no decreasing grid of at least two times, save_every < 1, first is out of range, or the key's
+        impl is rbg, whose draws depend on the batch.
+      TypeError: key is no typed key, x_init is not floating, or first or an ancestor is no integer.
     Numerics: the state is float32 at least.
     Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et al. 2006).
     """
@@ -98,6 +99,7 @@ def sample(
     _checks.grid("ts", ts)
     if save_every is not None:
         _checks.positive_int("save_every", save_every)
+    first = _rows.first_index(first, x_init.shape[0])
     resampler = None if resample is None else as_function("resample", resample)
     return run(key, kernel, x_init, jnp.asarray(ts), first=first, resample=resampler, save_every=save_every)
 
@@ -108,21 +110,59 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
         x_{n+1} = kernel.step(x_n, t_n, s_n),   t_n < s_n
 
     Args:
-      kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`.
+      kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`. It is given no key.
       x_0: states at ts[-1], [B, *D], floating.
       ts: the decreasing grid of the way back, [num_steps + 1]; it is run in reverse. It must end where there is some
         noise (`grids.uniform(50, end=1e-3)`), unless the schedule itself does: without any, data say nothing of eps.
+        Any is more than the rounding of data of order one.
     Returns:
       The states at ts[0], [B, *D]. There and back is the identity up to the kernel's order in the step size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times.
+      ValueError: ts is no decreasing grid of at least two times, or ends without noise in a schedule that the kernel
+        holds; the kernel draws from its key.
       TypeError: kernel is no Kernel, x_0 is not floating.
+    Numerics: NaN where only traced values tell that the grid ends without noise, or that the kernel draws.
     Source: Song et al. 2021, arXiv:2010.02502, Section 4.3.
     """
     _checks.grid("ts", ts)
     kernel = _check_kernel(kernel, "x_0", x_0)
-    # No kernel of the ODE draws anything from the key.
-    return run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1]).x
+    _check_deterministic(kernel, x_0, ts)
+    clean = _ends_without_noise(kernel, x_0, ts)
+    if _checks.known(clean) is None:
+        return jnp.where(clean, jnp.nan, run(None, kernel, x_0, jnp.asarray(ts)[::-1]).x)
+    if clean:
+        raise ValueError(
+            "ts: expected a grid that ends with noise left, as grids.uniform(50, end=1e-3) does, "
+            f"got {ts[-1]} for an end, where the schedule leaves none"
+        )
+    return run(None, kernel, x_0, jnp.asarray(ts)[::-1]).x
+
+
+@known_ahead
+def _ends_without_noise(kernel: Kernel, x_0: jax.Array, ts: Any) -> jax.Array:
+    """Whether any schedule in a kernel says that data at the grid's end tell nothing of the noise."""
+    t = jnp.asarray(ts, _rows.state_dtype(x_0.dtype))[-1]
+    leaves = jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Schedule))
+    hidden = [jnp.any(no_noise(leaf.log_snr(t))) for leaf in leaves if isinstance(leaf, Schedule)]
+    return jnp.any(jnp.stack(hidden)) if hidden else jnp.asarray(False)
+
+
+def _check_deterministic(kernel: Kernel, x_0: jax.Array, ts: Any) -> None:
+    """Require a kernel that gets by without a key: traced, not run."""
+    x = jax.ShapeDtypeStruct(x_0.shape, _rows.state_dtype(x_0.dtype))
+    t = jax.ShapeDtypeStruct((), x.dtype)
+
+    def step(keys: jax.Array | None) -> None:
+        jax.eval_shape(lambda x, t, s: kernel.step(keys, kernel.init(x, t), x, t, s), x, t, t)
+
+    try:
+        step(None)
+    except (AttributeError, TypeError, ValueError) as error:
+        step(jax.random.split(jax.random.key(0, impl="threefry2x32"), len(x_0)))  # here a fault of its own comes out
+        raise ValueError(
+            "kernel: expected a deterministic one, such as kernels.ddim(denoiser, schedule), "
+            "got one that draws from its key"
+        ) from error
 
 
 def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
@@ -171,7 +211,7 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
 
 @partial(jax.jit, static_argnames="save_every")
 def run(
-    key: jax.Array,
+    key: Any,
     kernel: Kernel,
     x_init: jax.Array,
     ts: jax.Array,
@@ -183,7 +223,7 @@ def run(
     """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
 
     Args:
-      key: typed PRNG key; or one a row, [B], without resampling.
+      key: typed PRNG key; or one a row, [B], or None for a kernel that draws nothing, without resampling.
       kernel: the step.
       x_init: state at ts[0], [B, *D], floating.
       ts: times, [num_steps + 1]; a single one leaves the state as it is.
@@ -196,9 +236,9 @@ def run(
     x = x_init.astype(_rows.state_dtype(x_init.dtype))
     ts = ts.astype(x.dtype)
     num_steps, num_rows = len(ts) - 1, x.shape[0]
-    row_keys = _rows.keys(key, num_rows, first=first)
+    row_keys: Any = None if key is None else _rows.keys(key, num_rows, first=first)
     # Without resampling there may be a key a row, and none beside them.
-    resample_key = key if resample is None else jax.random.fold_in(key, _NO_ROW)
+    resample_key = key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)  # it belongs to no row
     zeros = jnp.zeros(num_rows, x.dtype)
     slots = 0 if save_every is None else -(-num_steps // save_every) + 1
     trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
@@ -206,13 +246,14 @@ def run(
     def step(state: Any, inputs: Any) -> Any:
         carry, x, log_weights, log_evidence, trajectory = state
         n, t, s = inputs
-        keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)
+        keys = None if key is None else jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)
         carry, x, increment = kernel.step(keys, carry, x, t, s)
         log_weights = log_weights + increment
         ess = effective_sample_size(log_weights)
         if resample is not None:
             ancestors, resampled = resample(jax.random.fold_in(resample_key, n), log_weights)
-            carry, x = jax.tree.map(lambda leaf: leaf[ancestors], (carry, x))
+            _checks.index("ancestors", ancestors)
+            carry, x = jax.tree.map(lambda leaf: _rows.pick(leaf, ancestors), (carry, x))
             # The mean weight moves into the evidence before the weights are reset.
             log_evidence = log_evidence + jnp.where(resampled, log_mean_weight(log_weights), 0)
             log_weights = jnp.where(resampled, 0, log_weights)

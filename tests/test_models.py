@@ -471,6 +471,37 @@ def test_bad_initialisation(key: Any, event_shape: Any, error: type[Exception], 
         make("unet").init(jax.random.key(0) if key is None else key, event_shape)
 
 
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_traced_label_is_no_other_class(kind: str) -> None:
+    """Labels that the network does not know make their rows NaN; the other rows stay as they are."""
+    model = make(kind, num_classes=3)
+    params, (x, t) = noisy_params(model, SHAPES[kind]), batch(SHAPES[kind], 5)
+    label = jnp.array([4, 1, -1, 3, -4])
+    found = jax.jit(model.apply)(params, x, t, label)
+    bad = np.array([True, False, True, False, True])
+    assert np.isnan(np.asarray(found)[bad]).all()
+    expected = model.apply(params, x[~bad], t[~bad], label[~bad])
+    np.testing.assert_allclose(found[~bad], expected, atol=1e-5)  # rounding
+
+
+def test_one_label_for_all_rows() -> None:
+    model = make("mlp", num_classes=3)
+    params, (x, t) = noisy_params(model, SHAPES["mlp"]), batch(SHAPES["mlp"])
+    np.testing.assert_array_equal(model.apply(params, x, t, 2), model.apply(params, x, t, jnp.full(len(x), 2)))
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("time_embedding", ["sinusoidal", "fourier"])
+def test_parameters_are_float32_and_the_same_in_float64_programs(kind: str, time_embedding: str) -> None:
+    model = make(kind, num_classes=3, learned_variance=True, time_embedding=time_embedding)
+    params = model.init(jax.random.key(0), SHAPES[kind])
+    with jax.enable_x64(True):
+        wide = model.init(jax.random.key(0), SHAPES[kind])
+    chex.assert_trees_all_equal_dtypes(params, wide)
+    assert {leaf.dtype for leaf in jax.tree.leaves(wide)} == {np.dtype("float32")}
+    jax.tree.map(np.testing.assert_array_equal, params, wide)
+
+
 GOOD = {"x": jnp.zeros((4, 5, 7, 3)), "t": jnp.zeros(4), "label": jnp.zeros(4, int), "dropout_key": None}
 CALLS = [
     ({"x": jnp.zeros((5, 7, 3))}, ValueError, "x: expected 4 axes, batch first, got shape"),
@@ -482,7 +513,11 @@ CALLS = [
     ({"t": jnp.zeros(4, int)}, TypeError, "t: expected a floating time"),
     ({"t": 1.5}, ValueError, "t: expected a time in"),
     ({"label": jnp.zeros(4)}, TypeError, "label: expected an integer dtype, got float32"),
-    ({"label": jnp.zeros(3, int)}, ValueError, r"label: expected shape \(4,\), got \(3,\)"),
+    ({"label": jnp.zeros(3, int)}, ValueError, r"label: expected shape \(\) or \(4,\), got \(3,\)"),
+    ({"label": jnp.zeros((4, 1), int)}, ValueError, r"label: expected shape \(\) or \(B,\), got \(4, 1\)"),
+    ({"label": jnp.zeros(4, bool)}, TypeError, "label: expected an integer dtype, got bool"),
+    ({"label": jnp.array([0, -1, 2, 3])}, ValueError, r"label: expected 0 \.\. 3, got -1 at index 1 of 4"),
+    ({"label": np.full(4, 2**32)}, ValueError, r"label: expected 0 \.\. 3, got 4294967296"),
     ({"label": jnp.array([0, 1, 2, 4])}, ValueError, r"label: expected 0 \.\. 3, got"),
     ({"dropout_key": 0}, TypeError, "key: expected a typed key"),
     ({"dropout_key": jax.random.split(jax.random.key(0), 3)}, ValueError, "key: expected one key or one a row"),

@@ -10,8 +10,9 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks
 from jaxdiff._functions import as_function
-from jaxdiff.forward import Level, level
+from jaxdiff.forward import level
 from jaxdiff.kernels._exponential import exponential_euler
+from jaxdiff.kernels._flow import no_trace, solve
 from jaxdiff.kernels._kernel import Kernel, no_weight, without_memory
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -24,7 +25,7 @@ def adaptive(
 
         dy / dl = (alpha sigma / c^3) (sigma x_0 - alpha eps),   y = x / c,   c^2 = alpha^2 + sigma^2,   l = lambda / 2
 
-    A grid of one step, ts = [1, 0], leaves all to the solver; each row has its own step sizes.
+    A grid of one step, ts = [1, 0], leaves all to the solver; each row has its own step sizes, and is what it is alone.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -37,7 +38,8 @@ def adaptive(
     Raises:
       ValueError: tolerance is not positive, or log_snr_range is empty.
       ModuleNotFoundError: diffrax is not installed (pip install 'jaxdiff[ode]').
-    Numerics: reverse-mode gradients, unless the denoiser holds a label or a scale for each row: then there are none.
+    Numerics: reverse-mode gradients, unless the denoiser holds a label or a scale for each row: then there are none. A
+      row that cannot be solved is NaN.
     Source: Song et al. 2021, arXiv:2011.13456, Section 4.3; Kidger 2021, arXiv:2202.02435, for diffrax.
     """
     import diffrax  # noqa: F401  (said now rather than when the step is traced)
@@ -62,58 +64,8 @@ def _adaptive_step(
     last = jnp.where((early.log_snr < low) | (early.log_snr > high), last, s)
     begin, end = level(schedule, first, x_t), level(schedule, last, x_t)
     x = exponential_euler(begin, late, x_t, x_0_of(denoiser(x_t, t)))
-    one_row = _one_row if _serves_any_row(denoiser, x_t, last) else _one_of_the_rows
-    x = jax.vmap(Partial(_solve, Partial(one_row, denoiser), schedule, tolerance), (0, None, None))(x, begin, end)
+    y = x / jnp.hypot(begin.alpha, begin.sigma)
+    y = solve(Partial(no_trace), denoiser, schedule, tolerance, begin.log_snr / 2, end.log_snr / 2, y).y
+    x = y * jnp.hypot(end.alpha, end.sigma)
     x_s = exponential_euler(early, end, x, x_0_of(denoiser(x.astype(x_t.dtype), last)))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
-
-
-def _solve(denoise: Partial, schedule: Schedule, tolerance: Any, x: jax.Array, begin: Level, end: Level) -> jax.Array:
-    """One row from one level to another: dx/dl in units of the state's own size, with l = lambda / 2."""
-    import diffrax
-
-    def scale(half: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        now = level(schedule, schedule.time(2 * half), x[None])
-        return now.alpha, now.sigma, jnp.hypot(now.alpha, now.sigma), schedule.time(2 * half)
-
-    def rate(half: jax.Array, y: jax.Array, _: Any) -> jax.Array:
-        # y = x / c with c^2 = alpha^2 + sigma^2: y' = (alpha sigma / c^2) (sigma x_0 - alpha eps) / c, in every family.
-        alpha, sigma, size, time = scale(half)
-        state = size * y
-        x_0 = denoise(state, time)
-        eps = (state - alpha * x_0) / sigma
-        return alpha * sigma / size**3 * (sigma * x_0 - alpha * eps)
-
-    start, stop = begin.log_snr / 2, end.log_snr / 2
-    # Integrated over [0, 1], so that a step of length zero is the identity.
-    term = diffrax.ODETerm(lambda v, y, _: (stop - start) * rate(start + v * (stop - start), y, _))
-    control = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-    solution = diffrax.diffeqsolve(
-        term, diffrax.Dopri5(), 0.0, 1.0, 0.01, x / jnp.hypot(begin.alpha, begin.sigma), stepsize_controller=control,
-        max_steps=16384,
-    )  # fmt: skip
-    return solution.ys[0] * jnp.hypot(end.alpha, end.sigma)
-
-
-def _serves_any_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> bool:
-    """Whether the denoiser works on one row alone: not if it holds a label or a scale for each of them."""
-    one = jax.ShapeDtypeStruct((1, *x_t.shape[1:]), x_t.dtype)
-    try:
-        return jax.eval_shape(lambda x, t: x_0_of(denoiser(x, t)), one, jnp.broadcast_to(t, (1,))).shape == one.shape
-    except (TypeError, ValueError):
-        return False
-
-
-def _one_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> jax.Array:
-    return x_0_of(denoiser(x_t[None], t[None]))[0]
-
-
-_one_of_the_rows = jax.custom_batching.custom_vmap(_one_row)
-
-
-@_one_of_the_rows.def_vmap
-def _all_rows(size: int, batched: Any, denoiser: Partial, x_t: jax.Array, t: jax.Array) -> tuple[jax.Array, bool]:
-    """The rows in one call, which the denoiser that holds something for each of them needs."""
-    _, many_states, many_times = batched
-    x_t = x_t if many_states else jnp.broadcast_to(x_t, (size, *x_t.shape))
-    return x_0_of(denoiser(x_t, t if many_times else jnp.broadcast_to(t, (size,)))), True

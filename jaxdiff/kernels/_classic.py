@@ -77,7 +77,8 @@ def _heun_step(
     late = level(schedule, u, x_t)
     kept = jnp.maximum(-jnp.expm1(late.log_snr - start.log_snr), 0)  # not below by rounding
     added = late.sigma * jnp.sqrt(kept + TINY)
-    x_u = (late.alpha / start.alpha * x_t + churn_noise * added * _rows.normal(key, x_t)).astype(x_t.dtype)
+    eps = noise(key, x_t, u, strength=churn)
+    x_u = (late.alpha / start.alpha * x_t + churn_noise * added * eps).astype(x_t.dtype)
     x_0 = x_0_of(denoiser(x_u, u))
     x_s = exponential_euler(early, late, x_u, x_0).astype(x_t.dtype)
     step = (early.log_snr - late.log_snr) / 2

@@ -172,12 +172,12 @@ def _ddim_step(
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     x_0 = x_0_of(denoiser(x_t, t))
     eps = (x_t - late.alpha * x_0) / late.sigma
-    eta = jnp.asarray(eta, early.sigma.dtype)
+    share = jnp.asarray(eta, early.sigma.dtype)
     # A step up, from data to noise, adds none: there eps is kept whole.
     gap = jnp.minimum(late.log_snr - early.log_snr, 0)
     ratio, kept = jnp.exp(gap), -jnp.expm1(gap)
     # sqrt(sigma_s^2 - v) / sigma_s without its cancellation; the last term keeps the root's gradient finite at 0.
-    old = jnp.sqrt(ratio + (1 - eta**2) * kept + TINY)
-    new = eta * jnp.sqrt(kept + TINY)
-    x_s = early.alpha * x_0 + early.sigma * (old * eps + new * noise(key, x_t, s))
+    old = jnp.sqrt(ratio + (1 - share**2) * kept + TINY)
+    new = share * jnp.sqrt(kept + TINY)
+    x_s = early.alpha * x_0 + early.sigma * (old * eps + new * noise(key, x_t, s, strength=eta))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)

@@ -177,7 +177,7 @@ def _multistep_step(
     key: jax.Array, carry: History, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[History, jax.Array, jax.Array]:  # fmt: skip
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    tau = jnp.asarray(tau, late.sigma.dtype)
+    strength, tau = tau, jnp.asarray(tau, late.sigma.dtype)
     x_0, h, now = x_0_of(denoiser(x_t, t)), _half_step(early, late), late.log_snr / 2
     nodes = [jnp.zeros_like(h), *_places(now, h, carry, x_t)]
     coefficients = polynomial(nodes, [x_0, *carry.x_0])
@@ -185,7 +185,7 @@ def _multistep_step(
     if order.value == 2:
         moment[1] = moment[0] / 2  # the paper's choice: equal up to the order of the method
     x_s = _transport(early, late, x_t, tau) + early.alpha * integral(nodes, coefficients, moment)
-    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(key, x_t, s)
+    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(key, x_t, s, strength=strength)
     return _push(carry, x_0, now), x_s.astype(x_t.dtype), no_weight(x_t)
 
 

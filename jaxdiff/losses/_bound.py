@@ -73,12 +73,14 @@ def continuous_elbo(
     _checks.time("t", t, x_0)
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), (size,))
     log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
-    error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t)
+    # The decoder comes first: it refuses data that it has no probability for.
     x = q_sample(schedule, x_0, 0.0, _rows.normal(keys[:, 2], x_0).astype(x_0.dtype))
+    reconstruction = -decoder.log_prob(x_0, q_likelihood(schedule, x, 0.0))
+    error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t)
     return BoundTerms(
         prior=prior_kl(schedule, x_0, 1.0),
         diffusion=-rate * jnp.exp(log_snr) / 2 * error,
-        reconstruction=-decoder.log_prob(x_0, q_likelihood(schedule, x, 0.0)),
+        reconstruction=reconstruction,
     )
 
 

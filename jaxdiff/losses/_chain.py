@@ -23,17 +23,18 @@ def vlb(
       key: typed PRNG key, or one a row [B].
       chain: the model; its variance may be learned.
       x_0: data, [B, *D], floating.
-      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer; None draws it uniformly.
+      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1; None draws it uniformly.
+        Traced, one outside makes its row NaN.
       probability: p_i of each row's index, [B]; None is uniform, 1 / num_steps.
     Returns:
       [B], in nats; its mean bounds -log p_theta(x_0) from above. One call of the denoiser.
     Raises:
-      ValueError: index has another shape.
-      TypeError: integer images, or key is no typed key.
+      ValueError: index has another shape, or a value outside 0 to num_steps - 1.
+      TypeError: integer images, index is not integer, or key is no typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (18), for p_i.
     """
     x_t, index, key_end = _draw(key, chain, x_0, index)
-    denoised = chain.denoiser(x_t, chain.ts[index])
+    denoised = chain.denoiser(x_t, _rows.pick(chain.ts, index))
     return _estimate(key_end, chain, x_0, x_t, index, denoised, probability)
 
 
@@ -64,13 +65,14 @@ def hybrid(
     Returns:
       [B]. One call of the denoiser.
     Raises:
-      ValueError: index has another shape, prediction is unknown, or vlb_weight is known and negative.
-      TypeError: integer images, or key is no typed key.
+      ValueError: index has another shape, or a value outside 0 to num_steps - 1; prediction is unknown; vlb_weight is
+        known and negative.
+      TypeError: integer images, index is not integer, or key is no typed key.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
     _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)
     x_t, index, key_end = _draw(key, chain, x_0, index)
-    t = chain.ts[index]
+    t = _rows.pick(chain.ts, index)
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
@@ -90,10 +92,13 @@ def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> tuple[jax
     keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
     if index is None:
         index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+    _checks.index("index", index, num_steps)
     if jnp.shape(index) != (size,):
         raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
+    # One past the last step and below the first have no time: ts has an entry more than there are steps.
+    index = jnp.where(index == num_steps, -1, index)
     eps = _rows.normal(keys[:, 1], x_0).astype(x_0.dtype)
-    return q_sample(chain.schedule, x_0, chain.ts[index], eps), index, keys[:, 2]
+    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, keys[:, 2]
 
 
 def _estimate(
@@ -101,7 +106,7 @@ def _estimate(
 ) -> jax.Array:
     """The bound from what the denoiser said at one step of it."""
     num_steps = len(chain.ts) - 1
-    t, s = chain.ts[index], chain.ts[index + 1]
+    t, s = _rows.pick(chain.ts, index), _rows.pick(chain.ts, index + 1)
     probability = 1 / num_steps if probability is None else probability
     at_end = (index == num_steps - 1) & chain.ends_clean
     # The step to clean data has no variance: rows that are not at it, and only they, compare normal distributions.

@@ -47,7 +47,9 @@ def simple(
     Raises:
       ValueError: shapes do not fit, unknown prediction.
       TypeError: integer images, or key is no typed key.
-    Numerics: the weighted error is computed from the prediction's own error, never from a difference of two x_0.
+    Numerics: the weighted error is computed from the prediction's own error, never from a difference of two x_0. A
+      network of eps or score can be trained where alpha_1 = 0, but then samples must begin before t = 1
+      (`make_denoiser`, start).
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14). The weights multiply the error at the times drawn, whatever the
       schedule: there is no factor -dlambda/dt as in Kingma & Gao 2023, arXiv:2303.00848, Section 3.
     """

@@ -98,11 +98,16 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
 
     Args:
       history: what was there before.
-      index: the terms, [B], integer.
+      index: the terms, [B], integer; traced, one that there is no term of is left out.
       loss: the loss of each, [B], before it was divided by its probability.
     Returns:
       TermHistory.
+    Raises:
+      ValueError, TypeError: index is known and there is no such term, or it is not integer.
     """
+    num_terms = len(history.counts)
+    _checks.index("index", index, num_terms)
+    index = jnp.where(index < 0, num_terms, index)  # a negative one would count from the end
 
     def add(n: Any, history: TermHistory) -> TermHistory:
         i = index[n]

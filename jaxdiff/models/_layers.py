@@ -83,7 +83,10 @@ def time_features(t: jax.Array, size: int, kind: str) -> jax.Array:
 
 
 class Embedding(nn.Module):
-    """Time and label, [B] each, to one vector a row, [B, width]; the last label is the null class."""
+    """Time and label, [B] each, to one vector a row, [B, width]; the last label is the null class.
+
+    A label outside 0 .. num_classes becomes NaN, and never another class.
+    """
 
     width: int
     kind: str
@@ -97,6 +100,8 @@ class Embedding(nn.Module):
         h = dense(self.width, self.dtype, "time_2")(h)
         if self.num_classes is not None:
             label = jnp.full(t.shape, self.num_classes) if label is None else label
+            # The look-up gives NaN beyond the table's end, but counts a negative index from there.
+            label = jnp.where(label < 0, self.num_classes + 1, label)
             h = h + nn.Embed(self.num_classes + 1, self.width, self.dtype, embedding_init=_spread, name="label")(label)
         return nn.silu(h)
 
@@ -141,8 +146,8 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, film: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])[None]
-        shift = self.param("bias", zeros, x.shape[-1:])[None]
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)[None]
+        shift = self.param("bias", zeros, x.shape[-1:], jnp.float32)[None]
         if film is not None:
             scale, shift = scale * (1 + film[0]), shift * (1 + film[0]) + film[1]
         return norm(x, scale, shift, self.groups)

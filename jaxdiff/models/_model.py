@@ -64,23 +64,26 @@ class Model:
           params: what `init` returned, or a tree of the same structure.
           x: noisy state, [B, H, W, C] or [B, d], floating.
           t: time, [B] or [], in [0, 1].
-          label: class of each row, [B], integer, 0 .. num_classes; num_classes is the null class, and so is None.
+          label: class of each row, [B], or of all rows, [], integer, 0 .. num_classes; num_classes is the null class,
+            and so is None.
           dropout_key: typed key, or one a row, [B]; None (the default) switches dropout off.
         Returns:
           The prediction, [B, H, W, C] or [B, d], dtype of x, at least float32. With learned_variance twice the
           channels: the prediction, then the interpolation fraction between the bounds of the reverse log-variance.
         Raises:
-          ValueError: a shape does not fit, or a label was given to a network without classes.
+          ValueError: a shape does not fit, a label is outside 0 .. num_classes, or one was given to a network without
+            classes.
           TypeError: x or t is not floating, label is not integer, or dropout_key is not typed.
-        Numerics: the layers run in the model's dtype whatever the dtype of x is, and the result is cast: in float64
-          programs ask for dtype="float64" to get more than float32 digits. Normalisation, softmax and time features
-          are at least float32. Any composition of forward and reverse mode differentiates it.
+        Numerics: a traced label outside 0 .. num_classes makes its row NaN. The layers run in the model's dtype
+          whatever the dtype of x is, and the result is cast: in float64 programs ask for dtype="float64" to get more
+          than float32 digits. Normalisation, softmax and time features are at least float32. Any composition of forward
+          and reverse mode differentiates it.
         """
         self._check(params, x, t, label)
         batch = x.shape[0]
         row_keys = None if dropout_key is None else _rows.keys(dropout_key, batch, name="dropout_key")
         t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x.dtype)), (batch,))
-        label = None if label is None else jnp.asarray(label)
+        label = None if label is None else jnp.broadcast_to(jnp.asarray(label).astype(int), (batch,))
         out: Any = self.module.apply({"params": params}, x, t, label, row_keys)
         return out.astype(_rows.state_dtype(x.dtype))
 
@@ -97,15 +100,26 @@ class Model:
             hint = _checks.CHANNELS_LAST if x.ndim == 4 and x.shape[1] == size else ""
             raise ValueError(f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}{hint}")
         _checks.time("t", t, x)
+        self.check_label(label)
+        if label is not None and jnp.shape(label) not in ((), x.shape[:1]):
+            raise ValueError(f"label: expected shape () or {x.shape[:1]}, got {jnp.shape(label)}")
+
+    def check_label(self, label: Any) -> None:
+        """Require a label that the network knows, before it is hidden in a denoiser or a compiled program.
+
+        Args:
+          label: None, or classes, [] or [B], integer, 0 .. num_classes.
+        Raises:
+          ValueError: the network has no classes, or a label that is known lies outside.
+          TypeError: the dtype is not integer.
+        """
         if label is None:
             return
         if self.num_classes is None:
             raise ValueError("label: expected None, because the model has num_classes=None")
-        if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
-            raise TypeError(f"label: expected an integer dtype, got {jnp.result_type(label)}")
-        if jnp.shape(label) != x.shape[:1]:
-            raise ValueError(f"label: expected shape {x.shape[:1]}, got {jnp.shape(label)}")
-        _checks.values("label", label, f"0 .. {self.num_classes}", lambda k: (k >= 0) & (k <= self.num_classes))
+        _checks.index("label", label, self.num_classes + 1)
+        if jnp.ndim(label) > 1:
+            raise ValueError(f"label: expected shape () or (B,), got {jnp.shape(label)}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import _checks
+from jaxdiff._functions import known_ahead
 
 
+@known_ahead
 def linear_betas(num_steps: int, start: float = 1e-4, end: float = 2e-2) -> jax.Array:
     """Return DDPM's linear variances: num_steps values from start to end.
 
@@ -28,6 +30,7 @@ def linear_betas(num_steps: int, start: float = 1e-4, end: float = 2e-2) -> jax.
     return jnp.asarray(np.linspace(start, end, num_steps), float)
 
 
+@known_ahead
 def cosine_betas(num_steps: int, s: float = 0.008) -> jax.Array:
     """Return improved DDPM's cosine variances.
 
@@ -48,6 +51,7 @@ def cosine_betas(num_steps: int, s: float = 0.008) -> jax.Array:
     return jnp.asarray(np.minimum(1 - f[1:] / f[:-1], 0.999), float)
 
 
+@known_ahead
 def zero_terminal_snr(betas: Any) -> jax.Array:
     """Rescale a table so that its last state is noise without data: beta_T = 1.
 
@@ -60,8 +64,10 @@ def zero_terminal_snr(betas: Any) -> jax.Array:
       nothing about x_0.
     Raises:
       ValueError: fewer than 2 entries, or values outside (0, 1).
+      TypeError: betas are traced.
     Source: Lin et al. 2023, arXiv:2305.08891, Algorithm 1.
     """
+    _checks.concrete("betas", betas)
     if jnp.ndim(betas) != 1 or jnp.size(betas) < 2:
         raise ValueError(f"betas: expected a vector of T >= 2 variances, got shape {jnp.shape(betas)}")
     _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1))

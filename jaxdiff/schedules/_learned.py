@@ -7,9 +7,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
+from jaxdiff._functions import known_ahead
 from jaxdiff.schedules._base import Schedule, make
 
 
+@known_ahead
 def learned_parameters(log_snr_min: float = -10.0, log_snr_max: float = 14.0, *, num_bins: int = 64) -> dict[str, Any]:
     """Return the parameters of `learned` at which lambda is linear in t.
 

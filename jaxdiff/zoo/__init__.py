@@ -66,13 +66,16 @@ class Pretrained:
             D(x_t, t) = E[x_0 | x_t, label]
 
         Args:
-          label: class of each row, [B], integer; None for all classes together.
+          label: class of each row, [B], or of all rows, [], integer; num_classes, like None, stands for all classes
+            together. Traced, one outside makes its row NaN.
           threshold: as `make_denoiser` takes it.
         Returns:
           A denoiser for kernels, guidance, likelihoods and posteriors.
         Raises:
-          ValueError: threshold is not offered.
+          ValueError: threshold is not offered, a label is outside 0 .. num_classes, or the network has no classes.
+          TypeError: label is not integer.
         """
+        self.model.check_label(label)
         apply = Partial(self.model.apply, self.params, label=label)
         return make_denoiser(apply, self.schedule, self.prediction, threshold, sigma_data=self.sigma_data)
 
