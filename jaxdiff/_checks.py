@@ -70,6 +70,14 @@ def values(name: str, value: Any, expected: str, holds: Callable[[np.ndarray], A
         raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}")
 
 
+def mask(name: str, value: Any) -> None:
+    """Require an array of 0 and 1, or False and True, where its values are known."""
+    dtype = jnp.result_type(value)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
+        raise TypeError(f"{name}: expected a mask of bool, int or float, got dtype {dtype}")
+    values(name, value, "a mask of 0 and 1 (for any other array: `mask > 0`)", lambda v: (v == 0) | (v == 1))
+
+
 def key(name: str, value: Any) -> None:
     """Require typed PRNG keys (jax.random.key)."""
     if not jnp.issubdtype(getattr(value, "dtype", np.dtype(object)), jax.dtypes.prng_key):

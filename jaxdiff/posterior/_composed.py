@@ -65,7 +65,7 @@ def composed(
       A Kernel; one call of each denoiser a step, and one to begin with. The start is brought from N(0, sigma^2 I) to
       N(0, sigma^2 / A I), which is the product's noise.
     Raises:
-      ValueError: no denoisers, not as many exponents, or their sum is known and not positive.
+      ValueError: no denoisers, not as many exponents, or their sum is known and not positive and finite.
       TypeError: a denoiser is no function.
     Numerics: an exponential step in h = lambda_s - lambda_t, ancestral's ("small") where A = 1; the weight's integral
       is the trapezoid in h.
@@ -76,8 +76,8 @@ def composed(
     if jnp.shape(exponents) != (len(functions),):
         raise ValueError(f"exponents: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(exponents)}")
     known = _checks.known(exponents)
-    if known is not None and known.sum() <= 0:
-        raise ValueError(f"exponents: expected a positive sum, got {known.tolist()}")
+    if known is not None and not 0 < known.sum() < jnp.inf:
+        raise ValueError(f"exponents: expected finite numbers of positive sum, got {known.tolist()}")
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
     mover = None if move is None else as_function("move", move)
     model = functions, jnp.asarray(exponents), schedule
@@ -200,12 +200,13 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
 
     Args:
       denoisers: K models, each (x_t, t) -> E[x_0 | x_t].
-      log_weights: log w, [K], traced; normalised here.
+      log_weights: log w, [K], traced; normalised here. A model of -inf is never chosen.
       schedule: the noise schedule, of all of them.
     Returns:
-      A Kernel that remembers log r, [B, K], with zero increments; one call of each denoiser a step.
+      A Kernel that remembers log r, [B, K], with zero increments; one call of each denoiser a step. Weights that are
+      traced and add up to nothing, or are NaN or +inf, give NaN.
     Raises:
-      ValueError: no denoisers, or not as many weights.
+      ValueError: no denoisers, not as many weights, or they are known and NaN, +inf or all -inf.
       TypeError: a denoiser is no function.
     Source: Bayes' rule over the chains; in continuous time the Ito density estimator of Skreta et al. 2024,
       arXiv:2412.17762, Theorem 1.
@@ -215,6 +216,10 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
         raise ValueError(
             f"log_weights: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(log_weights)}"
         )
+    _checks.values("log_weights", log_weights, "log weights below infinity", lambda v: v < jnp.inf)
+    known = _checks.known(log_weights)
+    if known is not None and not (known > -jnp.inf).any():
+        raise ValueError(f"log_weights: expected a model of positive weight, got {known.tolist()}")
     return Kernel(Partial(_mixed_init, jnp.asarray(log_weights)), Partial(_mixed_step, functions, schedule))
 
 
@@ -231,6 +236,7 @@ def _mixed_step(
     means, variance = jnp.stack([step.mean for step in steps], axis=1), steps[0].variance
     chosen = jax.vmap(jax.random.categorical)(keys[:, 0], carry)
     own = jax.vmap(lambda rows, k: rows[k])(means, chosen)
+    own = jnp.where(_rows.expand(jnp.isnan(carry).any(axis=1), own), jnp.nan, own)  # no choice can be made of these
     x_s = (own + jnp.sqrt(variance) * noise(keys[:, 1], x_t, s)).astype(x_t.dtype)
     safe = jnp.where(variance > 0, variance, 1)
     squared = jnp.sum(((x_s[:, None] - means) ** 2 / safe[:, None]).reshape(*carry.shape, -1), axis=2)
