@@ -624,16 +624,15 @@ def test_a_likelihood_that_is_zero_on_one_side(kind: str, name: str) -> None:
 def test_a_zero_likelihood_rejects_mutants() -> None:
     """Rows that are killed by what is no more than a twist; weights that are subtracted as they come."""
     killed = steered("twisted", HALVES["inf"], twist=lambda x_0, spread: jnp.where(x_0[0] < 0, -1e4, 0.0))
-    z = evidences(killed, 4, 4000)
-    assert z_scores(z, np.array(0.5)) < -8
+    z = evidences(killed, 4, 1000, num_steps=8)
+    assert z_scores(z, np.array(0.5)) < -20
     assert np.isnan(-jnp.inf - HALVES["inf"](-jnp.ones(1)))
 
 
 def test_one_run_of_many_rows_with_a_zero_likelihood() -> None:
-    for kind in ("twisted", "tilted"):
-        for threshold in (0.0, 2.0):
-            z = evidences(steered(kind, HALVES["inf"]), 4000, 1, num_steps=10, threshold=threshold)
-            np.testing.assert_allclose(z, 0.5, atol=5 * 0.5 / np.sqrt(4000))  # Monte Carlo
+    for kind, threshold in (("twisted", 2.0), ("tilted", 0.0)):
+        z = evidences(steered(kind, HALVES["inf"]), 4000, 1, num_steps=10, threshold=threshold)
+        np.testing.assert_allclose(z, 0.5, atol=5 * 0.5 / np.sqrt(4000))  # Monte Carlo
 
 
 def run_of(kernel: jd.Kernel, size: int = 1, *, num_steps: int = 4) -> jd.Samples:
@@ -667,11 +666,11 @@ def test_no_row_is_left() -> None:
 
 @pytest.mark.parametrize("kind", ["twisted", "tilted", "inpaint", "composed"])
 def test_rows_that_fail_are_dropped(kind: str) -> None:
-    """A denoiser that is NaN to the right of 1: its rows are gone at the end, and the others' weights are as they were."""
+    """A denoiser that is NaN to the right of 4: its rows are gone at the end, and the others' weights are as they were."""
     sound = NORMAL_1.denoiser(SCHEDULE)
 
     def denoiser(x: jax.Array, t: jax.Array) -> jax.Array:
-        return jnp.where(x > 1, jnp.nan, sound(x, t))
+        return jnp.where(x > 4, jnp.nan, sound(x, t))
 
     def kernel(denoiser: Callable) -> jd.Kernel:
         y = jnp.array([0.2])
@@ -682,7 +681,7 @@ def test_rows_that_fail_are_dropped(kind: str) -> None:
             "composed": lambda: posterior.composed([denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE),
         }[kind]()
 
-    x, ts = jnp.array([[0.1], [2.0], [-0.4], [0.6]]), jnp.array([0.5, 0.25, 0.0])
+    x, ts = jnp.array([[0.1], [6.0], [-0.4], [0.6]]), jnp.array([0.5, 0.25, 0.0])
     failed, whole = (jd.sample(jax.random.key(0), kernel(Partial(d)), x, ts) for d in (denoiser, sound))
     left = np.array([0, 2, 3])
     assert not failed.log_weights[1] > -jnp.inf
@@ -715,7 +714,8 @@ def masked_run(kind: str, mask: Any) -> jd.Samples:
         seen = mask if isinstance(mask, observations.Observation) else observations.mask(MASK_Y, mask, 0.3)
         kernel = posterior.twisted(denoiser, SCHEDULE, seen)
     else:
-        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3)
+        belief = posterior.gaussian_belief(SCHEDULE, 0.0, 1.0)
+        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3, belief=belief)
     x, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 4)), jd.grids.uniform(60)
     return jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic())
 
@@ -728,14 +728,29 @@ def is_exact(samples: jd.Samples) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["twisted", "inpaint"])
-def test_masks_of_any_kind_are_the_same(kind: str) -> None:
-    first = masked_run(kind, jnp.array(MASK_4, bool))
-    assert is_exact(first)
-    for mask in (MASK_4.astype(np.uint8), jnp.array(MASK_4, jnp.float32), MASK_4 > 0):
-        chex.assert_trees_all_equal(masked_run(kind, mask), first)
-    # Under tracing 255 is refused by nobody: it counts as true.
-    kernel = jax.jit(lambda mask: masked_run(kind, mask))
-    chex.assert_trees_all_close(kernel(255 * MASK_4), first, atol=1e-4)
+def test_a_mask_is_exact(kind: str) -> None:
+    assert is_exact(masked_run(kind, MASK_4 > 0))
+
+
+def test_masks_of_any_kind_are_the_same() -> None:
+    """Bool, integers and floats make the same kernels, leaf by leaf; so does 255 under tracing, where it counts as 1."""
+    denoiser = NORMAL_4.denoiser(SCHEDULE)
+
+    def everywhere(mask: Any) -> list:
+        seen = observations.mask(MASK_Y, mask, 0.3)
+        return [
+            posterior.twisted(denoiser, SCHEDULE, seen),
+            posterior.split_gibbs(denoiser, SCHEDULE, seen),
+            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3),
+            guidance.repaint(denoiser, SCHEDULE, MASK_Y, mask),
+            guidance.mmps(denoiser, SCHEDULE, seen),
+        ]
+
+    first = everywhere(MASK_4 > 0)
+    for mask in (MASK_4.astype(np.uint8), jnp.array(MASK_4, jnp.float32), jnp.array(MASK_4, bool)):
+        chex.assert_trees_all_equal(everywhere(mask), first)
+    traced = jax.jit(lambda mask: jax.tree.leaves(everywhere(mask)))(255 * MASK_4)
+    chex.assert_trees_all_equal(traced, jax.tree.map(jnp.asarray, jax.tree.leaves(first)))
 
 
 def test_masks_reject_mutants() -> None:
@@ -743,21 +758,6 @@ def test_masks_reject_mutants() -> None:
     raw = jnp.array(255.0 * MASK_4)
     mutant = observations.Observation(Partial(jnp.multiply, raw), MASK_Y * MASK_4, 0.3, raw, MASK_4)
     assert not is_exact(masked_run("twisted", mutant))
-
-
-def test_masks_in_other_methods_are_the_same() -> None:
-    denoiser, x_t = NORMAL_4.denoiser(SCHEDULE), jax.random.normal(jax.random.key(0), (3, 4))
-
-    def step(mask: Any) -> list:
-        seen = observations.mask(MASK_Y, mask, 0.3)
-        kernels_ = (
-            posterior.split_gibbs(denoiser, SCHEDULE, seen, num_denoising=2),
-            guidance.repaint(denoiser, SCHEDULE, MASK_Y, mask, num_resamples=1),
-        )
-        steps = [k.step(jax.random.key(0), k.init(x_t, 0.5), x_t, 0.5, 0.4)[1] for k in kernels_]
-        return [*steps, guidance.mmps(denoiser, SCHEDULE, seen)(x_t, 0.5)]
-
-    chex.assert_trees_all_equal(step(MASK_4 > 0), step(MASK_4), step(jnp.array(MASK_4, jnp.float32)))
 
 
 # --- gains of operators --------------------------------------------------------------------------------------------------
@@ -781,8 +781,7 @@ def test_a_function_has_the_evidence_of_its_matrix() -> None:
 
     by_matrix = log_z(observations.linear(matrix, y, 0.3))
     assert abs(by_matrix - exact) < 0.15  # Monte Carlo of 256 rows
-    for options in ({}, {"event_shape": (64,)}, {"gain": 64.0}):
-        np.testing.assert_allclose(log_z(observations.linear(total, y, 0.3, **options)), by_matrix, atol=1e-3)
+    np.testing.assert_allclose(log_z(observations.linear(total, y, 0.3)), by_matrix, atol=1e-3)  # float32
     assert log_z(observations.linear(total, y, 0.3, gain=1.0)) < exact - 5
 
 
