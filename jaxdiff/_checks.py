@@ -136,6 +136,14 @@ def values(
         raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{said}")
 
 
+def mask(name: str, value: Any) -> None:
+    """Require an array of 0 and 1, or False and True, where its values are known."""
+    dtype = jnp.result_type(value)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
+        raise TypeError(f"{name}: expected a mask of bool, int or float, got dtype {dtype}")
+    values(name, value, "a mask of 0 and 1 (for any other array: `mask > 0`)", lambda v: (v == 0) | (v == 1))
+
+
 def key(name: str, value: Any) -> None:
     """Require typed PRNG keys (jax.random.key)."""
     dtype = getattr(value, "dtype", None)

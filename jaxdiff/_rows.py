@@ -61,6 +61,11 @@ def expand(value: jax.Array, x: Any) -> jax.Array:
     return jnp.reshape(value, jnp.shape(value) + (1,) * (jnp.ndim(x) - jnp.ndim(value))) if jnp.ndim(value) else value
 
 
+def all_finite(x: jax.Array) -> jax.Array:
+    """Whether every entry of a row is finite, [B, 1, ...] with as many axes as x."""
+    return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)), keepdims=True)
+
+
 def lead(value: jax.Array, ndim: int) -> jax.Array:
     """Prepend axes to a value shared by all rows until it has ndim axes."""
     return jnp.reshape(value, (1,) * (ndim - jnp.ndim(value)) + jnp.shape(value))

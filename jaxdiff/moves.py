@@ -1,4 +1,8 @@
-"""Markov chain Monte Carlo moves: a step that leaves a density as it is, row by row."""
+"""Markov chain Monte Carlo moves: a step that leaves a density as it is, row by row.
+
+A proposal whose log-density is -inf or NaN is refused; a row that has no density itself takes any proposal that has.
+Where a gradient is not finite it counts as 0, which is as exact: any drift is, that depends on the state alone.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -108,9 +112,10 @@ def hmc(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, 
 
 
 def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The log-density of every row, and its gradient."""
+    """The log-density of every row, and its gradient; 0 for a row where that is not finite."""
     value, pull = jax.vjp(log_density, x)
-    return value, pull(jnp.ones_like(value))[0]
+    slope = pull(jnp.ones_like(value))[0]
+    return jnp.where(jnp.isnan(value), -jnp.inf, value), jnp.where(_rows.all_finite(slope), slope, 0)
 
 
 def _accept(key: jax.Array, x: jax.Array, new: jax.Array, gain: jax.Array) -> Moved:

@@ -274,4 +274,4 @@ def draw(key: jax.Array, log_weights: jax.Array, x: jax.Array, num: int) -> jax.
 
 
 def _below_infinity(log_weights: Any) -> None:
-    _checks.values("log_weights", log_weights, "no weight of +inf", lambda v: ~(v == jnp.inf))
+    _checks.values("log_weights", log_weights, "no weight of +inf", lambda v: ~(v == jnp.inf), finite=False)

@@ -72,8 +72,10 @@ def shifted(denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, slope: ja
       t: its time, [] or [B].
       slope: [B, *D].
     Returns:
-      The same, with another x_0; where alpha_t = 0, and a state says nothing of y, as it was.
+      The same, with another x_0; where alpha_t = 0, and a state says nothing of y, as it was. So is a row whose slope
+      is not finite, as where a likelihood is zero.
     """
+    slope = jnp.where(_rows.all_finite(slope), slope, 0)
     x_0 = (x_0_of(denoised) + reach(schedule, x_t, t) * slope).astype(x_t.dtype)
     return denoised._replace(x_0=x_0) if isinstance(denoised, Denoised) else x_0
 
@@ -177,6 +179,7 @@ def _moment_matched(
             "observation: expected an Observation such as observations.mask(y, observed, noise_std), "
             f"got {type(observation).__name__}"
         )
+    _checks.mask("observation.observed", observation.observed)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((kind, num_iterations))
     return Partial(_given, options, as_function("denoiser", denoiser), schedule, observation, prior_std)
@@ -207,7 +210,7 @@ def _given(
     def covariance(v: jax.Array) -> jax.Array:
         return noise * v + observe(spread(pull_back(v)[0]).astype(x_0.dtype))
 
-    observed = _rows.lead(jnp.asarray(seen.observed, x_0.dtype), predicted.ndim)
+    observed = _rows.lead(seen.shown().astype(x_0.dtype), predicted.ndim)
     weighted = conjugate_gradients(covariance, observed * (seen.y[None] - predicted), num_iterations)
     return shifted(denoised, schedule, x_t, t, pull(pull_back(weighted)[0])[0])
 

@@ -11,6 +11,7 @@ from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
 from jaxdiff.forward import q_sample, q_step
 from jaxdiff.kernels import Kernel, no_weight, noise, p_mean_variance, without_memory
+from jaxdiff.observations import masked
 from jaxdiff.schedules import Schedule
 
 
@@ -28,20 +29,22 @@ def repaint(
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       y: [*D], what is seen, without noise.
-      observed: [*D], 1 where y is seen and 0 elsewhere.
+      observed: [*D], true or 1 where y is seen, false or 0 elsewhere: bool, int or float. A traced one counts as true
+        where it is not 0.
       num_resamples: steps from t to s in each step, static; 1 is plain replacement (Song & Ermon).
     Returns:
       A Kernel without memory and with zero increments: num_resamples denoiser calls a step.
     Raises:
-      ValueError: num_resamples < 1, or observed is not shaped like y.
-      TypeError: y is not floating.
+      ValueError: num_resamples < 1, observed is not shaped like y or has other values than 0 and 1, or y is known and
+        not finite where it is seen.
+      TypeError: y is not floating, or observed no mask.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1.
     """
     _checks.floating("y", y)
     _checks.same_shape("observed", observed, "y", y)
     _checks.positive_int("num_resamples", num_resamples)
-    arrays = jnp.asarray(y), jnp.asarray(observed).astype(y.dtype)
-    step = Partial(_repaint_step, Static(num_resamples), as_function("denoiser", denoiser), schedule, *arrays)
+    shown, y = masked("observed", observed, y)
+    step = Partial(_repaint_step, Static(num_resamples), as_function("denoiser", denoiser), schedule, y, shown)
     return without_memory(step)
 
 
@@ -57,7 +60,7 @@ def _repaint_step(
         known = q_sample(schedule, known_0, s, noise(fold(keys, 3 * n), x, s).astype(x.dtype))
         mean, variance = p_mean_variance(denoiser, schedule, x, t, s)
         unknown = mean + jnp.sqrt(variance) * noise(fold(keys, 3 * n + 1), x, s)
-        return jnp.where(observed[None] > 0, known, unknown).astype(x.dtype)
+        return jnp.where(observed[None], known, unknown).astype(x.dtype)
 
     def again(n: Any, x: jax.Array) -> jax.Array:
         eps = _rows.normal(fold(keys, 3 * n + 2), x).astype(x.dtype)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
@@ -202,12 +201,13 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
 
     Args:
       denoisers: K models, each (x_t, t) -> E[x_0 | x_t].
-      log_weights: log w, [K], traced; normalised here.
+      log_weights: log w, [K], traced; normalised here. A model of -inf is never chosen.
       schedule: the noise schedule, of all of them.
     Returns:
-      A Kernel that remembers log r, [B, K], with zero increments; one call of each denoiser a step.
+      A Kernel that remembers log r, [B, K], with zero increments; one call of each denoiser a step. Weights that are
+      traced and add up to nothing, or are NaN or +inf, give NaN.
     Raises:
-      ValueError: no denoisers, not as many weights, or weights that are known and no distribution.
+      ValueError: no denoisers, not as many weights, or they are known and NaN, +inf or all -inf.
       TypeError: a denoiser is no function.
     Source: Bayes' rule over the chains; in continuous time the Ito density estimator of Skreta et al. 2024,
       arXiv:2412.17762, Theorem 1.
@@ -217,11 +217,11 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
         raise ValueError(
             f"log_weights: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(log_weights)}"
         )
-    _checks.values(
-        "log_weights", log_weights, "no NaN or +inf, not all -inf",
-        lambda w: ~np.isnan(w) & (w < np.inf) & (w.max() > -np.inf), finite=False,
-    )  # fmt: skip
-    return Kernel(Partial(_mixed_init, log_weights), Partial(_mixed_step, functions, schedule))
+    _checks.values("log_weights", log_weights, "log weights below infinity", lambda v: v < jnp.inf, finite=False)
+    known = _checks.known(log_weights)
+    if known is not None and not (known > -jnp.inf).any():
+        raise ValueError(f"log_weights: expected a model of positive weight, got {known.tolist()}")
+    return Kernel(Partial(_mixed_init, jnp.asarray(log_weights)), Partial(_mixed_step, functions, schedule))
 
 
 def _mixed_init(log_weights: jax.Array, x_init: jax.Array, t: Any) -> jax.Array:
@@ -237,6 +237,7 @@ def _mixed_step(
     means, variance = jnp.stack([step.mean for step in steps], axis=1), steps[0].variance
     chosen = jax.vmap(jax.random.categorical)(keys[:, 0], carry)
     own = jax.vmap(lambda rows, k: rows[k])(means, chosen)
+    own = jnp.where(_rows.expand(jnp.isnan(carry).any(axis=1), own), jnp.nan, own)  # no choice can be made of these
     x_s = (own + jnp.sqrt(variance) * noise(keys[:, 1], x_t, s)).astype(x_t.dtype)
     safe = jnp.where(variance > 0, variance, 1)
     squared = jnp.sum(((x_s[:, None] - means) ** 2 / safe[:, None]).reshape(*carry.shape, -1), axis=2)

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.kernels import Kernel, noise, p_mean_variance
+from jaxdiff.observations import masked
 from jaxdiff.posterior._twisted import nothing_yet
 from jaxdiff.schedules import Schedule
 
@@ -24,7 +26,7 @@ class Basis(NamedTuple):
       gain: singular values, [*M].
       y: [*M].
       noise_std: [] or [*M], positive.
-      observed: 1 where there is a y_i, 0 elsewhere, [] or [*M].
+      observed: true where there is a y_i, [] or [*M].
     """
 
     project: Partial
@@ -77,7 +79,7 @@ def mcgdiff(
       A Kernel; one denoiser call a step, no gradients. Its model is `kernels.ancestral`'s "small". The grid must end at
       t = 0.
     Raises:
-      ValueError: shapes do not fit, or noise_std is not positive.
+      ValueError: shapes do not fit, y is known and not finite, or noise_std is not positive.
       TypeError: A or y is not floating.
     Source: Cardoso et al. 2023, arXiv:2308.07983, Sections 3.1 and 3.2.
     """
@@ -85,8 +87,9 @@ def mcgdiff(
     _checks.floating("y", y)
     if jnp.ndim(A) != 2 or jnp.shape(y) != A.shape[:1]:
         raise ValueError(f"A, y: expected shapes [m, d] and [m], got {jnp.shape(A)} and {jnp.shape(y)}")
+    _checks.values("y", y, "finite entries", np.isfinite)
     left, gain, right = jnp.linalg.svd(jnp.asarray(A), full_matrices=False)
-    basis = Basis(Partial(_multiply, right), Partial(_multiply_back, right), gain, left.T @ y, noise_std, 1.0)
+    basis = Basis(Partial(_multiply, right), Partial(_multiply_back, right), gain, left.T @ y, noise_std, True)
     # What y has outside of A's range is noise, and nothing else.
     outside, extra = y - left @ (left.T @ y), len(y) - len(gain)
     std = jnp.asarray(noise_std, y.dtype)
@@ -119,20 +122,22 @@ def inpaint(
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
-      observed: [*D], true or 1 where y is an observation.
+      observed: [*D], true or 1 where y is an observation, false or 0 elsewhere: bool, int or float. A traced one counts
+        as true where it is not 0.
       noise_std: [] or [*D], positive, traced.
       belief: as in `mcgdiff`, of the pixels, [*D].
     Returns:
       A Kernel, as `mcgdiff`.
     Raises:
-      ValueError: observed is not shaped like y, or noise_std is not positive.
-      TypeError: y is not floating.
+      ValueError: observed is not shaped like y or has other values than 0 and 1, y is known and not finite where it is
+        observed, or noise_std is not positive.
+      TypeError: y is not floating, or observed no mask.
     Source: as of `mcgdiff`.
     """
     _checks.floating("y", y)
     _checks.same_shape("observed", observed, "y", y)
-    shown = jnp.asarray(observed).astype(y.dtype)
-    basis = Basis(Partial(jnp.asarray), Partial(jnp.asarray), shown, jnp.where(shown > 0, y, 0), noise_std, shown)
+    shown, y = masked("observed", observed, y)
+    basis = Basis(Partial(jnp.asarray), Partial(jnp.asarray), shown.astype(y.dtype), y, noise_std, shown)
     return _kernel(denoiser, schedule, basis, belief, 0.0)
 
 
@@ -230,18 +235,18 @@ def _step(
     # The model's step and its draw in the observation's coordinates, where the variance is the same.
     c, drawn = basis.project(mean), basis.project(sampled)
     v = _rows.expand(variance.reshape(len(x_t), -1)[:, 0], c)
-    gain, y, noise_std, observed, *believed = (
-        _rows.lead(jnp.asarray(value, c.dtype), c.ndim)
-        for value in (basis.gain, basis.y, basis.noise_std, basis.observed, *belief(s))
+    gain, y, noise_std, *believed = (
+        _rows.lead(jnp.asarray(value, c.dtype), c.ndim) for value in (basis.gain, basis.y, basis.noise_std, *belief(s))
     )
+    observed = _rows.lead(jnp.asarray(basis.observed), c.ndim)
     slope, offset, spread = believed
     # y = pull c_s + gain offset + noise of variance `added`, where c_s ~ N(c, v).
     pull, added = gain * slope, noise_std**2 + gain**2 * spread
     residual, total = y - pull * c - gain * offset, added + pull**2 * v
     moved = c + v * pull / total * residual + jnp.sqrt(added / total) * (drawn - c)
     x_s = sampled + basis.lift(moved - drawn).reshape(x_t.shape).astype(x_t.dtype)
-    ahead = event_sum(observed * _log_normal(residual, total))
-    log_r_s = event_sum(observed * _log_normal(residual - pull * (moved - c), added))
+    ahead = event_sum(jnp.where(observed, _log_normal(residual, total), 0))
+    log_r_s = event_sum(jnp.where(observed, _log_normal(residual - pull * (moved - c), added), 0))
     return log_r_s, x_s, ahead - carry
 
 

@@ -42,13 +42,14 @@ def split_gibbs(
       A Kernel without memory, whose state is x itself (any start will do), with zero increments: a Markov chain has no
       evidence.
     Raises:
-      ValueError: num_denoising or num_iterations < 1.
+      ValueError: num_denoising or num_iterations < 1, or observation's mask is known and has other values than 0 and 1.
       TypeError: observation is no Observation.
     Source: Coeurdoux et al. 2023, arXiv:2304.11134, Algorithm 1; the draw of z: Orieux et al. 2012, perturbation
       optimisation.
     """
     if not isinstance(observation, Observation):
         raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
+    _checks.mask("observation.observed", observation.observed)
     _checks.positive_int("num_denoising", num_denoising)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((num_denoising, num_iterations))
@@ -65,7 +66,7 @@ def _gibbs_step(
     precision = (alpha / sigma) ** 2
     observe = jax.vmap(seen.operator)
     predicted, pull_back = jax.vjp(observe, x)
-    weight, std = (_rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.observed, seen.noise_std))
+    weight, std = (_rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.shown(), seen.noise_std))
 
     def curvature(z: jax.Array) -> jax.Array:
         return pull_back(weight * observe(z) / std**2)[0] + precision * z

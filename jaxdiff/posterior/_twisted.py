@@ -5,6 +5,11 @@ Both draw x_s from a proposal q(x_s | x_t) and weight it by
     increment = log p(x_s | x_t) - log q(x_s | x_t) + log r_s(x_s) - log r_t(x_t),   r_0 = r
 
 whose product telescopes to r(x_0) p(path) / q(path), whatever the twists r_t in between: they decide the variance only.
+
+A likelihood may be zero (-inf). At the end that is a weight of 0, and so is NaN: where a likelihood is undefined it is
+zero. On the way it is no twist, since x_0 may still come to where the likelihood is positive: where log r_s is not
+finite the last finite one of the row stands in for it, and where its gradient is not finite the row takes the model's
+own step. Both leave the weights exact.
 """
 
 from collections.abc import Callable
@@ -40,6 +45,24 @@ def draw(key: jax.Array, p: Normal, q: Normal, s: Any) -> tuple[jax.Array, jax.A
     return x_s, jnp.where(at_end, 0, ratio)
 
 
+def towards(p: Normal, slope: jax.Array) -> Normal:
+    """Move a step along a gradient, N(mean + variance slope, variance); a row where that is not finite stays."""
+    return or_model(Normal(p.mean + p.variance * slope, p.variance), p)
+
+
+def or_model(q: Normal, p: Normal) -> Normal:
+    """Take the model's step p in the rows where a proposal q is not finite."""
+    variance = jnp.broadcast_to(q.variance, q.mean.shape)
+    usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)
+    return Normal(jnp.where(usable, q.mean, p.mean), jnp.where(usable, variance, p.variance))
+
+
+def settled(log_r: jax.Array, before: jax.Array, s: Any) -> jax.Array:
+    """log r_s for the weights, [B]: on the way the last finite one of each row, at the end -inf where it is NaN."""
+    at_end = jnp.where(jnp.isnan(log_r), -jnp.inf, log_r)
+    return jnp.where(jnp.asarray(s) > 0, jnp.where(jnp.isfinite(log_r), log_r, before), at_end)
+
+
 def tilted(
     denoiser: Callable,
     schedule: Schedule,
@@ -60,12 +83,12 @@ def tilted(
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      log_r: one x [*D] -> log r(x), [], in nats; differentiable.
+      log_r: one x [*D] -> log r(x), [], in nats; differentiable. -inf and NaN are r = 0.
       power: t [] -> share of log r that counts at time t, 1 at t = 0; None is 1 - t. `lambda t: 1.0` is the constant r
         of the paper's examples, whose weights have heavy tails.
       variance: of the model's steps, as in `kernels.p_mean_variance`.
     Returns:
-      A Kernel; one denoiser call a step. The evidence of a run is log E_p[r(x_0)].
+      A Kernel; one denoiser call a step. The evidence of a run is log E_p[r(x_0)]; -inf where r is 0 at every row.
     Raises:
       ValueError: unknown variance, or power is not 1 at t = 0.
       TypeError: a function is none.
@@ -97,8 +120,8 @@ def _tilted_step(
     p = p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)
     share = jnp.asarray(power(s), x_t.dtype)
     slope = jax.grad(lambda x: share * jnp.sum(log_likelihoods(log_r, x)))(p.mean)
-    x_s, ratio = draw(key, p, Normal(p.mean + p.variance * slope, p.variance), s)
-    log_r_s = share * log_likelihoods(log_r, x_s)
+    x_s, ratio = draw(key, p, towards(p, slope), s)
+    log_r_s = settled(share * log_likelihoods(log_r, x_s), carry, s)
     return log_r_s, x_s.astype(x_t.dtype), ratio + log_r_s - carry
 
 
@@ -139,17 +162,20 @@ def twisted(
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats: an `Observation` or any function.
+      log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats: an `Observation` or any function. -inf and NaN are a
+        likelihood of 0.
       variance: of the model's steps, as in `kernels.p_mean_variance`.
       twist: (x_0 [*D], spread []) -> [], differentiable: what stands for log p(y | x_t) where x_0 is the denoised state
         and spread = Var[x_0 | x_t] of data of the prior's width. None is the observation itself, its noise widened by
-        the spread, or for any other likelihood the likelihood at x_0 (the paper's).
+        the spread, or for any other likelihood the likelihood at x_0 (the paper's). Best is one that is finite
+        everywhere: where it is not, a row goes on unsteered.
       prior_std: standard deviation of an entry of the data, [], traced; only the spread depends on it.
       proposal: (x_t, t, s) -> Normal over x_s, such as `through(guidance.mmps(...), schedule)`; None is the above,
         which needs no further denoiser call.
     Returns:
       A Kernel; one denoiser call and one vector-Jacobian product a step, and one of each to begin with. The grid must
-      end at t = 0, where the likelihood itself takes the place of the twist.
+      end at t = 0, where the likelihood itself takes the place of the twist. The evidence is -inf, and the effective
+      sample size 0, where the likelihood is 0 at every row.
     Raises:
       ValueError: unknown variance, prior_std not positive.
       TypeError: a function is none.
@@ -218,10 +244,7 @@ def _twisted_step(
 ) -> tuple[Twisted, jax.Array, jax.Array]:  # fmt: skip
     mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised), t, s)
     p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small))
-    if proposal is None:
-        q = Normal(p.mean + p.variance * carry.slope, p.variance)
-    else:
-        q = proposal(x_t, t, s)
+    q = towards(p, carry.slope) if proposal is None else or_model(proposal(x_t, t, s), p)
     x_s, ratio = draw(key, p, q, s)
     x_s = x_s.astype(x_t.dtype)
 
@@ -233,4 +256,5 @@ def _twisted_step(
         return carry.denoised, carry.slope, log_likelihoods(likelihood, x)
 
     denoised, slope, log_r = jax.lax.cond(jnp.asarray(s) > 0, look, end, x_s)
+    log_r = settled(log_r, carry.weighted, s)
     return Twisted(denoised, slope, log_r, log_r), x_s, ratio + log_r - carry.weighted

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import _checks
 
 
 def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
@@ -13,18 +16,21 @@ def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -
         sum_i 1 / (1 + n/m exp(W_F,i + L)) = sum_j 1 / (1 + m/n exp(W_R,j - L)),   solved for L = log p
 
     Args:
-      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs subtracted: W + log p).
+      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs subtracted: W + log p); +inf
+        for a path of weight 0.
       reverse_work: W_R of m reverse paths, of any shape, likewise (W - log p).
     Returns:
       L, [], in nats.
     Raises:
-      ValueError: one of them is empty.
-    Numerics: bisection between the extremes of the works: L is where one monotone function is zero.
+      ValueError: one of them is empty, or known to have NaN or -inf, or a reverse work +inf.
+    Numerics: bisection between the extremes of the finite works: L is where one monotone function is zero. NaN under
+      tracing stays NaN.
     Source: Bennett 1976, J. Comput. Phys. 22, 245; Crooks 2000, Phys. Rev. E 61, 2361, Section IV.
     """
     forward, reverse = _works(forward_work, reverse_work)
     ratio = math.log(forward.size / reverse.size)
     ends = jnp.concatenate([-forward, reverse])
+    finite = jnp.where(jnp.isinf(ends), jnp.nan, ends)  # a path of weight 0 counts, but not for the bracket
 
     def halve(_: Any, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -34,9 +40,9 @@ def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -
         )
         return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
 
-    margin = abs(ratio) + 1
-    low, high = jax.lax.fori_loop(0, 100, halve, (jnp.min(ends) - margin, jnp.max(ends) + margin))
-    return (low + high) / 2
+    margin = math.log(forward.size) + math.log(reverse.size) + 1
+    low, high = jax.lax.fori_loop(0, 100, halve, (jnp.nanmin(finite) - margin, jnp.nanmax(finite) + margin))
+    return jnp.where(jnp.isnan(ends).any(), jnp.nan, (low + high) / 2)
 
 
 def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
@@ -51,7 +57,7 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
     Returns:
       [], in nats.
     Raises:
-      ValueError: one of them is empty.
+      ValueError: one of them is empty, or known to have a work that it may not have.
     Source: Bennett 1976, J. Comput. Phys. 22, 245, Eqs. (10) and (11).
     """
     forward, reverse = _works(forward_work, reverse_work)
@@ -66,6 +72,10 @@ def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
     for name, work in (("forward_work", forward), ("reverse_work", reverse)):
         if work.size == 0:
             raise ValueError(f"{name}: expected at least one work, got none")
+    _checks.values(
+        "forward_work", forward, "finite works, or +inf of a path of weight 0", lambda v: v > -jnp.inf, finite=False
+    )
+    _checks.values("reverse_work", reverse, "finite works", np.isfinite)
     return forward, reverse
 
 
@@ -89,17 +99,18 @@ def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int =
     A logistic regression of the direction on the work: no histogram, no bins.
 
     Args:
-      forward_work: W_F of n forward paths, as in `bennett_acceptance_ratio`.
+      forward_work: W_F of n forward paths, as in `bennett_acceptance_ratio`, all finite.
       reverse_work: W_R of m reverse paths; they enter as -W_R.
       num_steps: of Newton's method.
     Returns:
       Crooks.
     Raises:
-      ValueError: one of them is empty.
+      ValueError: one of them is empty, or known to have a work that it may not have.
     Source: Crooks 1999, Phys. Rev. E 60, 2721, Eq. (2); as a regression: Shirts et al. 2003, Phys. Rev. Lett. 91,
       140601.
     """
     forward, reverse = _works(forward_work, reverse_work)
+    _checks.values("forward_work", forward, "finite works", np.isfinite)
     work = jnp.concatenate([forward, -reverse])
     is_forward = jnp.concatenate([jnp.ones_like(forward), jnp.zeros_like(reverse)])
     centre, spread = jnp.mean(work), jnp.std(work)
