@@ -41,7 +41,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     # --- schedules, grids, the forward process ---------------------------------------------------------------------
     "jaxdiff/schedules/_base.py": [
         ("Schedule", "sigma^2 for sigma", "jnp.exp(-jax.nn.softplus(log_snr) / 2)\n\n\ndef ve", "jnp.exp(-jax.nn.softplus(log_snr))\n\n\ndef ve", "test_schedules.py::test_family_constraint"),
-        ("Schedule", "the ratio's square for the ratio", "jnp.ones_like(log_snr), jnp.exp(-log_snr / 2)", "jnp.ones_like(log_snr), jnp.exp(-log_snr)", "test_schedules.py::test_edm_levels"),
     ],
     "jaxdiff/schedules/_continuous.py": [
         ("cosine", "log of the amplitudes' ratio, without the 2", "return 2 * (jnp.log(jnp.sin(high", "return 1 * (jnp.log(jnp.sin(high", "test_schedules.py::test_cosine_is_the_cosine"),
@@ -49,11 +48,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("sigmoid", "multiplied with the temperature", "options = (start / tau, end / tau, clip_min)", "options = (start * tau, end * tau, clip_min)", "test_schedules.py::test_sigmoid_matches_its_definition"),
         ("edm", "t runs from the data's end", "-2 * ((1 - t) * jnp.log(sigma_min) + t * jnp.log(sigma_max))", "-2 * (t * jnp.log(sigma_min) + (1 - t) * jnp.log(sigma_max))", "test_schedules.py::test_edm_levels"),
         ("rectified_flow", "the ratio for its square", "return 2 * (jnp.log(lifted(1 - t)) - jnp.log(lifted(t)))", "return jnp.log(lifted(1 - t)) - jnp.log(lifted(t))", "test_schedules.py::test_log_snr_is_the_log_of_the_ratio"),
-        ("rectified_flow", "the inverse of another family", "return jax.nn.sigmoid(-log_snr / 2)", "return jax.nn.sigmoid(-log_snr)", "test_schedules.py::test_time_inverts_log_snr"),
     ],
     "jaxdiff/schedules/_table.py": [
         ("from_betas", "alpha-bar one step late", "numpy.concatenate([numpy.zeros(1, betas.dtype), numpy.cumsum(steps)])", "numpy.cumsum(steps)", "test_schedules.py::test_from_betas_is_the_ddpm_recursion"),
-        ("from_betas", "interpolated from the next entry", "jnp.floor(t * steps)", "jnp.ceil(t * steps)", "test_schedules.py::test_log_snr_decreases_strictly"),
     ],
     "jaxdiff/schedules/_betas.py": [
         ("linear_betas", "ends a step early", "np.linspace(start, end, num_steps)", "np.linspace(start, end, num_steps, endpoint=False)", "test_schedules.py::test_beta_tables"),
@@ -84,7 +81,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/_rows.py": [
         ("keys", "keys split over the batch, whatever its first row", "jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))", "jax.random.split(key, num_rows)", "test_sampling.py::test_same_samples_whatever_the_split"),
-        ("normal", "one noise for all rows", "return draw(keys(key, x.shape[0]))", "return jnp.broadcast_to(draw(keys(key, x.shape[0]))[:1], x.shape)", "test_sampling.py::test_different_keys_and_rows_differ"),
     ],
     # --- decoders, predictions -------------------------------------------------------------------------------------
     "jaxdiff/decoders.py": [
@@ -92,8 +88,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("normal", "the variance for the standard deviation", "last.mean + jnp.sqrt(last.variance) * _rows", "last.mean + last.variance * _rows", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("event_sum", "a mean over the event", "jnp.sum(x.reshape(x.shape[0], -1), axis=1)", "jnp.mean(x.reshape(x.shape[0], -1), axis=1)", "test_decoders.py::test_normal_decoder_is_the_density"),
         ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > high - half, jnp.inf,", "jnp.where(x_0 > high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
-        ("discretised_normal", "n bins for n - 1 steps", "half = (high - low) / (num_levels - 1) / 2", "half = (high - low) / num_levels / 2", "test_decoders.py::test_discretised_normal_is_the_mass_of_the_bins"),
-        ("discretised_normal", "levels by truncation", "jnp.round((_normal_sample(key, last)", "jnp.floor((_normal_sample(key, last)", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("categorical", "no half in the exponent", "(2 * jnp.broadcast_to(last.variance, last.mean.shape)", "(1 * jnp.broadcast_to(last.variance, last.mean.shape)", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
         ("levels", "without its last value", "return jnp.linspace(low, high, num_levels)", "return jnp.linspace(low, high, num_levels, endpoint=False)", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("uniform_dequantise", "n bins for n - 1 steps", "/ (num_levels - 1) * noise", "/ num_levels * noise", "test_decoders.py::test_dequantisation_counts_its_volume"),
@@ -102,15 +96,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("affine", "the sign of eps", "Affine(1 / alpha, -sigma / alpha)", "Affine(1 / alpha, sigma / alpha)", "test_prediction.py::test_targets_mean_x_0"),
         ("affine", "the sign of v", "-sigma / (alpha**2 + sigma**2))", "sigma / (alpha**2 + sigma**2))", "test_prediction.py::test_targets_mean_x_0"),
         ("affine", "sigma for sigma^2 in the score", "Affine(1 / alpha, sigma**2 / alpha)", "Affine(1 / alpha, sigma / alpha)", "test_prediction.py::test_score_prediction_is_the_oracles_score"),
-        ("affine", "the Wronskian's sign", "d_sigma * alpha - d_alpha * sigma", "d_sigma * alpha + d_alpha * sigma", "test_prediction.py::test_targets_mean_x_0"),
-        ("affine", "sigma_data for its square", "Affine(alpha * sigma_data**2 / total**2", "Affine(alpha * sigma_data / total**2", "test_prediction.py::test_targets_mean_x_0"),
         ("to_x_0", "what is skipped is left out", "return (skip * x_t + out * output).astype", "return (out * output).astype", "test_prediction.py::test_all_pairs_convert"),
         ("from_x_0", "multiplied where it divides", "((x_0 - skip * x_t) / out)", "((x_0 - skip * x_t) * out)", "test_prediction.py::test_all_pairs_convert"),
         ("target", "v is taken for the velocity of a flow", '"v": alpha * eps - sigma * x_0', '"v": eps - x_0', "test_prediction.py::test_targets_mean_x_0"),
-        ("target", "the score without its scale", '"score": -eps / sigma', '"score": -eps', "test_prediction.py::test_targets_mean_x_0"),
         ("convert", "nothing is converted", "from_x_0(schedule, x_0, x_t, t, prediction=target)", "from_x_0(schedule, x_0, x_t, t, prediction=source)", "test_prediction.py::test_all_pairs_convert"),
         ("clip", "one side only", "jnp.clip(x_0, -limit, limit)", "jnp.clip(x_0, None, limit)", "test_prediction.py::test_thresholds"),
-        ("dynamic_threshold", "small images are stretched", "jnp.maximum(size, limit).astype(x_0.dtype)", "size.astype(x_0.dtype)", "test_prediction.py::test_thresholds"),
         ("dynamic_threshold", "one bound for the batch", "jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)", "jnp.broadcast_to(jnp.quantile(jnp.abs(x_0), quantile), x_0.shape[:1])", "test_prediction.py::test_thresholds"),
         ("make_denoiser", "the fraction is not centred", "((fraction + 1) / 2)", "fraction", "test_prediction.py::test_learned_variance_splits_the_channels"),
         ("edm_input", "scaled by the noise alone", "(x_t / jnp.hypot(sigma, alpha * sigma_data))", "(x_t / sigma)", "test_losses.py::test_weighted_losses_do_not_depend_on_the_prediction[snr-cosine]"),
@@ -127,16 +117,13 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/kernels/_discrete.py": [
         ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
         ("reverse_variance", "alpha_t for alpha_s", "(early.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "(late.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "test_kernels.py::test_large_variance_is_beta_for_ddpm"),
-        ("reverse_variance", "the fraction from the wrong end", "jnp.exp(log_small + fraction * (log_large - log_small))", "jnp.exp(log_large + fraction * (log_small - log_large))", "test_kernels.py::test_learned_variance_interpolates"),
         ("ancestral", "the variance for the standard deviation", "(mean + jnp.sqrt(squared) * noise(key, x_t, s))", "(mean + squared * noise(key, x_t, s))", "test_kernels.py::test_eta_one_is_ancestral"),
         ("ddim", "alpha_t for alpha_s", "x_s = early.alpha * x_0 + early.sigma * (old", "x_s = late.alpha * x_0 + early.sigma * (old", "test_kernels.py::test_eta_zero_is_the_ddim_equation"),
         ("ddim", "eta for eta^2 in what is kept", "ratio + (1 - eta**2) * kept", "ratio + (1 - eta) * kept", "test_identities.py::test_ddim_between_its_ends_is_their_equation_16"),
-        ("ddim", "no noise for eta", "new = eta * jnp.sqrt(kept + TINY)", "new = 0 * jnp.sqrt(kept + TINY)", "test_kernels.py::test_eta_one_is_ancestral"),
     ],
     "jaxdiff/kernels/_classic.py": [
         ("euler", "the ends of the step swapped", "_rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t)", "_rows.expand(jnp.asarray(t - s, late.sigma.dtype), x_t)", "test_solvers.py::test_euler_on_a_flow_is_ddim"),
         ("heun", "the whole of the second slope", "jnp.expm1(step) / 2 * (", "jnp.expm1(step) * (", "test_solvers.py::test_heun_is_edms"),
-        ("heun", "churn raises the variance, not the ratio", "2 * jnp.log1p(jnp.asarray(churn", "jnp.log1p(jnp.asarray(churn", "test_solvers.py::test_heun_is_edms"),
         ("euler_maruyama", "the drift of the ODE with noise", "(2 * d_sigma - d_alpha * late.sigma / alpha) * eps", "d_sigma * eps", "test_solvers.py::test_euler_maruyama_is_of_weak_order_one"),
     ],
     "jaxdiff/kernels/_exponential.py": [
@@ -157,11 +144,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/sampling.py": [
         ("prior_sample", "of unit variance", "schedule.sigma(1.0).astype(noise.dtype) * noise", "noise", "test_sampling.py::test_prior_has_the_schedules_scale"),
         ("sample run", "weights reset without adding to log Z", "jnp.where(resampled, _log_mean_exp(log_weights), 0)", "0", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
-        ("sample run", "weights not reset", "log_weights = jnp.where(resampled, 0, log_weights)", "log_weights = log_weights + 0", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
         ("sample run", "the last weights not in log Z", "log_evidence = log_evidence + _log_mean_exp(log_weights)\n", "log_evidence = log_evidence + 0\n", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
         ("sample run", "the carry is not resampled", "carry, x = jax.tree.map(lambda leaf: leaf[ancestors], (carry, x))", "x = x[ancestors]", "test_sampling.py::test_resampling_takes_the_carry_along"),
         ("sample run", "every step draws the same noise", "keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)", "keys = row_keys", "test_identities.py::test_steps_of_a_run_draw_their_own_noise"),
-        ("sample run", "resampling draws the same every step", "resample(jax.random.fold_in(resample_key, n), log_weights)", "resample(resample_key, log_weights)", "test_identities.py::test_steps_of_a_run_resample_on_their_own"),
         ("sample run", "a trajectory's slots one early", "trajectory.at[n // save_every + 1]", "trajectory.at[n // save_every]", "test_sampling.py::test_trajectory"),
         ("encode", "from the noise to the data", "run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1])", "run(jax.random.key(0), kernel, x_0, jnp.asarray(ts))", "test_solvers.py::test_latents_of_data_are_noise"),
         ("slerp", "a chord", "jnp.sin((1 - weight) * angle) / safe)", "(1 - weight) * jnp.ones_like(angle))", "test_sampling.py::test_slerp_keeps_the_norm_of_noise"),
@@ -173,24 +158,20 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("q_variance", "at the wrong end of the step", "return -(late.sigma**2) * jnp.expm1(", "return -(level(schedule, s, x).sigma ** 2) * jnp.expm1(", "test_identities.py::test_the_forward_variance_is_that_of_a_step"),
         ("log_ratio", "the log-determinant dropped", "(q_noise + p_noise) + jnp.log(ratio)) / 2", "(q_noise + p_noise) + 0 * jnp.log(ratio)) / 2", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("log_ends", "the log-determinant dropped", "jnp.broadcast_to(jnp.log(sigma / start), x_0.shape)", "jnp.zeros(x_0.shape)", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
-        ("log_ends", "the decoder left out", "return ends + chain.decoder.log_prob(x_0, chain.p_last(first))", "return ends", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("diffusing", "the reverse step from the wrong state", "p = chain.p_step(x_t, t, s)\n    residual = (x_s", "p = chain.p_step(x_s, t, s)\n    residual = (x_s", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("generating", "the work's sign", "return carry, x_s, log_ratio(noise, p.variance", "return carry, x_s, -log_ratio(noise, p.variance", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("path", "noises that do not add up", "jnp.cumsum(added * eps, axis=0)", "added * eps", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
         ("noises_of_path", "not scaled back", "jnp.concatenate([x_0[None], xs / alpha])", "jnp.concatenate([x_0[None], xs])", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
         ("log_weight_of_path", "a step too few", "return ends + jnp.sum(steps, axis=0)", "return ends + jnp.sum(steps[1:], axis=0)", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
-        ("Chain", "a latent too many at a clean end", "return self.ts[:-1] if self.ends_clean else self.ts", "return self.ts[:-1]", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.05]"),
     ],
     "jaxdiff/likelihood.py": [
         ("vlb_terms", "the prior's term is zero", "jnp.concatenate([prior_kl(chain.schedule, x_0, ts[0])[None]", "jnp.concatenate([0 * prior_kl(chain.schedule, x_0, ts[0])[None]", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
-        ("vlb_terms", "the decoder's term is zero", "costs, last[None]])", "costs, 0 * last[None]])", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
         ("vlb_terms", "the same noise in every term", "x_t = q_sample(chain.schedule, x_0, t, _noise(keys, n, x_0))", "x_t = q_sample(chain.schedule, x_0, t, _noise(keys, 0, x_0))", "test_early_chain.py::test_terms_have_noises_of_their_own"),
         ("path_log_weights", "the prior at the wrong end of the path", "log_ends(chain, x_0, first, path.x)", "log_ends(chain, x_0, first, first)", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("paths_log_weights", "the same path K times", "jax.random.split(key, num_paths))", "jnp.stack([key] * num_paths))", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("elbo", "the best path", "return jnp.mean(paths_log_weights(", "return jnp.max(paths_log_weights(", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("importance_log_prob", "a sum for a mean", "num_paths), axis=0) - math.log(num_paths)", "num_paths), axis=0)", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("continuous_elbo", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
-        ("continuous_elbo", "times that do not cover [0, 1]", "t = jnp.mod(u + j / num_times, 1)", "t = jnp.mod(u / num_times, 1)", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
         ("ode_log_prob", "probes of the wrong variance", "draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "2 * draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("bits_per_dim", "nats", "return -nats / (event_size * math.log(2))", "return -nats / event_size", "test_decoders.py::test_dequantisation_counts_its_volume"),
         ("bits_per_dim", "the volume of one dimension", "nats + event_size * math.log(bin_width)", "nats + math.log(bin_width)", "test_decoders.py::test_dequantisation_counts_its_volume"),
@@ -198,17 +179,14 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/flow_density.py": [
         ("density", "the ends of the ODE swapped", "size * (jnp.log(end) - jnp.log(start))", "size * (jnp.log(start) - jnp.log(end))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("density", "the prior without 2 pi", "(jnp.log(sigma) + math.log(2 * math.pi) / 2)", "jnp.log(sigma)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
-        ("density", "the prior of unit variance", "event_sum(-0.5 * (last / sigma) ** 2)", "event_sum(-0.5 * last**2)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("flowing", "the divergence of the scaling left out", "share * trace - share**2 * y[0].size", "share * trace", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("flowing", "Hutchinson's v^T left out", "event_sum(push(v) * v)", "event_sum(push(v))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
-        ("flowing", "Runge and Kutta's weights", "h / 6 * (a + 2 * b + 2 * c + d)", "h / 4 * (a + b + c + d)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
     ],
     # --- losses ----------------------------------------------------------------------------------------------------
     "jaxdiff/losses/_chain.py": [
         ("vlb", "a term is not weighed", "return rest + cost / probability", "return rest + cost", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
         ("vlb", "T - 1 terms drawn, and T counted", "jax.random.randint(k, (), 0, num_steps)", "jax.random.randint(k, (), 0, num_steps - 1)", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
         ("vlb", "the prior's term is zero", "rest = prior_kl(chain.schedule, x_0, chain.ts[0])", "rest = 0 * prior_kl(chain.schedule, x_0, chain.ts[0])", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
-        ("hybrid", "the bound in nats", "(size * jnp.log(2.0).astype(bound.dtype))", "size", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
         ("hybrid", "the bound trains the mean", "mean = jax.lax.stop_gradient(x_0_of(denoised))", "mean = x_0_of(denoised)", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
         ("hybrid", "the simple part is not weighed", "simple = simple / ((len(chain.ts) - 1) * probability)", "simple = simple / 1", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
     ],
@@ -232,22 +210,18 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/losses/_times.py": [
         ("uniform_times", "not uniform", "jax.random.uniform(k, (), jnp.float32))(_rows", "jax.random.uniform(k, (), jnp.float32) ** 2)(_rows", "test_losses.py::test_uniform_times"),
         ("low_discrepancy_times", "even within a device only", "(first + jnp.arange(num)) / whole", "(first + jnp.arange(num)) / num", "test_losses.py::test_low_discrepancy_times"),
-        ("low_discrepancy_times", "never moved", "jnp.mod(jax.random.uniform(key, (), jnp.float32) +", "jnp.mod(0.5 +", "test_losses.py::test_low_discrepancy_times"),
         ("log_normal_times", "the log of the ratio for lambda", "-2 * (mean + std * noise)", "-(mean + std * noise)", "test_losses.py::test_log_normal_times"),
         ("term_history", "starts with a loss counted", "jnp.zeros(num_terms, jnp.int32)", "jnp.ones(num_terms, jnp.int32)", "test_identities.py::test_terms_are_drawn_by_the_root_of_their_mean_square"),
         ("record_terms", "the oldest stay", "jnp.concatenate([loss[n][None], history.losses[i, :-1]])", "jnp.concatenate([loss[n][None], history.losses[i, 1:]])", "test_chain.py::test_loss_aware_terms"),
         ("loss_aware_terms", "the mean for the root of the mean square", "jnp.sqrt(jnp.mean(history.losses**2, axis=1))", "jnp.mean(history.losses, axis=1)", "test_identities.py::test_terms_are_drawn_by_the_root_of_their_mean_square"),
-        ("loss_aware_terms", "< for <=: uniform for a draw more", "jnp.all(history.counts >= size)", "jnp.all(history.counts > size)", "test_chain.py::test_loss_aware_terms"),
     ],
     # --- work ------------------------------------------------------------------------------------------------------
     "jaxdiff/work/_bounds.py": [
         ("bidirectional_bounds", "no reverse path above", "jnp.concatenate([reverse[None], forward[:-1]])", "forward", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
-        ("reverse_path", "the ends left out", "drawn.log_weights + log_ends(chain, x_0, drawn.x, x_T)", "drawn.log_weights", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("reverse_path bidirectional_bounds", "a start of unit variance", "x_T = chain.schedule.sigma(chain.times[0]) * _rows", "x_T = 1.0 * _rows", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
     ],
     "jaxdiff/work/_annealing.py": [
         ("annealing", "the weight after the move on the way up", "jnp.where(upwards, before, log_weight(moved))", "log_weight(moved)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
-        ("annealing", "the weight before the move on the way down", "jnp.where(upwards, before, log_weight(moved))", "before", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
         ("annealing", "moves at the wrong temperature", "beta = 1 - jnp.minimum(t, s)", "beta = 1 - jnp.maximum(t, s)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
         ("ais ais_run", "temperatures from the posterior", "betas = jnp.linspace(1, 0, num_temperatures + 1", "betas = jnp.linspace(0, 1, num_temperatures + 1", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
         ("ais_bounds", "the mirror's sign", "return AisBounds(x_0, lower, -mirror.log_weights)", "return AisBounds(x_0, lower, mirror.log_weights)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
@@ -256,12 +230,10 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("bennett_acceptance_ratio", "as if both directions had as many", "ratio = math.log(forward.size / reverse.size)\n    ends", "ratio = 0.0\n    ends", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
         ("bennett_standard_error", "no 1 subtracted", "jnp.mean(v) ** 2 - 1) / v.size", "jnp.mean(v) ** 2) / v.size", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
         ("crooks", "the classes' sizes forgotten", "intercept = beta[0] - math.log(forward.size / reverse.size) -", "intercept = beta[0] -", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
-        ("crooks", "works of the reverse direction with the forward sign", "work = jnp.concatenate([forward, -reverse])", "work = jnp.concatenate([forward, reverse])", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
     ],
     "jaxdiff/work/_entropy.py": [
         ("entropy_production", "the marginals exchanged", "log_marginal(x_s, s) - log_marginal(x_t, t)", "log_marginal(x_t, t) - log_marginal(x_s, s)", "test_early_chain.py::test_exact_steps_produce_no_entropy"),
         ("entropy_bounds", "the ends of the step exchanged", "for scale in (early.sigma, late.sigma))", "for scale in (late.sigma, early.sigma))", "test_work.py::test_entropy_bounds_hold_the_true_entropy"),
-        ("entropy_bounds", "without its half", "half = event_size / 2", "half = event_size", "test_work.py::test_entropy_bounds_hold_the_true_entropy"),
     ],
     # --- moves, resampling, observations, guidance, posteriors -----------------------------------------------------
     "jaxdiff/moves.py": [
@@ -282,7 +254,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "+ self.gain * spread", "+ 0 * spread", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("Observation", "the normaliser dropped", "(residual**2 / variance + jnp.log(2 * jnp.pi * variance))", "(residual**2 / variance)", "test_observations.py::test_log_density_and_gain_by_matrices"),
-        ("linear", "the gain is not squared", "jnp.sum(matrix**2, axis=1) if gain", "jnp.sum(matrix, axis=1) if gain", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("mask", "hidden entries are counted", "noise_std, shown, shown)", "noise_std, shown)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("half", "the other half", "(place < size // 2)", "(place >= size // 2)", "test_observations.py::test_operators_are_what_they_say"),
         ("noisy", "no gain", "return _make(Partial(jnp.asarray), y, noise_std)", "return _make(Partial(jnp.asarray), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
@@ -305,7 +276,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("tmpd", "the Jacobian for the covariance", "jnp.maximum(scale * pull(jnp.ones_like(x_0))[0], 0)", "jnp.maximum(pull(jnp.ones_like(x_0))[0], 0)", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
         ("mmps", "the Jacobian for the covariance", '"mmps": lambda u: scale * pull(u)[0]', '"mmps": lambda u: pull(u)[0]', "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
         ("conjugate_gradients", "steepest descent", "new + ratio(dot(new, new), dot(residual, residual)) * direction", "new", "test_identities.py::test_conjugate_gradients_solve_in_as_many_steps_as_dimensions"),
-        ("conjugate_gradients", "one product for the batch", "return _rows.expand(event_sum(a * b), a)", "return jnp.broadcast_to(jnp.sum(a * b), a.shape)", "test_identities.py::test_conjugate_gradients_solve_in_as_many_steps_as_dimensions"),
     ],
     "jaxdiff/guidance/_repaint.py": [
         ("repaint", "the mask the other way round", "jnp.where(observed[None] > 0, known, unknown)", "jnp.where(observed[None] > 0, unknown, known)", "test_observations.py::test_repaint_keeps_what_is_seen_and_is_biased"),
@@ -313,32 +283,25 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/posterior/_twisted.py": [
         ("tilted", "sigma for sigma^2 in the drift", "Normal(p.mean + p.variance * slope, p.variance)", "Normal(p.mean + jnp.sqrt(p.variance) * slope, p.variance)", "test_posterior.py::test_the_unweighted_bias_of_2015[None-0.596-0.377]"),
-        ("tilted", "the ratio to the proposal left out", "return log_r_s, x_s.astype(x_t.dtype), ratio + log_r_s - carry", "return log_r_s, x_s.astype(x_t.dtype), log_r_s - carry", "test_posterior.py::test_the_unweighted_bias_of_2015[None-0.596-0.377]"),
         ("twisted", "the final true likelihood never applied", "return carry.denoised, carry.slope, log_likelihoods(likelihood, x)", "return carry.denoised, carry.slope, carry.log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
         ("twisted", "the last twist is not taken out", "x_s, ratio + log_r - carry.weighted", "x_s, ratio + log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
-        ("twisted", "the shift's sign in the ratio", "((q.mean - p.mean) + jnp.sqrt(q_variance) * eps)", "((p.mean - q.mean) + jnp.sqrt(q_variance) * eps)", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
         ("twisted", "sigma for sigma^2 in the drift", "q = Normal(p.mean + p.variance * carry.slope, p.variance)", "q = Normal(p.mean + jnp.sqrt(p.variance) * carry.slope, p.variance)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
         ("through", "the variance is forgotten", "return p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)", "return p_mean_variance(denoiser, schedule, x_t, t, s)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
     ],
     "jaxdiff/posterior/_conjugate.py": [
         ("mcgdiff", "the last normaliser is not taken out", "return log_r_s, x_s, ahead - carry", "return log_r_s, x_s, ahead", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("mcgdiff", "pull for pull^2", "added + pull**2 * v", "added + pull * v", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
-        ("mcgdiff", "the model's own noise", "jnp.sqrt(added / total) * (drawn - c)", "(drawn - c)", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("mcgdiff", "what lies outside of A's range is forgotten", "constant = -jnp.sum(outside**2) / (2 * std**2)", "constant = 0 * jnp.sum(outside**2) / (2 * std**2)", "test_identities.py::test_what_lies_outside_the_range_counts"),
-        ("mcgdiff", "the normaliser of surplus observations dropped", "extra / 2 * jnp.log(2 * jnp.pi * std**2)", "0 * jnp.log(2 * jnp.pi * std**2)", "test_identities.py::test_what_lies_outside_the_range_counts"),
         ("inpaint", "hidden entries are counted", "jnp.where(shown > 0, y, 0), noise_std, shown)", "jnp.where(shown > 0, y, 0), noise_std, 1.0)", "test_posterior.py::test_without_an_observation_it_is_ancestral"),
         ("denoise", "nothing is observed", "jnp.ones(jnp.shape(y), y.dtype), noise_std", "jnp.zeros(jnp.shape(y), y.dtype), noise_std", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("noise_level", "the ratio for its square", "schedule.time(-2 * jnp.log(jnp.asarray(noise_std)))", "schedule.time(-jnp.log(jnp.asarray(noise_std)))", "test_identities.py::test_the_noise_level_is_where_the_ratio_is"),
         ("gaussian_belief", "the mean counts in full", "sigma**2 * mean / total", "mean", "test_identities.py::test_the_gaussian_belief_is_the_oracles_posterior"),
-        ("gaussian_belief", "the prior's variance", "squared * sigma**2 / total)", "squared)", "test_identities.py::test_the_gaussian_belief_is_the_oracles_posterior"),
     ],
     "jaxdiff/posterior/_gibbs.py": [
         ("split_gibbs", "the coupling's square", "precision = (alpha / sigma) ** 2", "precision = alpha / sigma", "test_identities.py::test_the_first_half_of_split_gibbs_is_its_conditional"),
-        ("split_gibbs", "no noise of the observation", "predicted + std * _rows.normal(keys[0]", "predicted + 0 * _rows.normal(keys[0]", "test_identities.py::test_the_first_half_of_split_gibbs_is_its_conditional"),
     ],
     "jaxdiff/posterior/_composed.py": [
         ("composed", "the rate without its half", "return gap / 2 + b * share", "return gap + b * share", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),
-        ("composed", "the start of one model", "x = x_init / jnp.sqrt(total)", "x = x_init", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),
         ("composed_score", "sigma for sigma^2", "- total * x) / sigma**2", "- total * x) / sigma", "test_identities.py::test_the_composed_score_is_the_sum_of_scores"),
         ("mixed", "no half in the exponent", "jax.nn.log_softmax(carry - squared / 2, axis=1)", "jax.nn.log_softmax(carry - squared, axis=1)", "test_composed.py::test_mixtures_are_exact_at_any_number_of_steps"),
     ],
@@ -346,44 +309,31 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("langevin", "a step of the SNR, not of its square", "moves.ula(now, here, x, 2 * step**2)", "moves.ula(now, here, x, 2 * step)", "test_identities.py::test_moves_hold_a_normal_law"),
         ("metropolis", "every proposal is taken", "moves.mala(now, here, x, 2 * step**2).x", "moves.ula(now, jax.grad(lambda x: jnp.sum(here(x))), x, 2 * step**2)", "test_identities.py::test_moves_hold_a_normal_law"),
         ("hamiltonian", "a step of the square", "moves.hmc(now, here, x, step, num_leapfrog=num_leapfrog)", "moves.hmc(now, here, x, step**2, num_leapfrog=num_leapfrog)", "test_identities.py::test_moves_hold_a_normal_law"),
-        ("langevin metropolis hamiltonian", "every move draws the same noise", "now = jax.vmap(jax.random.fold_in, (0, None))(keys, n)", "now = keys", "test_identities.py::test_moves_hold_a_normal_law"),
     ],
     # --- oracles, discrete data ------------------------------------------------------------------------------------
     "jaxdiff/oracles/_affine.py": [
-        ("affine_chain", "covariances that are not pushed on", "slope @ covariance @ slope.T", "slope @ covariance", "test_early_chain.py::test_the_chains_law_is_that_of_its_samples"),
-        ("affine_chain", "no noise is added", "jnp.where(ts[n + 1] > 0, added[0], 0)", "jnp.zeros_like(added[0])", "test_early_chain.py::test_the_chains_law_is_that_of_its_samples"),
-        ("chain_law", "the last latent is taken for the data", "law.covariances[0] / alpha**2", "law.covariances[0]", "test_early_chain.py::test_the_chains_law_is_that_of_its_samples"),
+        ("affine_chain", "covariances that are not pushed on", "slope @ covariance @ slope.T", "slope @ covariance", "test_early_chain.py::test_the_chains_law_is_its_recursion"),
+        ("chain_law", "the last latent is taken for the data", "law.covariances[0] / alpha**2", "law.covariances[0]", "test_early_chain.py::test_the_chains_law_is_its_recursion"),
     ],
     "jaxdiff/oracles/_mixture.py": [
         ("GaussianMixture gaussian", "a missing factor in the normaliser", "jnp.log(2 * jnp.pi * value), axis=1)", "jnp.log(jnp.pi * value), axis=1)", "test_oracles.py::test_log_prob_is_scipys"),
         ("GaussianMixture", "the score's sign", "share, -1 / values, vectors, 1.0)", "share, 1 / values, vectors, 1.0)", "test_oracles.py::test_score_is_the_gradient"),
         ("GaussianMixture", "the denoiser's gain without alpha", "gain = alpha[..., None] * values[None] / late\n", "gain = values[None] / late\n", "test_oracles.py::test_denoiser_is_tweedie"),
-        ("GaussianMixture", "alpha for alpha^2", "alpha**2 * self.covariances + noise", "alpha * self.covariances + noise", "test_oracles.py::test_denoiser_is_tweedie"),
-        ("GaussianMixture", "draws of the variance", "noise = jnp.sqrt(values)[component] * noise", "noise = values[component] * noise", "test_oracles.py::test_samples_have_the_moments"),
         ("GaussianMixture", "the posterior's mean moves the wrong way", "y[None] - evidence.means)", "evidence.means - y[None])", "test_oracles.py::test_posterior_and_evidence_are_bayes"),
-        ("GaussianMixture", "the noise is no part of the evidence", "crossed @ A.T + noise_covariance[None]", "crossed @ A.T + 0.9 * noise_covariance[None]", "test_oracles.py::test_posterior_and_evidence_are_bayes"),
         ("GaussianMixture", "the components' means have no spread", "given.covariances + centred[:, :, None] * centred[:, None, :]", "given.covariances", "test_identities.py::test_the_oracles_variance_is_its_covariances_diagonal"),
         ("empirical", "a variance for the bandwidth", "jnp.asarray(bandwidth, flat.dtype) ** 2", "jnp.asarray(bandwidth, flat.dtype)", "test_identities.py::test_the_empirical_law_is_the_kernel_density"),
     ],
     "jaxdiff/oracles/_binary.py": [
         ("BinaryLaw", "no half of the agreements", "(2 * law.sequences.T - 1) / 2", "(2 * law.sequences.T - 1)", "test_binomial.py::test_the_exact_denoiser_is_bayes_rule_by_enumeration"),
-        ("binary_states", "half the states twice", ">> np.arange(size)[::-1]) % 2", ">> np.arange(size)[::-1] // 2) % 2", "test_binomial.py::test_probabilities_of_all_sequences_sum_to_one_and_bounds_to_less"),
         ("binary_chain", "a step too few", "jax.lax.fori_loop(0, len(ts) - 1, step, jnp.full", "jax.lax.fori_loop(1, len(ts) - 1, step, jnp.full", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
         ("binary_bound", "the prior's term is zero", "step, -binomial.prior_kl(schedule, states, ts[0]))", "step, 0 * binomial.prior_kl(schedule, states, ts[0]))", "test_identities.py::test_a_binary_bound_that_starts_early_has_its_prior"),
     ],
     "jaxdiff/binomial.py": [
         ("q_marginal", "what is lost counts twice", "return share * x + (1 - share) / 2", "return share * x + (1 - share)", "test_binomial.py::test_it_is_the_papers_table"),
-        ("q_transition", "from the data, not from x_s", "level(schedule, t, x_s).alpha / level(schedule, s, x_s).alpha", "level(schedule, t, x_s).alpha", "test_binomial.py::test_transitions_compose_and_the_posterior_is_bayes"),
         ("q_posterior", "the transition forgets s", "_likelihood(_kept(late / early, 1.0), x_t)", "_likelihood(_kept(late, 1.0), x_t)", "test_binomial.py::test_transitions_compose_and_the_posterior_is_bayes"),
-        ("draw", "the other bit", "jax.vmap(jax.random.bernoulli)(keys, probability)", "jax.vmap(jax.random.bernoulli)(keys, 1 - probability)", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
-        ("prior_sample", "no fair coin", "jnp.full(shape, 0.5))\n", "jnp.full(shape, 0.4))\n", "test_identities.py::test_bits_start_as_fair_coins"),
         ("make_denoiser", "evidence against itself", "logits + sign * evidence(alpha)", "logits - sign * evidence(alpha)", "test_binomial.py::test_a_networks_logits_are_the_other_bits_evidence"),
-        ("evidence", "of one bit's probability", "jnp.log1p(alpha) - jnp.log(jnp.maximum(1 - alpha", "jnp.log1p(alpha) - 0 * jnp.log(jnp.maximum(1 - alpha", "test_binomial.py::test_a_networks_logits_are_the_other_bits_evidence"),
         ("ancestral", "the bit that is denoised", "draw(key, q_posterior(schedule, x_t, denoiser(x_t, t), t, s))", "draw(key, denoiser(x_t, t))", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
-        ("bernoulli_kl", "without the entropy", "xlog1py(1 - p, -q) - entropy)", "xlog1py(1 - p, -q))", "test_identities.py::test_the_binary_bound_is_the_oracles"),
-        ("prior_kl", "zero", "return bernoulli_kl(q_marginal(schedule, x_0, t), jnp.full(", "return 0 * bernoulli_kl(q_marginal(schedule, x_0, t), jnp.full(", "test_identities.py::test_a_binary_bound_that_starts_early_has_its_prior"),
         ("step_kl", "the other direction", "return bernoulli_kl(q_posterior(schedule, x_t, x_0, t, s), p)", "return bernoulli_kl(p, q_posterior(schedule, x_t, x_0, t, s))", "test_identities.py::test_the_binary_kl_is_by_hand"),
-        ("vlb_terms", "the same noise in every term", "jax.vmap(jax.random.fold_in, (0, None))(keys, n), q_marginal", "jax.vmap(jax.random.fold_in, (0, None))(keys, 0 * n), q_marginal", "test_identities.py::test_the_binary_bound_is_the_oracles"),
         ("vlb", "T - 1 terms for T", "prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl", "prior_kl(schedule, x_0, ts[0]) + (num_steps - 1) * step_kl", "test_identities.py::test_the_binary_bound_is_the_oracles"),
     ],
     # --- metrics ---------------------------------------------------------------------------------------------------
@@ -401,7 +351,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("energy_distance", "squared distances", "(np.sqrt(squared_distances(*both))", "(squared_distances(*both)", "test_metrics.py::test_energy_distance_is_scipys"),
         ("mmd", "no half in the exponent", "np.exp(-part / (2 * b**2))", "np.exp(-part / b**2)", "test_metrics.py::test_discrepancies_of_normal_laws_are_unbiased"),
         ("mmd energy_distance", "points paired with themselves", "(np.sum(k, axis=1) - np.diag(k)) / (len(k) - 1)", "np.sum(k, axis=1) / len(k)", "test_metrics.py::test_discrepancies_of_normal_laws_are_unbiased"),
-        ("mmd energy_distance", "the error's factor", "variance = 4 * (np.var(moves", "variance = (np.var(moves", "test_metrics.py::test_standard_errors_are_the_spread_over_repetitions"),
         ("mmd", "distances to itself in the median", "np.triu_indices(len(within), 1)", "np.triu_indices(len(within))", "test_metrics.py::test_the_median_heuristic_is_the_median_distance_of_the_pooled_sample"),
     ],
     "jaxdiff/metrics/_parzen.py": [
@@ -420,21 +369,17 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("make_step", "gradients of one device", "value, grads = jax.lax.pmean((value, grads), AXIS)", "value = jax.lax.pmean(value, AXIS)", "test_training.py::test_gradients_themselves_agree"),
         ("make_step Rows", "noise by the device's own count", "first = jax.lax.axis_index(AXIS) * num_rows", "first = 0 * jax.lax.axis_index(AXIS)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
         ("make_step", "every step draws the same noise", "jax.random.fold_in(state.key, state.step)", "jax.random.fold_in(state.key, 0)", "test_identities.py::test_every_update_has_a_stream_of_its_own"),
-        ("make_step", "one device remembers", "remember(state.memory, *jax.lax.all_gather(news, AXIS, tiled=True))", "remember(state.memory, *news)", "test_identities.py::test_all_devices_remember_all_rows"),
         ("shard", "rows dealt out in turns", "leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:])", "leaf.reshape(rows // num_devices, num_devices, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
     ],
     "jaxdiff/training/objective.py": [
         ("denoising_loss", "labels dropped at another rate", "jax.random.bernoulli(k, label_drop))(key)", "jax.random.bernoulli(k, 1 - label_drop))(key)", "test_training.py::test_labels_are_dropped_at_the_rate_asked_for"),
         ("denoising_loss", "times by the device's own count", "losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)", "losses.low_discrepancy_times(key, size)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
         ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 2)", "test_identities.py::test_the_chain_loss_is_the_bound"),
-        ("chain_loss", "what is remembered is not weighed", "(index, value * probability)", "(index, value)", "test_identities.py::test_the_chain_loss_is_the_bound"),
         ("likelihood_loss", "nats", "bits = x_0[0].size * math.log(2)", "bits = x_0[0].size", "test_identities.py::test_the_likelihood_loss_is_the_bound"),
         ("make_optimizer", "no clipping", "return optax.chain(clip, optax.adamw(", "return optax.chain(optax.identity(), optax.adamw(", "test_identities.py::test_gradients_are_clipped_to_the_norm"),
-        ("make_optimizer", "no warm-up", "0.0 if warmup else learning_rate, learning_rate, warmup,", "learning_rate, learning_rate, warmup,", "test_training.py::test_learning_rate_and_clipping"),
     ],
     "jaxdiff/training/checkpoints.py": [
         ("Checkpoints", "the digest is not compared", 'if tree is not None and digest(tree) == about["sha256"]:', "if tree is not None:", "test_training.py::test_another_number_in_a_checkpoint_is_damage"),
-        ("Checkpoints", "the worst is the best", "return sorted(steps, key=self._loss) if best", "return sorted(steps, key=self._loss, reverse=True) if best", "test_training.py::test_the_newest_and_the_best_are_kept"),
         ("Checkpoints", "the oldest first", "steps = sorted(self._manager.all_steps(), reverse=True)", "steps = sorted(self._manager.all_steps())", "test_training.py::test_the_newest_and_the_best_are_kept"),
         ("Checkpoints", "whatever the model", "if found == expected:", "if found or expected:", "test_training.py::test_a_checkpoint_of_another_model_is_refused"),
     ],
@@ -446,7 +391,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/data/idx.py": [
         ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
         ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
-        ("write", "little-endian", 'array.astype(">" + kind)', 'array.astype("<" + kind)', "test_data.py::test_idx_round_trip"),
     ],
     "jaxdiff/data/images.py": [
         ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),
@@ -455,7 +399,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/data/pipeline.py": [
         ("batches example_indices", "the same order in every epoch", "np.array([seed, epoch], np.uint64)", "np.array([seed, 0], np.uint64)", "test_data.py::test_orders_differ_between_epochs_and_seeds_and_stay_between_versions"),
         ("batches", "every process has the first rows", "self.rank * rows + np.arange(rows)", "0 * self.rank * rows + np.arange(rows)", "test_data.py::test_the_batch_does_not_depend_on_the_number_of_processes"),
-        ("example_indices", "an example too few an epoch", "np.divmod(samples, num_examples)", "np.divmod(samples, num_examples - 1)", "test_data.py::test_every_epoch_visits_each_example_once"),
     ],
     "jaxdiff/data/tfds.py": [
         ("load", "a stale cache is read", 'if str(file["fingerprint"]) == fingerprint:', "if fingerprint:", "test_data.py::test_decoded_arrays_are_kept_until_the_set_changes"),
@@ -466,7 +409,6 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/data/toy.py": [
         ("sample swiss_roll", "another roll", "_uniform(on_curve, 1.5 * jnp.pi, 4.5 * jnp.pi)", "_uniform(on_curve, 1.5 * jnp.pi, 5.5 * jnp.pi)", "test_data.py::test_toy_scale"),
-        ("spiral", "more points inside", "radius = jnp.sqrt(_uniform(on_curve, 0, 1))", "radius = _uniform(on_curve, 0, 1)", "test_data.py::test_toy_scale"),
     ],
     "jaxdiff/zoo/_packing.py": [
         ("pack", "rounded to zero", "np.round(value / scale).astype(np.int8)", "(value / scale).astype(np.int8)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),

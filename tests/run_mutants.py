@@ -8,8 +8,10 @@ test's file stay as they are; --again runs all. Exit 0: every mutant is rejected
 """
 
 import argparse
+import compileall
 import contextlib
 import hashlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -48,12 +50,13 @@ class Outcome(NamedTuple):
 
 
 def copy_tree(target: Path) -> None:
-    """Copy what the tests need, without compiled files: a mutant may have the size and the second of its original."""
+    """Copy what the tests need, and compile the library once."""
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, target / name)
+    compileall.compile_dir(target / "jaxdiff", quiet=1)
 
 
 @contextlib.contextmanager
@@ -61,6 +64,8 @@ def planted(mutant: Mutant, copy: Path) -> Iterator[None]:
     """The copy with the mutant in it."""
     path = copy / mutant.file
     source = path.read_text()
+    # A compiled file is known by its source's size and second, which a mutant may share.
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
     path.write_text(source.replace(mutant.find, mutant.put))
     try:
         yield
