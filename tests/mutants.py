@@ -59,11 +59,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/schedules/_learned.py": [
         ("learned", "from the wrong end", "return ts, high + fractions * (low - high)", "return ts, low + fractions * (high - low)", "test_bound.py::test_learned_schedule_is_monotone_and_inverts"),
-        ("learned_parameters", "bins of unequal shares", "jnp.zeros(num_bins, jnp.float32)", "jnp.arange(num_bins).astype(jnp.float32)", "test_bound.py::test_learned_schedule_is_monotone_and_inverts"),
+        ("learned_parameters", "bins of unequal shares", "jnp.zeros(num_bins, jnp.float32)", "jnp.arange(num_bins).astype(jnp.float32)", "test_identities.py::test_a_learned_schedule_starts_straight"),
     ],
     "jaxdiff/grids.py": [
         ("uniform", "T times for T steps", "np.arange(num_steps, -1, -1) / num_steps", "np.linspace(1, 0, num_steps)", "test_grids.py::test_uniform_is_exact"),
-        ("quadratic", "the ends' squares", "_between(np.sqrt(start), np.sqrt(end), _fractions(num_steps)) ** 2", "_between(start, end, _fractions(num_steps)) ** 2", "test_grids.py::test_grids_between_other_ends"),
+        ("quadratic", "the ends' squares", "_between(np.sqrt(start), np.sqrt(end), _fractions(num_steps)) ** 2", "_between(start, end, _fractions(num_steps)) ** 2", "test_identities.py::test_a_quadratic_grid_is_even_in_the_root_between_other_ends"),
         ("subsequence", "steps counted from 0", "np.round(total - k * total / num_steps)", "np.round(total - 1 - k * total / num_steps)", "test_grids.py::test_subsequences_are_the_table_s"),
         ("log_snr", "the step at an infinite end counted twice", "jnp.clip((index - at_start) / inner, 0, 1)", "jnp.clip(index / inner, 0, 1)", "test_identities.py::test_a_grid_at_an_infinite_start_spends_one_step_there"),
         ("karras", "rho for 1 / rho on the way back", "lambda x: -2 * rho * jnp.log(x)", "lambda x: -2 / rho * jnp.log(x)", "test_grids.py::test_karras_is_their_equation_5"),
@@ -74,7 +74,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("q_step", "the variance at the wrong end of the step", "noise = late.sigma * jnp.sqrt(", "noise = early.sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
         ("q_posterior", "the variance at the wrong end of the step", "early.sigma**2 * kept, mean.shape", "late.sigma**2 * kept, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
         ("q_posterior", "alpha_t for alpha_s", "x_t + early.alpha * kept * x_0", "x_t + late.alpha * kept * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
-        ("q_likelihood", "a standard deviation for a variance", "jnp.exp(-log_snr), x_t.shape", "jnp.exp(-log_snr / 2), x_t.shape", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.05]"),
+        ("q_likelihood", "a standard deviation for a variance", "jnp.exp(-log_snr), x_t.shape", "jnp.exp(-log_snr / 2), x_t.shape", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.05]"),
         ("rates", "alpha' and sigma' exchanged", "return _rows.expand(d_alpha, x), _rows.expand(d_sigma, x)", "return _rows.expand(d_sigma, x), _rows.expand(d_alpha, x)", "test_prediction.py::test_velocity_is_dx_dt"),
         ("level", "half of the log-SNR", "schedule.log_snr(t)))", "schedule.log_snr(t) / 2))", "test_forward.py::test_posterior_is_ddpm_equation_7"),
         ("q_step q_posterior", "< for <=", "early.astype(dtype) <= late.astype(dtype)", "early.astype(dtype) < late.astype(dtype)", "test_forward.py::test_equal_times_of_two_precisions_are_equal"),
@@ -90,7 +90,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > high - half, jnp.inf,", "jnp.where(x_0 > high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
         ("categorical", "no half in the exponent", "(2 * jnp.broadcast_to(last.variance, last.mean.shape)", "(1 * jnp.broadcast_to(last.variance, last.mean.shape)", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
         ("levels", "without its last value", "return jnp.linspace(low, high, num_levels)", "return jnp.linspace(low, high, num_levels, endpoint=False)", "test_decoders.py::test_samples_follow_the_probabilities"),
-        ("uniform_dequantise", "n bins for n - 1 steps", "/ (num_levels - 1) * noise", "/ num_levels * noise", "test_decoders.py::test_dequantisation_counts_its_volume"),
+        ("uniform_dequantise", "n bins for n - 1 steps", "/ (num_levels - 1) * noise", "/ num_levels * noise", "test_identities.py::test_dequantised_data_fill_their_bins"),
     ],
     "jaxdiff/prediction.py": [
         ("affine", "the sign of eps", "Affine(1 / alpha, -sigma / alpha)", "Affine(1 / alpha, sigma / alpha)", "test_prediction.py::test_targets_mean_x_0"),
@@ -111,8 +111,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     # --- kernels and the driver ------------------------------------------------------------------------------------
     "jaxdiff/kernels/_kernel.py": [
-        ("noise", "noise in the last step", "jnp.where(jnp.asarray(s) > 0, _rows", "jnp.where(jnp.asarray(s) >= 0, _rows", "test_kernels.py::test_the_last_step_returns_the_data"),
-        ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
+        ("noise", "noise in the last step", "jnp.where(jnp.asarray(s) > 0, _rows", "jnp.where(jnp.asarray(s) >= 0, _rows", "test_identities.py::test_the_step_to_the_data_is_the_denoised_state"),
+        ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_identities.py::test_only_an_infinite_log_snr_is_clean"),
     ],
     "jaxdiff/kernels/_discrete.py": [
         ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
@@ -374,8 +374,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/training/objective.py": [
         ("denoising_loss", "labels dropped at another rate", "jax.random.bernoulli(k, label_drop))(key)", "jax.random.bernoulli(k, 1 - label_drop))(key)", "test_training.py::test_labels_are_dropped_at_the_rate_asked_for"),
         ("denoising_loss", "times by the device's own count", "losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)", "losses.low_discrepancy_times(key, size)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
-        ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 2)", "test_identities.py::test_the_chain_loss_is_the_bound"),
-        ("likelihood_loss", "nats", "bits = x_0[0].size * math.log(2)", "bits = x_0[0].size", "test_identities.py::test_the_likelihood_loss_is_the_bound"),
+        ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 2)", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
+        ("likelihood_loss", "nats", "bits = x_0[0].size * math.log(2)", "bits = x_0[0].size", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
         ("make_optimizer", "no clipping", "return optax.chain(clip, optax.adamw(", "return optax.chain(optax.identity(), optax.adamw(", "test_identities.py::test_gradients_are_clipped_to_the_norm"),
     ],
     "jaxdiff/training/checkpoints.py": [

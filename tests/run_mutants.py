@@ -32,12 +32,14 @@ from mutants import MUTANTS, Mutant
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / ".cache" / "mutants.jsonl"
 COPIED = ("jaxdiff", "experiments", "tests", "benchmarks", "pyproject.toml")
-# Loaded once, before the forks. Nothing of jaxdiff, and no plugin of pytest's, which it has to import by itself.
+# Loaded once, before the forks: nothing of jaxdiff.
 LIBRARIES = [
-    "pytest", "chex", "flax.linen", "jax.numpy", "numpy", "optax", "orbax.checkpoint", "scipy.optimize", "scipy.stats",
-    "sklearn.datasets", "sklearn.neighbors", "tensorboardX", "tensorflow_datasets",
+    "pytest", "_hypothesis_pytestplugin", "absl.testing.parameterized", "chex", "flax.linen", "hypothesis.strategies",
+    "jax.numpy", "numpy", "optax", "orbax.checkpoint", "PIL.Image", "scipy.optimize", "scipy.stats", "sklearn.datasets",
+    "sklearn.neighbors", "tensorboardX", "tensorflow_datasets",
 ]  # fmt: skip
 OPTIONS = ["-q", "-m", "not slow", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
+OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the plugins are loaded already
 # A mutant that ends so is no mistake in the mathematics but one of its table.
 CARELESS = re.compile(r"\b(NameError|SyntaxError|ImportError|UnboundLocalError)\b")
 

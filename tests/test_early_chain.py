@@ -17,7 +17,7 @@ from scipy import stats
 
 import jaxdiff as jd
 from jaxdiff import chain as chains
-from jaxdiff import likelihood, losses, work
+from jaxdiff import likelihood, losses, schedules, training, work
 
 SCHEDULE = jd.schedules.cosine(log_snr_min=0.0)  # as much signal as noise where the reverse process starts
 MEAN, VARIANCE, X_0 = 0.4, 1.7, 1.3
@@ -201,6 +201,27 @@ def test_the_continuous_bound_has_its_exact_mean(x64: None) -> None:
     )
     np.testing.assert_allclose(terms.prior, prior, rtol=1e-9)
     assert z(terms.diffusion, exact - prior - reconstruction) < 4
+
+
+def rows(num: int) -> training.Rows:
+    return training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), num), jnp.zeros((), int), num)
+
+
+def test_the_losses_of_training_are_the_bounds(x64: None) -> None:
+    """A chain's in nats, by low-discrepancy terms; that of a learned schedule in bits a dimension."""
+    chain = early_chain()
+    loss = training.chain_loss(losses.vlb, lambda params, *, label, dropout_key: chain, dropout=False)
+    assert z(jax.jit(loss)({}, rows(ROWS), (repeated(), None)), exact_terms(chain).sum()) < 4
+    parameters = schedules.learned_parameters(0.0, 5.0, num_bins=4)
+    log_snr = np.linspace(0, 5, 20_001)
+    schedule = schedules.learned(parameters)
+    error = squared_error(at(schedule, 1 - log_snr / 5))
+    exact = X_0**2 / 2 + (np.log(2 * np.pi * np.exp(-5.0)) + 1) / 2 + np.trapezoid(np.exp(log_snr) / 2 * error, log_snr)
+    loss = training.likelihood_loss(
+        lambda params, schedule, *, dropout_key: gaussian().denoiser(schedule), decoder=jd.decoders.normal(), dropout=False
+    )
+    bits = jax.jit(loss)({"schedule": parameters, "network": {}}, rows(ROWS), (repeated(), None))
+    assert z(bits, exact / np.log(2)) < 4
 
 
 def test_the_density_of_the_ode_is_exact(x64: None) -> None:
