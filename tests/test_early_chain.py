@@ -218,7 +218,9 @@ def test_the_losses_of_training_are_the_bounds(x64: None) -> None:
     error = squared_error(at(schedule, 1 - log_snr / 5))
     exact = X_0**2 / 2 + (np.log(2 * np.pi * np.exp(-5.0)) + 1) / 2 + np.trapezoid(np.exp(log_snr) / 2 * error, log_snr)
     loss = training.likelihood_loss(
-        lambda params, schedule, *, dropout_key: gaussian().denoiser(schedule), decoder=jd.decoders.normal(), dropout=False
+        lambda params, schedule, *, dropout_key: gaussian().denoiser(schedule),
+        decoder=jd.decoders.normal(),
+        dropout=False,
     )
     bits = jax.jit(loss)({"schedule": parameters, "network": {}}, rows(ROWS), (repeated(), None))
     assert z(bits, exact / np.log(2)) < 4

@@ -153,7 +153,11 @@ def test_the_spread_is_the_variance_of_normal_data(x64: None) -> None:
 @pytest.mark.parametrize("name", ["pigdm", "tmpd", "mmps"])
 def test_approximations_are_exact_where_their_covariance_is(name: str, x64: None) -> None:
     """Of normal data with a multiple of the identity, a diagonal, and any matrix for a covariance."""
-    covariance = {"pigdm": jnp.full(2, 0.49), "tmpd": jnp.array([0.5, 2.0]), "mmps": jnp.array([[1.0, 0.5], [0.5, 0.6]])}
+    covariance = {
+        "pigdm": jnp.full(2, 0.49),
+        "tmpd": jnp.array([0.5, 2.0]),
+        "mmps": jnp.array([[1.0, 0.5], [0.5, 0.6]]),
+    }
     data = jd.oracles.gaussian(jnp.array([0.5, -0.2]), covariance[name])
     y, denoiser, x_t = jnp.array([0.3, 1.0]), data.denoiser(SCHEDULE), normals(row_keys(3), 2)
     options = {"prior_std": 0.7} if name == "pigdm" else {}
@@ -294,6 +298,10 @@ def test_the_binary_bound_is_the_oracles(x64: None) -> None:
     terms = jax.jit(binomial.vlb_terms, static_argnums=1)(jax.random.key(1), leaning, DDPM, ts, x_0)
     for cost in (one, terms.sum(0)):
         assert np.abs(z_scores(np.asarray(cost), np.array(-exact))) < 4.5
+
+
+def test_bits_start_as_fair_coins() -> None:
+    assert abs(float(binomial.prior_sample(jax.random.key(0), (500, 20)).mean()) - 0.5) < 5 * 0.5 / np.sqrt(10_000)
 
 
 def test_the_binary_kl_is_by_hand(x64: None) -> None:

@@ -56,7 +56,9 @@ def test_every_mutant_applies() -> None:
         assert f"def {name}(" in tests[file], f"{mutant}: there is no {mutant.test}"
         module = ast.dump(ast.parse(source))
         for covered in mutant.covers:
-            assert f"'{covered}'" in module or hasattr(importlib.import_module(f"jaxdiff.{mutant.module}"), covered), mutant
+            assert f"'{covered}'" in module or hasattr(importlib.import_module(f"jaxdiff.{mutant.module}"), covered), (
+                mutant
+            )
     assert [name for name, count in Counter(map(str, MUTANTS)).items() if count > 1] == []
 
 
@@ -64,7 +66,9 @@ def test_a_mutant_is_planted_and_taken_out_again(tmp_path: Path) -> None:
     path = tmp_path / "jaxdiff" / "forward.py"
     path.parent.mkdir()
     path.write_text("x = alpha + sigma\n")
-    with planted(Mutant("jaxdiff/forward.py", ("level",), "sign", "+ sigma", "- sigma", "test_forward.py::test_x"), tmp_path):
+    with planted(
+        Mutant("jaxdiff/forward.py", ("level",), "sign", "+ sigma", "- sigma", "test_forward.py::test_x"), tmp_path
+    ):
         assert path.read_text() == "x = alpha - sigma\n"
     assert path.read_text() == "x = alpha + sigma\n"
 
