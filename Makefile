@@ -5,7 +5,7 @@ STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/demo
 
-.PHONY: demo test test-slow check bench lock clean
+.PHONY: demo test test-slow mutants check bench lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxdiff needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
@@ -22,6 +22,9 @@ test: $(STAMP)  ## the suite, under 10 minutes on 2 cores
 
 test-slow: $(STAMP)  ## the longer proofs
 	$(PYTEST) -m slow --override-ini faulthandler_timeout=3600
+
+mutants: $(STAMP)  ## classic mistakes planted one by one: each has to be rejected (MUTANTS="words" for some of them)
+	$(BIN)/python tests/run_mutants.py $(MUTANTS)
 
 check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .

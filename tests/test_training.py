@@ -4,6 +4,7 @@ import contextlib
 import gc
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,22 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog
     ):
         checkpoints.restore(tree(0))
     gc.collect()
+
+
+def test_another_number_in_a_checkpoint_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A state that reads without an error and is not what was saved: only the digest tells."""
+    changed = tree(2) | {"a": tree(2)["a"].at[1, 0].add(1)}
+    for folder, last in (("whole", tree(2)), ("other", changed)):
+        with training.Checkpoints(tmp_path / folder) as checkpoints:
+            checkpoints.save(1, tree(1), loss=1.0)
+            checkpoints.save(2, last, loss=1.0)
+    shutil.rmtree(tmp_path / "whole" / "2" / "state")
+    shutil.copytree(tmp_path / "other" / "2" / "state", tmp_path / "whole" / "2" / "state")
+    with caplog.at_level(logging.WARNING), training.Checkpoints(tmp_path / "whole") as checkpoints:
+        assert int(checkpoints.restore(tree(0))["step"]) == 1
+    assert "2 is damaged: passed over" in caplog.text
+    with training.Checkpoints(tmp_path / "other") as checkpoints:  # it is sound where it belongs
+        assert int(checkpoints.restore(tree(0))["a"][1, 0]) == 3
 
 
 def test_a_save_cut_short_is_not_a_checkpoint(tmp_path: Path) -> None:

@@ -1,0 +1,451 @@
+"""Mutants: one classic mistake each, in the source of the library, and the test that rejects it.
+
+`make mutants` plants them one after the other in a copy of the repository (tests/run_mutants.py) and reports those that
+live. In the suite, test_mutants.py holds that each still applies, and that no public function is without one.
+"""
+
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """A mistake.
+
+    Fields:
+      file: where, from the root of the repository.
+      covers: the public names that it breaks, of the file's public module.
+      fault: what is wrong with it, in words.
+      find: source text that stands in the file exactly once.
+      put: what takes its place.
+      test: the test that fails with it and passes without, from tests/.
+    """
+
+    file: str
+    covers: tuple[str, ...]
+    fault: str
+    find: str
+    put: str
+    test: str
+
+    @property
+    def module(self) -> str:
+        """The public module that the file belongs to, below jaxdiff: kernels of jaxdiff/kernels/_classic.py."""
+        parts = PurePosixPath(self.file).with_suffix("").parts[1:]
+        if parts[0] == "training":  # its __init__ offers what its modules define
+            return "training"
+        return ".".join(part for part in parts if not part.startswith("_"))
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.covers[0]}: {self.fault}"
+
+
+TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
+    # --- schedules, grids, the forward process ---------------------------------------------------------------------
+    "jaxdiff/schedules/_base.py": [
+        ("Schedule", "sigma^2 for sigma", "jnp.exp(-jax.nn.softplus(log_snr) / 2)\n\n\ndef ve", "jnp.exp(-jax.nn.softplus(log_snr))\n\n\ndef ve", "test_schedules.py::test_family_constraint"),
+    ],
+    "jaxdiff/schedules/_continuous.py": [
+        ("cosine", "log of the amplitudes' ratio, without the 2", "return 2 * (jnp.log(jnp.sin(high", "return 1 * (jnp.log(jnp.sin(high", "test_schedules.py::test_cosine_is_the_cosine"),
+        ("linear", "the integral of t without its half", "(beta_max - beta_min) * t**2 / 2", "(beta_max - beta_min) * t**2", "test_schedules.py::test_linear_is_the_limit_of_ddpm"),
+        ("sigmoid", "multiplied with the temperature", "options = (start / tau, end / tau, clip_min)", "options = (start * tau, end * tau, clip_min)", "test_schedules.py::test_sigmoid_matches_its_definition"),
+        ("edm", "t runs from the data's end", "-2 * ((1 - t) * jnp.log(sigma_min) + t * jnp.log(sigma_max))", "-2 * (t * jnp.log(sigma_min) + (1 - t) * jnp.log(sigma_max))", "test_schedules.py::test_edm_levels"),
+        ("rectified_flow", "the ratio for its square", "return 2 * (jnp.log(lifted(1 - t)) - jnp.log(lifted(t)))", "return jnp.log(lifted(1 - t)) - jnp.log(lifted(t))", "test_schedules.py::test_log_snr_is_the_log_of_the_ratio"),
+    ],
+    "jaxdiff/schedules/_table.py": [
+        ("from_betas", "alpha-bar one step late", "numpy.concatenate([numpy.zeros(1, betas.dtype), numpy.cumsum(steps)])", "numpy.cumsum(steps)", "test_schedules.py::test_from_betas_is_the_ddpm_recursion"),
+    ],
+    "jaxdiff/schedules/_betas.py": [
+        ("linear_betas", "ends a step early", "np.linspace(start, end, num_steps)", "np.linspace(start, end, num_steps, endpoint=False)", "test_schedules.py::test_beta_tables"),
+        ("cosine_betas", "the last beta is not limited", "np.minimum(1 - f[1:] / f[:-1], 0.999)", "1 - f[1:] / f[:-1]", "test_schedules.py::test_beta_tables"),
+        ("zero_terminal_snr", "scaled to 1 at the first step", "* alpha[0] / (alpha[0] - alpha[-1])", "/ (alpha[0] - alpha[-1]) * 0.999", "test_schedules.py::test_zero_terminal_snr"),
+    ],
+    "jaxdiff/schedules/_learned.py": [
+        ("learned", "from the wrong end", "return ts, high + fractions * (low - high)", "return ts, low + fractions * (high - low)", "test_bound.py::test_learned_schedule_is_monotone_and_inverts"),
+        ("learned_parameters", "bins of unequal shares", "jnp.zeros(num_bins, jnp.float32)", "jnp.arange(num_bins).astype(jnp.float32)", "test_identities.py::test_a_learned_schedule_starts_straight"),
+    ],
+    "jaxdiff/grids.py": [
+        ("uniform", "T times for T steps", "np.arange(num_steps, -1, -1) / num_steps", "np.linspace(1, 0, num_steps)", "test_grids.py::test_uniform_is_exact"),
+        ("quadratic", "the ends' squares", "_between(np.sqrt(start), np.sqrt(end), _fractions(num_steps)) ** 2", "_between(start, end, _fractions(num_steps)) ** 2", "test_identities.py::test_a_quadratic_grid_is_even_in_the_root_between_other_ends"),
+        ("subsequence", "steps counted from 0", "np.round(total - k * total / num_steps)", "np.round(total - 1 - k * total / num_steps)", "test_grids.py::test_subsequences_are_the_table_s"),
+        ("log_snr", "the step at an infinite end counted twice", "jnp.clip((index - at_start) / inner, 0, 1)", "jnp.clip(index / inner, 0, 1)", "test_identities.py::test_a_grid_at_an_infinite_start_spends_one_step_there"),
+        ("karras", "rho for 1 / rho on the way back", "lambda x: -2 * rho * jnp.log(x)", "lambda x: -2 / rho * jnp.log(x)", "test_grids.py::test_karras_is_their_equation_5"),
+        ("optimised", "the error at the end of the step", "* error[:, None], np.inf)", "* error[None, :], np.inf)", "test_grids.py::test_optimised_is_the_best_of_all_grids"),
+    ],
+    "jaxdiff/forward.py": [
+        ("q_sample", "sigma^2 for sigma", "alpha * x_0 + sigma * eps", "alpha * x_0 + sigma**2 * eps", "test_forward.py::test_q_sample_is_affine"),
+        ("q_step", "the variance at the wrong end of the step", "noise = late.sigma * jnp.sqrt(", "noise = early.sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
+        ("q_posterior", "the variance at the wrong end of the step", "early.sigma**2 * kept, mean.shape", "late.sigma**2 * kept, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_posterior", "alpha_t for alpha_s", "x_t + early.alpha * kept * x_0", "x_t + late.alpha * kept * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_likelihood", "a standard deviation for a variance", "jnp.exp(-log_snr), x_t.shape", "jnp.exp(-log_snr / 2), x_t.shape", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.05]"),
+        ("rates", "alpha' and sigma' exchanged", "return _rows.expand(d_alpha, x), _rows.expand(d_sigma, x)", "return _rows.expand(d_sigma, x), _rows.expand(d_alpha, x)", "test_prediction.py::test_velocity_is_dx_dt"),
+        ("level", "half of the log-SNR", "schedule.log_snr(t)))", "schedule.log_snr(t) / 2))", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_step q_posterior", "< for <=", "early.astype(dtype) <= late.astype(dtype)", "early.astype(dtype) < late.astype(dtype)", "test_forward.py::test_equal_times_of_two_precisions_are_equal"),
+    ],
+    "jaxdiff/_rows.py": [
+        ("keys", "keys split over the batch, whatever its first row", "jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows))", "jax.random.split(key, num_rows)", "test_sampling.py::test_same_samples_whatever_the_split"),
+    ],
+    # --- decoders, predictions -------------------------------------------------------------------------------------
+    "jaxdiff/decoders.py": [
+        ("normal log_normal", "a missing factor in the normaliser", "jnp.log(2 * jnp.pi * jnp.broadcast_to", "jnp.log(jnp.pi * jnp.broadcast_to", "test_decoders.py::test_normal_decoder_is_the_density"),
+        ("normal", "the variance for the standard deviation", "last.mean + jnp.sqrt(last.variance) * _rows", "last.mean + last.variance * _rows", "test_decoders.py::test_samples_follow_the_probabilities"),
+        ("event_sum", "a mean over the event", "jnp.sum(x.reshape(x.shape[0], -1), axis=1)", "jnp.mean(x.reshape(x.shape[0], -1), axis=1)", "test_decoders.py::test_normal_decoder_is_the_density"),
+        ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > high - half, jnp.inf,", "jnp.where(x_0 > high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
+        ("categorical", "no half in the exponent", "(2 * jnp.broadcast_to(last.variance, last.mean.shape)", "(1 * jnp.broadcast_to(last.variance, last.mean.shape)", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
+        ("levels", "without its last value", "return jnp.linspace(low, high, num_levels)", "return jnp.linspace(low, high, num_levels, endpoint=False)", "test_decoders.py::test_samples_follow_the_probabilities"),
+        ("uniform_dequantise", "n bins for n - 1 steps", "/ (num_levels - 1) * noise", "/ num_levels * noise", "test_identities.py::test_dequantised_data_fill_their_bins"),
+    ],
+    "jaxdiff/prediction.py": [
+        ("affine", "the sign of eps", "Affine(1 / alpha, -sigma / alpha)", "Affine(1 / alpha, sigma / alpha)", "test_prediction.py::test_targets_mean_x_0"),
+        ("affine", "the sign of v", "-sigma / (alpha**2 + sigma**2))", "sigma / (alpha**2 + sigma**2))", "test_prediction.py::test_targets_mean_x_0"),
+        ("affine", "sigma for sigma^2 in the score", "Affine(1 / alpha, sigma**2 / alpha)", "Affine(1 / alpha, sigma / alpha)", "test_prediction.py::test_score_prediction_is_the_oracles_score"),
+        ("to_x_0", "what is skipped is left out", "return (skip * x_t + out * output).astype", "return (out * output).astype", "test_prediction.py::test_all_pairs_convert"),
+        ("from_x_0", "multiplied where it divides", "((x_0 - skip * x_t) / out)", "((x_0 - skip * x_t) * out)", "test_prediction.py::test_all_pairs_convert"),
+        ("target", "v is taken for the velocity of a flow", '"v": alpha * eps - sigma * x_0', '"v": eps - x_0', "test_prediction.py::test_targets_mean_x_0"),
+        ("convert", "nothing is converted", "from_x_0(schedule, x_0, x_t, t, prediction=target)", "from_x_0(schedule, x_0, x_t, t, prediction=source)", "test_prediction.py::test_all_pairs_convert"),
+        ("clip", "one side only", "jnp.clip(x_0, -limit, limit)", "jnp.clip(x_0, None, limit)", "test_prediction.py::test_thresholds"),
+        ("dynamic_threshold", "one bound for the batch", "jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)", "jnp.broadcast_to(jnp.quantile(jnp.abs(x_0), quantile), x_0.shape[:1])", "test_prediction.py::test_thresholds"),
+        ("make_denoiser", "the fraction is not centred", "((fraction + 1) / 2)", "fraction", "test_prediction.py::test_learned_variance_splits_the_channels"),
+        ("edm_input", "scaled by the noise alone", "(x_t / jnp.hypot(sigma, alpha * sigma_data))", "(x_t / sigma)", "test_losses.py::test_weighted_losses_do_not_depend_on_the_prediction[snr-cosine]"),
+    ],
+    "jaxdiff/categorical.py": [
+        ("make_categorical_denoiser", "the evidence of x_t without its half", "distance**2 / 2", "distance**2", "test_categorical.py::test_independent_pixels_have_the_exact_denoiser"),
+        ("on_log_snr", "from the wrong end", "(high - schedule.log_snr(t)) / (high - low)", "(schedule.log_snr(t) - low) / (high - low)", "test_categorical.py::test_a_network_of_the_log_snr_means_the_same_under_every_schedule"),
+    ],
+    # --- kernels and the driver ------------------------------------------------------------------------------------
+    "jaxdiff/kernels/_kernel.py": [
+        ("noise", "noise in the last step", "jnp.where(jnp.asarray(s) > 0, _rows", "jnp.where(jnp.asarray(s) >= 0, _rows", "test_identities.py::test_the_step_to_the_data_is_the_denoised_state"),
+        ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_identities.py::test_only_an_infinite_log_snr_is_clean"),
+    ],
+    "jaxdiff/kernels/_discrete.py": [
+        ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
+        ("reverse_variance", "alpha_t for alpha_s", "(early.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "(late.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "test_kernels.py::test_large_variance_is_beta_for_ddpm"),
+        ("ancestral", "the variance for the standard deviation", "(mean + jnp.sqrt(squared) * noise(key, x_t, s))", "(mean + squared * noise(key, x_t, s))", "test_kernels.py::test_eta_one_is_ancestral"),
+        ("ddim", "alpha_t for alpha_s", "x_s = early.alpha * x_0 + early.sigma * (old", "x_s = late.alpha * x_0 + early.sigma * (old", "test_kernels.py::test_eta_zero_is_the_ddim_equation"),
+        ("ddim", "eta for eta^2 in what is kept", "ratio + (1 - eta**2) * kept", "ratio + (1 - eta) * kept", "test_identities.py::test_ddim_between_its_ends_is_their_equation_16"),
+    ],
+    "jaxdiff/kernels/_classic.py": [
+        ("euler", "the ends of the step swapped", "_rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t)", "_rows.expand(jnp.asarray(t - s, late.sigma.dtype), x_t)", "test_solvers.py::test_euler_on_a_flow_is_ddim"),
+        ("heun", "the whole of the second slope", "jnp.expm1(step) / 2 * (", "jnp.expm1(step) * (", "test_solvers.py::test_heun_is_edms"),
+        ("euler_maruyama", "the drift of the ODE with noise", "(2 * d_sigma - d_alpha * late.sigma / alpha) * eps", "d_sigma * eps", "test_solvers.py::test_euler_maruyama_is_of_weak_order_one"),
+    ],
+    "jaxdiff/kernels/_exponential.py": [
+        ("dpmpp_1s", "noise of half the step", "jnp.expm1(-2 * tau**2 * h)", "jnp.expm1(-(tau**2) * h)", "test_solvers.py::test_order_one_is_ddim_and_with_noise_ddpm[cosine]"),
+        ("dpmpp_2m", "the whole of the first moment", "moment[1] = moment[0] / 2", "moment[1] = moment[0]", "test_solvers.py::test_dpmpp_2m_is_the_papers"),
+        ("dpmpp_3m", "the history's order", "History((x_0, *history.x_0)[: len(history.x_0)]", "History((*history.x_0[:1], x_0, *history.x_0[1:])[: len(history.x_0)]", "test_solvers.py::test_order[cosine-dpmpp_3m]"),
+        ("dpmpp_3m unipc", "the second moment without its 2", "1 - j * by_parts[-1] / large", "1 - by_parts[-1] / large", "test_solvers.py::test_moments_of_the_exponential_weight"),
+        ("dpmpp_2s", "the middle in t", "u = schedule.time((early.log_snr + late.log_snr) / 2)", "u = (jnp.asarray(t) + s) / 2", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
+        ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_places(last", "nodes = [jnp.zeros_like(taken), *_places(last", "test_solvers.py::test_order[cosine-unipc_2]"),
+    ],
+    "jaxdiff/kernels/_adaptive.py": [
+        ("adaptive", "the sign of eps", "(sigma * x_0 - alpha * eps)", "(sigma * x_0 + alpha * eps)", "test_solvers.py::test_the_adaptive_solver_meets_its_tolerance"),
+    ],
+    "jaxdiff/kernels/_corrected.py": [
+        ("corrected", "Langevin's noise without its 2", "early.sigma * jnp.sqrt(2 * share) * eps", "early.sigma * jnp.sqrt(share) * eps", "test_solvers.py::test_stochastic_kernels_reproduce_the_mixture[corrected-linear]"),
+        ("corrected", "the predictor's noise again", "eps = _rows.normal(fold(keys, n + 1), x)", "eps = _rows.normal(fold(keys, n), x)", "test_identities.py::test_a_correction_draws_noise_of_its_own"),
+    ],
+    "jaxdiff/sampling.py": [
+        ("prior_sample", "of unit variance", "schedule.sigma(1.0).astype(noise.dtype) * noise", "noise", "test_sampling.py::test_prior_has_the_schedules_scale"),
+        ("sample run", "weights reset without adding to log Z", "jnp.where(resampled, _log_mean_exp(log_weights), 0)", "0", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
+        ("sample run", "the last weights not in log Z", "log_evidence = log_evidence + _log_mean_exp(log_weights)\n", "log_evidence = log_evidence + 0\n", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
+        ("sample run", "the carry is not resampled", "carry, x = jax.tree.map(lambda leaf: leaf[ancestors], (carry, x))", "x = x[ancestors]", "test_sampling.py::test_resampling_takes_the_carry_along"),
+        ("sample run", "every step draws the same noise", "keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)", "keys = row_keys", "test_identities.py::test_steps_of_a_run_draw_their_own_noise"),
+        ("sample run", "a trajectory's slots one early", "trajectory.at[n // save_every + 1]", "trajectory.at[n // save_every]", "test_sampling.py::test_trajectory"),
+        ("encode", "from the noise to the data", "run(jax.random.key(0), kernel, x_0, jnp.asarray(ts)[::-1])", "run(jax.random.key(0), kernel, x_0, jnp.asarray(ts))", "test_solvers.py::test_latents_of_data_are_noise"),
+        ("slerp", "a chord", "jnp.sin((1 - weight) * angle) / safe)", "(1 - weight) * jnp.ones_like(angle))", "test_sampling.py::test_slerp_keeps_the_norm_of_noise"),
+    ],
+    # --- the chain, its bounds and its probability -----------------------------------------------------------------
+    "jaxdiff/chain.py": [
+        ("prior_kl", "without its half", "jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2", "jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("normal_kl", "the other direction", "excess = (p.variance - q.variance) / q.variance", "excess = (q.variance - p.variance) / p.variance", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("q_variance", "at the wrong end of the step", "return -(late.sigma**2) * jnp.expm1(", "return -(level(schedule, s, x).sigma ** 2) * jnp.expm1(", "test_identities.py::test_the_forward_variance_is_that_of_a_step"),
+        ("log_ratio", "the log-determinant dropped", "(q_noise + p_noise) + jnp.log(ratio)) / 2", "(q_noise + p_noise) + 0 * jnp.log(ratio)) / 2", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("log_ends", "the log-determinant dropped", "jnp.broadcast_to(jnp.log(sigma / start), x_0.shape)", "jnp.zeros(x_0.shape)", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("diffusing", "the reverse step from the wrong state", "p = chain.p_step(x_t, t, s)\n    residual = (x_s", "p = chain.p_step(x_s, t, s)\n    residual = (x_s", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("generating", "the work's sign", "return carry, x_s, log_ratio(noise, p.variance", "return carry, x_s, -log_ratio(noise, p.variance", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("path", "noises that do not add up", "jnp.cumsum(added * eps, axis=0)", "added * eps", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
+        ("noises_of_path", "not scaled back", "jnp.concatenate([x_0[None], xs / alpha])", "jnp.concatenate([x_0[None], xs])", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
+        ("log_weight_of_path", "a step too few", "return ends + jnp.sum(steps, axis=0)", "return ends + jnp.sum(steps[1:], axis=0)", "test_early_chain.py::test_paths_weights_and_noises_are_one_and_the_same"),
+    ],
+    "jaxdiff/likelihood.py": [
+        ("vlb_terms", "the prior's term is zero", "jnp.concatenate([prior_kl(chain.schedule, x_0, ts[0])[None]", "jnp.concatenate([0 * prior_kl(chain.schedule, x_0, ts[0])[None]", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("vlb_terms", "the same noise in every term", "x_t = q_sample(chain.schedule, x_0, t, _noise(keys, n, x_0))", "x_t = q_sample(chain.schedule, x_0, t, _noise(keys, 0, x_0))", "test_early_chain.py::test_terms_have_noises_of_their_own"),
+        ("path_log_weights", "the prior at the wrong end of the path", "log_ends(chain, x_0, first, path.x)", "log_ends(chain, x_0, first, first)", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("paths_log_weights", "the same path K times", "jax.random.split(key, num_paths))", "jnp.stack([key] * num_paths))", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
+        ("elbo", "the best path", "return jnp.mean(paths_log_weights(", "return jnp.max(paths_log_weights(", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
+        ("importance_log_prob", "a sum for a mean", "num_paths), axis=0) - math.log(num_paths)", "num_paths), axis=0)", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
+        ("continuous_elbo", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
+        ("ode_log_prob", "probes of the wrong variance", "draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "2 * draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+        ("bits_per_dim", "nats", "return -nats / (event_size * math.log(2))", "return -nats / event_size", "test_decoders.py::test_dequantisation_counts_its_volume"),
+        ("bits_per_dim", "the volume of one dimension", "nats + event_size * math.log(bin_width)", "nats + math.log(bin_width)", "test_decoders.py::test_dequantisation_counts_its_volume"),
+    ],
+    "jaxdiff/flow_density.py": [
+        ("density", "the ends of the ODE swapped", "size * (jnp.log(end) - jnp.log(start))", "size * (jnp.log(start) - jnp.log(end))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+        ("density", "the prior without 2 pi", "(jnp.log(sigma) + math.log(2 * math.pi) / 2)", "jnp.log(sigma)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+        ("flowing", "the divergence of the scaling left out", "share * trace - share**2 * y[0].size", "share * trace", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+        ("flowing", "Hutchinson's v^T left out", "event_sum(push(v) * v)", "event_sum(push(v))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+    ],
+    # --- losses ----------------------------------------------------------------------------------------------------
+    "jaxdiff/losses/_chain.py": [
+        ("vlb", "a term is not weighed", "return rest + cost / probability", "return rest + cost", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("vlb", "T - 1 terms drawn, and T counted", "jax.random.randint(k, (), 0, num_steps)", "jax.random.randint(k, (), 0, num_steps - 1)", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("vlb", "the prior's term is zero", "rest = prior_kl(chain.schedule, x_0, chain.ts[0])", "rest = 0 * prior_kl(chain.schedule, x_0, chain.ts[0])", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
+        ("hybrid", "the bound trains the mean", "mean = jax.lax.stop_gradient(x_0_of(denoised))", "mean = x_0_of(denoised)", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
+        ("hybrid", "the simple part is not weighed", "simple = simple / ((len(chain.ts) - 1) * probability)", "simple = simple / 1", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
+    ],
+    "jaxdiff/losses/_bound.py": [
+        ("continuous_elbo", "the prior's term is zero", "prior=prior_kl(schedule, x_0, 1.0)", "prior=0 * prior_kl(schedule, x_0, 1.0)", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
+        ("continuous_elbo", "without its half", "jnp.exp(log_snr) / 2 * error", "jnp.exp(log_snr) * error", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
+        ("spend_times_well", "up the gradient", "(jax.lax.stop_gradient(log_density) - log_density)", "(log_density - jax.lax.stop_gradient(log_density))", "test_bound.py::test_the_gradient_of_the_interior_is_that_of_the_variance"),
+    ],
+    "jaxdiff/losses/_denoising.py": [
+        ("simple", "the root of the weight", "return scale**2 * error", "return scale * error", "test_losses.py::test_weight_is_of_the_x_0_error"),
+        ("simple", "a mean over the batch", "return jnp.mean(x.reshape(x.shape[0], -1), axis=1)", "return jnp.broadcast_to(jnp.mean(x), x.shape[:1])", "test_losses.py::test_rows_depend_on_their_own_keys"),
+        ("simple", "one key for the time and the noise", "return pairs[:, 0], pairs[:, 1]", "return pairs[:, 0], pairs[:, 0]", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
+        ("denoising_error", "the error of eps", "event_sum((x_0 - x_0_of(", "event_sum((eps - x_0_of(", "test_grids.py::test_denoising_error_is_the_mmse_of_a_gaussian"),
+    ],
+    "jaxdiff/losses/_weights.py": [
+        ("snr", "its inverse", "return Partial(jnp.exp)", "return Partial(lambda log_snr: jnp.exp(-log_snr))", "test_losses.py::test_weights_by_their_definitions"),
+        ("min_snr", "the larger", "jnp.minimum(log_snr, jnp.log(gamma))", "jnp.maximum(log_snr, jnp.log(gamma))", "test_losses.py::test_weights_by_their_definitions"),
+        ("edm", "sigma_data^2 for its inverse", "sigma_data**-2 + jnp.exp(log_snr)", "sigma_data**2 + jnp.exp(log_snr)", "test_losses.py::test_weights_by_their_definitions"),
+        ("sigmoid", "the bias's sign", "jax.nn.sigmoid(bias - log_snr)", "jax.nn.sigmoid(-bias - log_snr)", "test_losses.py::test_weights_by_their_definitions"),
+    ],
+    "jaxdiff/losses/_times.py": [
+        ("uniform_times", "not uniform", "jax.random.uniform(k, (), jnp.float32))(_rows", "jax.random.uniform(k, (), jnp.float32) ** 2)(_rows", "test_losses.py::test_uniform_times"),
+        ("low_discrepancy_times", "even within a device only", "(first + jnp.arange(num)) / whole", "(first + jnp.arange(num)) / num", "test_losses.py::test_low_discrepancy_times"),
+        ("log_normal_times", "the log of the ratio for lambda", "-2 * (mean + std * noise)", "-(mean + std * noise)", "test_losses.py::test_log_normal_times"),
+        ("term_history", "starts with a loss counted", "jnp.zeros(num_terms, jnp.int32)", "jnp.ones(num_terms, jnp.int32)", "test_identities.py::test_terms_are_drawn_by_the_root_of_their_mean_square"),
+        ("record_terms", "the oldest stay", "jnp.concatenate([loss[n][None], history.losses[i, :-1]])", "jnp.concatenate([loss[n][None], history.losses[i, 1:]])", "test_chain.py::test_loss_aware_terms"),
+        ("loss_aware_terms", "the mean for the root of the mean square", "jnp.sqrt(jnp.mean(history.losses**2, axis=1))", "jnp.mean(history.losses, axis=1)", "test_identities.py::test_terms_are_drawn_by_the_root_of_their_mean_square"),
+    ],
+    # --- work ------------------------------------------------------------------------------------------------------
+    "jaxdiff/work/_bounds.py": [
+        ("bidirectional_bounds", "no reverse path above", "jnp.concatenate([reverse[None], forward[:-1]])", "forward", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+        ("reverse_path bidirectional_bounds", "a start of unit variance", "x_T = chain.schedule.sigma(chain.times[0]) * _rows", "x_T = 1.0 * _rows", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
+    ],
+    "jaxdiff/work/_annealing.py": [
+        ("annealing", "the weight after the move on the way up", "jnp.where(upwards, before, log_weight(moved))", "log_weight(moved)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
+        ("annealing", "moves at the wrong temperature", "beta = 1 - jnp.minimum(t, s)", "beta = 1 - jnp.maximum(t, s)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
+        ("ais ais_run", "temperatures from the posterior", "betas = jnp.linspace(1, 0, num_temperatures + 1", "betas = jnp.linspace(0, 1, num_temperatures + 1", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
+        ("ais_bounds", "the mirror's sign", "return AisBounds(x_0, lower, -mirror.log_weights)", "return AisBounds(x_0, lower, mirror.log_weights)", "test_early_chain.py::test_annealing_is_unbiased_in_both_directions"),
+    ],
+    "jaxdiff/work/_estimators.py": [
+        ("bennett_acceptance_ratio", "as if both directions had as many", "ratio = math.log(forward.size / reverse.size)\n    ends", "ratio = 0.0\n    ends", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
+        ("bennett_standard_error", "no 1 subtracted", "jnp.mean(v) ** 2 - 1) / v.size", "jnp.mean(v) ** 2) / v.size", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
+        ("crooks", "the classes' sizes forgotten", "intercept = beta[0] - math.log(forward.size / reverse.size) -", "intercept = beta[0] -", "test_work.py::test_bennett_and_crooks_on_gaussian_works"),
+    ],
+    "jaxdiff/work/_entropy.py": [
+        ("entropy_production", "the marginals exchanged", "log_marginal(x_s, s) - log_marginal(x_t, t)", "log_marginal(x_t, t) - log_marginal(x_s, s)", "test_early_chain.py::test_exact_steps_produce_no_entropy"),
+        ("entropy_bounds", "the ends of the step exchanged", "for scale in (early.sigma, late.sigma))", "for scale in (late.sigma, early.sigma))", "test_work.py::test_entropy_bounds_hold_the_true_entropy"),
+    ],
+    # --- moves, resampling, observations, guidance, posteriors -----------------------------------------------------
+    "jaxdiff/moves.py": [
+        ("ula", "noise without its 2", "jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows", "jnp.sqrt(jnp.asarray(step_size, x.dtype)) * _rows", "test_moves.py::test_ula_leaves_it_by_its_step_size"),
+        ("mala", "2 s^2 for 4 s in the way back", "jnp.sqrt(step_size / 2) * (slope + slope_new)", "jnp.sqrt(step_size) * (slope + slope_new)", "test_moves.py::test_mala_holds_its_target_at_any_size[0.15]"),
+        ("mala hmc", "every proposal is taken", "_rows.expand(jnp.log(chance) < gain, x)", "_rows.expand(jnp.log(chance) < gain + 99, x)", "test_moves.py::test_mala_holds_its_target_at_any_size[0.15]"),
+        ("hmc", "the kinetic energy without its half", "event_sum((momentum - last) * (momentum + last)) / 2", "event_sum((momentum - last) * (momentum + last))", "test_moves.py::test_hmc_holds_its_target"),
+    ],
+    "jaxdiff/resampling.py": [
+        ("multinomial", "points that are not uniform", "_invert(weights, jax.random.uniform(key, weights.shape, weights.dtype))", "_invert(weights, jax.random.uniform(key, weights.shape, weights.dtype) ** 2)", "test_resampling.py::test_copies_are_right_on_average[multinomial]"),
+        ("stratified", "one offset for all parts", "_one_a_part(weights, jax.random.uniform(key, weights.shape, weights.dtype)", "_one_a_part(weights, jax.random.uniform(key, (), weights.dtype)", "test_resampling.py::test_schemes_keep_their_bounds"),
+        ("systematic", "never moved", "_one_a_part(weights, jax.random.uniform(key, (), weights.dtype), len(weights))", "_one_a_part(weights, 0.5, len(weights))", "test_resampling.py::test_copies_are_right_on_average[systematic]"),
+        ("residual", "all of the weight again", "(size * weights - certain)", "(size * weights)", "test_resampling.py::test_copies_are_right_on_average[residual]"),
+        ("effective_sample_size", "without its square", "jnp.exp(2 * logsumexp(shifted)", "jnp.exp(logsumexp(shifted)", "test_resampling.py::test_effective_sample_size_of_small_weights"),
+        ("draw", "whatever the weights", "return x[_one_a_part(weights,", "return x[_one_a_part(jnp.ones_like(weights) / len(weights),", "test_resampling.py::test_draw"),
+        ("multinomial stratified systematic residual", "where the weights are even", "effective_sample_size(log_weights) < threshold * num_rows", "effective_sample_size(log_weights) > threshold * num_rows", "test_resampling.py::test_threshold"),
+    ],
+    "jaxdiff/observations.py": [
+        ("linear", "the spread is forgotten", "+ self.gain * spread", "+ 0 * spread", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("Observation", "the normaliser dropped", "(residual**2 / variance + jnp.log(2 * jnp.pi * variance))", "(residual**2 / variance)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("mask", "hidden entries are counted", "noise_std, shown, shown)", "noise_std, shown)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("half", "the other half", "(place < size // 2)", "(place >= size // 2)", "test_observations.py::test_operators_are_what_they_say"),
+        ("noisy", "no gain", "return _make(Partial(jnp.asarray), y, noise_std)", "return _make(Partial(jnp.asarray), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("downsample", "the gain of a sum", "noise_std, 1 / factor**2)", "noise_std, 1 / factor)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("blur", "no half in the exponent", "/ (2 * width**2), axis=1)", "/ (width**2), axis=1)", "test_observations.py::test_operators_are_what_they_say"),
+        ("poisson", "the factorial of one less", "gammaln(counts + 1)", "gammaln(jnp.maximum(counts, 1))", "test_observations.py::test_counts_and_classes"),
+        ("classified", "logits for log-probabilities", "jax.nn.log_softmax(classifier(x_0))[label]", "classifier(x_0)[label]", "test_observations.py::test_counts_and_classes"),
+    ],
+    "jaxdiff/guidance/_classes.py": [
+        ("classifier_free", "1 + w for w", "without + _rows.expand(scale, x_t) * (target - without)", "target + _rows.expand(scale, x_t) * (target - without)", "test_guidance.py::test_scales_zero_and_one_are_the_parts"),
+        ("classifier_free", "the interval is forgotten", "(now >= interval[0]) & (now <= interval[1])", "now >= -1", "test_guidance.py::test_guidance_is_on_in_its_interval_only"),
+        ("classifier_free", "one contrast for the batch", "jnp.var(x.reshape(x.shape[0], -1), axis=1)", "jnp.broadcast_to(jnp.var(x), x.shape[:1])", "test_guidance.py::test_rescale_restores_the_contrast"),
+        ("classifier", "away from the class", "_rows.expand(jnp.asarray(scale), x_t) * jax.grad(total)(x_t))", "-_rows.expand(jnp.asarray(scale), x_t) * jax.grad(total)(x_t))", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),
+    ],
+    "jaxdiff/guidance/_observed.py": [
+        ("shifted", "sigma for sigma^2", "sigma**2 / jnp.where(usable, alpha, 1)", "sigma / jnp.where(usable, alpha, 1)", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),
+        ("dps", "normalised over the batch", "_rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope)", "_rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope / jnp.linalg.norm(slope))", "test_observations.py::test_the_known_bias_of_the_approximations"),
+        ("isotropic_spread pigdm", "the prior's variance forgotten", "/ (alpha**2 * squared + sigma**2)", "/ (alpha**2 + sigma**2)", "test_identities.py::test_the_spread_is_the_variance_of_normal_data"),
+        ("pigdm", "a standard deviation for a variance", "isotropic_spread(schedule, x_t, t, prior_std) * u", "jnp.sqrt(isotropic_spread(schedule, x_t, t, prior_std)) * u", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
+        ("tmpd", "the Jacobian for the covariance", "jnp.maximum(scale * pull(jnp.ones_like(x_0))[0], 0)", "jnp.maximum(pull(jnp.ones_like(x_0))[0], 0)", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
+        ("mmps", "the Jacobian for the covariance", '"mmps": lambda u: scale * pull(u)[0]', '"mmps": lambda u: pull(u)[0]', "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
+        ("conjugate_gradients", "steepest descent", "new + ratio(dot(new, new), dot(residual, residual)) * direction", "new", "test_identities.py::test_conjugate_gradients_solve_in_as_many_steps_as_dimensions"),
+    ],
+    "jaxdiff/guidance/_repaint.py": [
+        ("repaint", "the mask the other way round", "jnp.where(observed[None] > 0, known, unknown)", "jnp.where(observed[None] > 0, unknown, known)", "test_observations.py::test_repaint_keeps_what_is_seen_and_is_biased"),
+        ("repaint", "nothing is repeated", "return q_step(schedule, down(x, n), s, t, eps)", "return x", "test_observations.py::test_repaint_keeps_what_is_seen_and_is_biased"),
+    ],
+    "jaxdiff/posterior/_twisted.py": [
+        ("tilted", "sigma for sigma^2 in the drift", "Normal(p.mean + p.variance * slope, p.variance)", "Normal(p.mean + jnp.sqrt(p.variance) * slope, p.variance)", "test_posterior.py::test_the_unweighted_bias_of_2015[None-0.596-0.377]"),
+        ("twisted", "the final true likelihood never applied", "return carry.denoised, carry.slope, log_likelihoods(likelihood, x)", "return carry.denoised, carry.slope, carry.log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
+        ("twisted", "the last twist is not taken out", "x_s, ratio + log_r - carry.weighted", "x_s, ratio + log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
+        ("twisted", "sigma for sigma^2 in the drift", "q = Normal(p.mean + p.variance * carry.slope, p.variance)", "q = Normal(p.mean + jnp.sqrt(p.variance) * carry.slope, p.variance)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
+        ("through", "the variance is forgotten", "return p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)", "return p_mean_variance(denoiser, schedule, x_t, t, s)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
+    ],
+    "jaxdiff/posterior/_conjugate.py": [
+        ("mcgdiff", "the last normaliser is not taken out", "return log_r_s, x_s, ahead - carry", "return log_r_s, x_s, ahead", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
+        ("mcgdiff", "pull for pull^2", "added + pull**2 * v", "added + pull * v", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
+        ("mcgdiff", "what lies outside of A's range is forgotten", "constant = -jnp.sum(outside**2) / (2 * std**2)", "constant = 0 * jnp.sum(outside**2) / (2 * std**2)", "test_identities.py::test_what_lies_outside_the_range_counts"),
+        ("inpaint", "hidden entries are counted", "jnp.where(shown > 0, y, 0), noise_std, shown)", "jnp.where(shown > 0, y, 0), noise_std, 1.0)", "test_posterior.py::test_without_an_observation_it_is_ancestral"),
+        ("denoise", "nothing is observed", "jnp.ones(jnp.shape(y), y.dtype), noise_std", "jnp.zeros(jnp.shape(y), y.dtype), noise_std", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
+        ("noise_level", "the ratio for its square", "schedule.time(-2 * jnp.log(jnp.asarray(noise_std)))", "schedule.time(-jnp.log(jnp.asarray(noise_std)))", "test_identities.py::test_the_noise_level_is_where_the_ratio_is"),
+        ("gaussian_belief", "the mean counts in full", "sigma**2 * mean / total", "mean", "test_identities.py::test_the_gaussian_belief_is_the_oracles_posterior"),
+    ],
+    "jaxdiff/posterior/_gibbs.py": [
+        ("split_gibbs", "the coupling's square", "precision = (alpha / sigma) ** 2", "precision = alpha / sigma", "test_identities.py::test_the_first_half_of_split_gibbs_is_its_conditional"),
+    ],
+    "jaxdiff/posterior/_composed.py": [
+        ("composed", "the rate without its half", "return gap / 2 + b * share", "return gap + b * share", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),
+        ("composed_score", "sigma for sigma^2", "- total * x) / sigma**2", "- total * x) / sigma", "test_identities.py::test_the_composed_score_is_the_sum_of_scores"),
+        ("mixed", "no half in the exponent", "jax.nn.log_softmax(carry - squared / 2, axis=1)", "jax.nn.log_softmax(carry - squared, axis=1)", "test_composed.py::test_mixtures_are_exact_at_any_number_of_steps"),
+    ],
+    "jaxdiff/posterior/_moves.py": [
+        ("langevin", "a step of the SNR, not of its square", "moves.ula(now, here, x, 2 * step**2)", "moves.ula(now, here, x, 2 * step)", "test_identities.py::test_moves_hold_a_normal_law"),
+        ("metropolis", "every proposal is taken", "moves.mala(now, here, x, 2 * step**2).x", "moves.ula(now, jax.grad(lambda x: jnp.sum(here(x))), x, 2 * step**2)", "test_identities.py::test_moves_hold_a_normal_law"),
+        ("hamiltonian", "a step of the square", "moves.hmc(now, here, x, step, num_leapfrog=num_leapfrog)", "moves.hmc(now, here, x, step**2, num_leapfrog=num_leapfrog)", "test_identities.py::test_moves_hold_a_normal_law"),
+    ],
+    # --- oracles, discrete data ------------------------------------------------------------------------------------
+    "jaxdiff/oracles/_affine.py": [
+        ("affine_chain", "covariances that are not pushed on", "slope @ covariance @ slope.T", "slope @ covariance", "test_early_chain.py::test_the_chains_law_is_its_recursion"),
+        ("chain_law", "the last latent is taken for the data", "law.covariances[0] / alpha**2", "law.covariances[0]", "test_early_chain.py::test_the_chains_law_is_its_recursion"),
+    ],
+    "jaxdiff/oracles/_mixture.py": [
+        ("GaussianMixture gaussian", "a missing factor in the normaliser", "jnp.log(2 * jnp.pi * value), axis=1)", "jnp.log(jnp.pi * value), axis=1)", "test_oracles.py::test_log_prob_is_scipys"),
+        ("GaussianMixture", "the score's sign", "share, -1 / values, vectors, 1.0)", "share, 1 / values, vectors, 1.0)", "test_oracles.py::test_score_is_the_gradient"),
+        ("GaussianMixture", "the denoiser's gain without alpha", "gain = alpha[..., None] * values[None] / late\n", "gain = values[None] / late\n", "test_oracles.py::test_denoiser_is_tweedie"),
+        ("GaussianMixture", "the posterior's mean moves the wrong way", "y[None] - evidence.means)", "evidence.means - y[None])", "test_oracles.py::test_posterior_and_evidence_are_bayes"),
+        ("GaussianMixture", "the components' means have no spread", "given.covariances + centred[:, :, None] * centred[:, None, :]", "given.covariances", "test_identities.py::test_the_oracles_variance_is_its_covariances_diagonal"),
+        ("empirical", "a variance for the bandwidth", "jnp.asarray(bandwidth, flat.dtype) ** 2", "jnp.asarray(bandwidth, flat.dtype)", "test_identities.py::test_the_empirical_law_is_the_kernel_density"),
+    ],
+    "jaxdiff/oracles/_binary.py": [
+        ("binary_states", "the last bit first", ">> np.arange(size)[::-1]) % 2", ">> np.arange(size)) % 2", "test_identities.py::test_the_binary_bound_is_the_oracles"),
+        ("BinaryLaw", "no half of the agreements", "(2 * law.sequences.T - 1) / 2", "(2 * law.sequences.T - 1)", "test_binomial.py::test_the_exact_denoiser_is_bayes_rule_by_enumeration"),
+        ("binary_chain", "a step too few", "jax.lax.fori_loop(0, len(ts) - 1, step, jnp.full", "jax.lax.fori_loop(1, len(ts) - 1, step, jnp.full", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
+        ("binary_bound", "the prior's term is zero", "step, -binomial.prior_kl(schedule, states, ts[0]))", "step, 0 * binomial.prior_kl(schedule, states, ts[0]))", "test_identities.py::test_a_binary_bound_that_starts_early_has_its_prior"),
+    ],
+    "jaxdiff/binomial.py": [
+        ("q_transition", "from the data, not from x_s", "level(schedule, t, x_s).alpha / level(schedule, s, x_s).alpha", "level(schedule, t, x_s).alpha", "test_binomial.py::test_it_is_the_papers_table"),
+        ("draw", "the other bit", "jax.vmap(jax.random.bernoulli)(keys, probability)", "jax.vmap(jax.random.bernoulli)(keys, 1 - probability)", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
+        ("prior_sample", "no fair coin", "jnp.full(shape, 0.5))\n", "jnp.full(shape, 0.4))\n", "test_identities.py::test_bits_start_as_fair_coins"),
+        ("evidence", "of one bit's probability", "jnp.log1p(alpha) - jnp.log(jnp.maximum(1 - alpha", "jnp.log1p(alpha) - 0 * jnp.log(jnp.maximum(1 - alpha", "test_binomial.py::test_a_networks_logits_are_the_other_bits_evidence"),
+        ("bernoulli_kl", "without the entropy", "xlog1py(1 - p, -q) - entropy)", "xlog1py(1 - p, -q))", "test_identities.py::test_the_binary_kl_is_by_hand"),
+        ("prior_kl", "zero", "return bernoulli_kl(q_marginal(schedule, x_0, t), jnp.full(", "return 0 * bernoulli_kl(q_marginal(schedule, x_0, t), jnp.full(", "test_identities.py::test_a_binary_bound_that_starts_early_has_its_prior"),
+        ("vlb_terms", "a step too few", "(jnp.arange(len(ts) - 1), ts[:-1], ts[1:])", "(jnp.arange(len(ts) - 2), ts[:-2], ts[1:-1])", "test_identities.py::test_the_binary_bound_is_the_oracles"),
+        ("q_marginal", "what is lost counts twice", "return share * x + (1 - share) / 2", "return share * x + (1 - share)", "test_binomial.py::test_it_is_the_papers_table"),
+        ("q_posterior", "the transition forgets s", "_likelihood(_kept(late / early, 1.0), x_t)", "_likelihood(_kept(late, 1.0), x_t)", "test_binomial.py::test_transitions_compose_and_the_posterior_is_bayes"),
+        ("make_denoiser", "evidence against itself", "logits + sign * evidence(alpha)", "logits - sign * evidence(alpha)", "test_binomial.py::test_a_networks_logits_are_the_other_bits_evidence"),
+        ("ancestral", "the bit that is denoised", "draw(key, q_posterior(schedule, x_t, denoiser(x_t, t), t, s))", "draw(key, denoiser(x_t, t))", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
+        ("step_kl", "the other direction", "return bernoulli_kl(q_posterior(schedule, x_t, x_0, t, s), p)", "return bernoulli_kl(p, q_posterior(schedule, x_t, x_0, t, s))", "test_identities.py::test_the_binary_kl_is_by_hand"),
+        ("vlb", "T - 1 terms for T", "prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl", "prior_kl(schedule, x_0, ts[0]) + (num_steps - 1) * step_kl", "test_identities.py::test_the_binary_bound_is_the_oracles"),
+    ],
+    # --- metrics ---------------------------------------------------------------------------------------------------
+    "jaxdiff/metrics/_classifiers.py": [
+        ("nearest_neighbour_accuracy", "a point is its own neighbour", "np.fill_diagonal(distances, np.inf)", "np.fill_diagonal(distances, 0)", "test_metrics.py::test_it_is_sklearns_leave_one_out"),
+        ("classifier_accuracy", "judged on what it was fitted to", "(slice(half), slice(half, None))", "(slice(half), slice(half))", "test_metrics.py::test_a_classifier_is_judged_on_held_out_examples"),
+        ("precision", "a point counts as its own neighbour", "k, axis=1)[:, k]", "k, axis=1)[:, k - 1]", "test_metrics.py::test_precision_and_recall_are_those_of_sklearns_neighbours"),
+        ("recall", "precision again", "return precision(y, x, num_neighbours", "return precision(x, y, num_neighbours", "test_metrics.py::test_a_lost_mode_costs_recall_and_an_invented_one_precision"),
+    ],
+    "jaxdiff/metrics/_comparison.py": [
+        ("compare", "the floor is the figure", "metric(other_real, real))", "metric(x, real))", "test_metrics.py::test_every_metric_finds_a_shift_and_stands_on_its_floor_without"),
+        ("permutation_test", "always one-sided", "alternative=alternative,", 'alternative="greater",', "test_identities.py::test_the_alternative_of_a_permutation_test_counts"),
+    ],
+    "jaxdiff/metrics/_kernels.py": [
+        ("energy_distance", "squared distances", "(np.sqrt(squared_distances(*both))", "(squared_distances(*both)", "test_metrics.py::test_energy_distance_is_scipys"),
+        ("mmd", "no half in the exponent", "np.exp(-part / (2 * b**2))", "np.exp(-part / b**2)", "test_metrics.py::test_discrepancies_of_normal_laws_are_unbiased"),
+        ("mmd energy_distance", "points paired with themselves", "(np.sum(k, axis=1) - np.diag(k)) / (len(k) - 1)", "np.sum(k, axis=1) / len(k)", "test_metrics.py::test_discrepancies_of_normal_laws_are_unbiased"),
+        ("mmd", "distances to itself in the median", "np.triu_indices(len(within), 1)", "np.triu_indices(len(within))", "test_metrics.py::test_the_median_heuristic_is_the_median_distance_of_the_pooled_sample"),
+    ],
+    "jaxdiff/metrics/_parzen.py": [
+        ("parzen_log_likelihood", "a missing factor in the normaliser", "np.log(np.sqrt(2 * np.pi) * widths)", "np.log(np.sqrt(np.pi) * widths)", "test_metrics.py::test_parzen_is_sklearns_kernel_density_with_the_best_width"),
+        ("parzen_width", "the worst", "widths[np.argmax(", "widths[np.argmin(", "test_metrics.py::test_parzen_is_sklearns_kernel_density_with_the_best_width"),
+    ],
+    "jaxdiff/metrics/_transport.py": [
+        ("frechet_distance", "ddof", "np.cov(z.T)", "np.cov(z.T, ddof=0)", "test_metrics.py::test_frechet_distance_is_scipys"),
+        ("normal_wasserstein", "the cross term once", "np.trace(covariances[1]) - 2 * cross", "np.trace(covariances[1]) - cross", "test_metrics.py::test_wasserstein_and_frechet_of_normal_laws"),
+        ("sliced_wasserstein", "directions of any length", "theta /= np.linalg.norm(theta, axis=1, keepdims=True)", "theta /= 1.0", "test_metrics.py::test_sliced_wasserstein_of_a_shift"),
+        ("wasserstein", "the square of the cost", "** (order / 2)", "** order", "test_metrics.py::test_wasserstein_is_scipys_and_that_of_a_shift"),
+    ],
+    # --- training --------------------------------------------------------------------------------------------------
+    "jaxdiff/training/state.py": [
+        ("make_step", "an average without warm-up", "decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))", "decay = ema_decay", "test_training.py::test_average_warms_up"),
+        ("make_step", "gradients of one device", "value, grads = jax.lax.pmean((value, grads), AXIS)", "value = jax.lax.pmean(value, AXIS)", "test_training.py::test_gradients_themselves_agree"),
+        ("make_step Rows", "noise by the device's own count", "first = jax.lax.axis_index(AXIS) * num_rows", "first = 0 * jax.lax.axis_index(AXIS)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+        ("make_step", "every step draws the same noise", "jax.random.fold_in(state.key, state.step)", "jax.random.fold_in(state.key, 0)", "test_identities.py::test_every_update_has_a_stream_of_its_own"),
+        ("shard", "rows dealt out in turns", "leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:])", "leaf.reshape(rows // num_devices, num_devices, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+    ],
+    "jaxdiff/training/objective.py": [
+        ("denoising_loss", "labels dropped at another rate", "jax.random.bernoulli(k, label_drop))(key)", "jax.random.bernoulli(k, 1 - label_drop))(key)", "test_training.py::test_labels_are_dropped_at_the_rate_asked_for"),
+        ("denoising_loss", "times by the device's own count", "losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)", "losses.low_discrepancy_times(key, size)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+        ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 2)", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
+        ("likelihood_loss", "nats", "bits = x_0[0].size * math.log(2)", "bits = x_0[0].size", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
+        ("make_optimizer", "no clipping", "return optax.chain(clip, optax.adamw(", "return optax.chain(optax.identity(), optax.adamw(", "test_identities.py::test_gradients_are_clipped_to_the_norm"),
+    ],
+    "jaxdiff/training/checkpoints.py": [
+        ("Checkpoints", "the digest is not compared", 'if tree is not None and digest(tree) == about["sha256"]:', "if tree is not None:", "test_training.py::test_another_number_in_a_checkpoint_is_damage"),
+        ("Checkpoints", "the oldest first", "steps = sorted(self._manager.all_steps(), reverse=True)", "steps = sorted(self._manager.all_steps())", "test_training.py::test_the_newest_and_the_best_are_kept"),
+        ("Checkpoints", "whatever the model", "if found == expected:", "if found or expected:", "test_training.py::test_a_checkpoint_of_another_model_is_refused"),
+    ],
+    "jaxdiff/training/run.py": [
+        ("Log", "< for <=: the step it resumes from is written twice or lost", 'if line["step"] <= step]', 'if line["step"] < step]', "test_training.py::test_log_goes_on_from_the_step_it_resumes"),
+        ("atomic", "the draft stays behind", "draft.unlink(missing_ok=True)", "pass", "test_training.py::test_atomic_files"),
+    ],
+    # --- data and what ships ---------------------------------------------------------------------------------------
+    "jaxdiff/data/idx.py": [
+        ("write", "little-endian", 'array.astype(">" + kind)', 'array.astype("<" + kind)', "test_data.py::test_idx_round_trip"),
+        ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
+        ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
+    ],
+    "jaxdiff/data/images.py": [
+        ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),
+        ("from_unit", "levels by truncation", "return level.round().clip(", "return level.clip(", "test_data.py::test_from_unit_takes_the_nearest_level_and_clips"),
+    ],
+    "jaxdiff/data/pipeline.py": [
+        ("batches example_indices", "the same order in every epoch", "np.array([seed, epoch], np.uint64)", "np.array([seed, 0], np.uint64)", "test_data.py::test_orders_differ_between_epochs_and_seeds_and_stay_between_versions"),
+        ("batches", "every process has the first rows", "self.rank * rows + np.arange(rows)", "0 * self.rank * rows + np.arange(rows)", "test_data.py::test_the_batch_does_not_depend_on_the_number_of_processes"),
+    ],
+    "jaxdiff/data/tfds.py": [
+        ("load", "a stale cache is read", 'if str(file["fingerprint"]) == fingerprint:', "if fingerprint:", "test_data.py::test_decoded_arrays_are_kept_until_the_set_changes"),
+        ("load", "a split that is cut short passes", "if len(source) != num:", "if len(source) < 0:", "test_data.py::test_damaged_sets"),
+    ],
+    "jaxdiff/data/mnist.py": [
+        ("prepare", "any file is MNIST", 'if name == "mnist" and digest != MNIST_SHA256[part]:', 'if name == "mnist" and not digest:', "test_data.py::test_sources_that_are_refused"),
+    ],
+    "jaxdiff/data/toy.py": [
+        ("spiral", "more points inside", "radius = jnp.sqrt(_uniform(on_curve, 0, 1))", "radius = _uniform(on_curve, 0, 1)", "test_data.py::test_toy_scale"),
+        ("sample swiss_roll", "another roll", "_uniform(on_curve, 1.5 * jnp.pi, 4.5 * jnp.pi)", "_uniform(on_curve, 1.5 * jnp.pi, 5.5 * jnp.pi)", "test_data.py::test_toy_scale"),
+    ],
+    "jaxdiff/zoo/_packing.py": [
+        ("pack", "rounded to zero", "np.round(value / scale).astype(np.int8)", "(value / scale).astype(np.int8)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
+        ("unpack", "the scale is forgotten", "arrays.get(name + SCALE, np.float32(1))", "np.float32(1)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
+    ],
+    "jaxdiff/zoo/__init__.py": [
+        ("pretrained", "any file will do", "if found != SHA256[name]:", "if not found:", "test_zoo.py::test_a_damaged_or_unknown_network_is_refused"),
+    ],
+}  # fmt: skip
+
+MUTANTS = [
+    Mutant(file, tuple(covers.split()), fault, find, put, test)
+    for file, rows in TABLE.items()
+    for covers, fault, find, put, test in rows
+]
+
+# Public functions without a mutant of their own: they check, wrap, name or move things, or only call what has one.
+PLUMBING = {
+    "data.idx": ("read_bytes",),
+    "data.tfds": ("data_root", "find", "quiet"),
+    "data.toy": ("names", "two_moons", "checkerboard", "eight_gaussians", "rings"),  # DENSITIES is tested as a table
+    "decoders": ("check_levels",),
+    "kernels": ("as_variance", "kind_of", "no_weight", "without_memory"),
+    "observations": ("as_likelihood", "log_likelihoods"),
+    "prediction": ("x_0_of",),
+    "training": ("init_state", "pmap_step", "read_log", "replicate", "unreplicate", "write_json"),
+    "zoo": ("read",),
+}
