@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import _memory
 import jax
 
 
@@ -14,7 +15,8 @@ import jax
 def one_line_errors() -> Iterator[None]:
     """Print what the user can mend in one line; JAXDIFF_TRACEBACK=1 shows where it was raised."""
     try:
-        yield
+        with _memory.in_words():
+            yield
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)

@@ -15,11 +15,11 @@ from typing import Any
 import _cli
 import _config
 import _datasets
+import _memory
 import _objective
 import _pictures
 import _sampling
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -93,10 +93,11 @@ def loop(
         ema_decay=config.optimizer.ema_decay,
         remember=jd.losses.record_terms if _config.remembers(config) else None,
     )
-    update, evaluate = training.pmap_step(step, devices), held_out_loss(config, dataset, model)
-    _config.save(config)
     first = int(state.step)
-    replicated = training.replicate(state, devices)
+    replicated, evaluate = training.replicate(state, devices), held_out_loss(config, dataset, model)
+    example = training.shard(batches(first), len(devices))
+    update = _memory.fitting(training.pmap_step(step, devices), replicated, example, devices=devices)
+    _config.save(config)
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
     began, examples = time.monotonic(), 0
     metrics: dict[str, jax.Array] = {}
@@ -135,15 +136,28 @@ def require_finite(step: int, loss: float) -> None:
         raise FloatingPointError(f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate")
 
 
-def held_out_loss(
-    config: _config.Config, dataset: _datasets.Dataset, model: models.Model
-) -> Callable[[Any], jax.Array]:
-    """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes."""
+def held_out_loss(config: _config.Config, dataset: _datasets.Dataset, model: models.Model) -> Callable[[Any], float]:
+    """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes.
+
+    A device's share of a batch at a time: the value is the mean over all rows, whatever the size of the chunks, since a
+    row's time and noise depend on its number in the whole.
+    """
     loss = _objective.make_loss(config, model, dataset, training_time=False)
-    x_0, label = dataset.head("test", EVAL_EXAMPLES)
+    num = min(EVAL_EXAMPLES, len(dataset.splits["test"].images))
     key = _config.key_of(config.seed, "held out")
-    rows = training.Rows(key, jax.random.split(key, len(x_0)), jnp.zeros((), int), len(x_0))
-    return jax.jit(lambda params: jnp.mean(loss(params, rows, (x_0, label))))
+    keys, size = jax.random.split(key, num), min(num, max(1, config.batch_size // jax.local_device_count()))
+
+    @jax.jit
+    def losses(params: Any, first: Any, keys: jax.Array, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        return loss(params, training.Rows(key, keys, first, num), batch)
+
+    def evaluate(params: Any) -> float:
+        def chunk(index: np.ndarray) -> jax.Array:
+            return losses(params, index[0], keys[index], dataset.examples("test", index))
+
+        return float(np.mean(_memory.in_chunks(chunk, size, np.arange(num))))
+
+    return evaluate
 
 
 def pictures(config: _config.Config, dataset: _datasets.Dataset) -> None:
@@ -153,7 +167,7 @@ def pictures(config: _config.Config, dataset: _datasets.Dataset) -> None:
     run = _sampling.load_run(config.run)
     _pictures.forward(run.schedule, dataset, real, config.run / "forward.png")
     labels = None if run.model.num_classes is None else np.arange(64) % run.model.num_classes
-    samples = _sampling.generate(run, 64, labels=labels, save_every=2)
+    samples = _sampling.generate(run, 64, labels=labels, save_every=2, batch_size=config.batch_size)
     _pictures.samples(dataset, samples.x, real, config.run / "samples.png")
     _pictures.reverse(dataset, samples.trajectory, config.run / "reverse.gif")
 

@@ -1,0 +1,118 @@
+"""What a script takes of the machine's memory: rows in chunks, an estimate before training, and an error in words."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+ANYWAY = "JAXDIFF_ANYWAY"
+GIB = 2**30
+NUMBERS = 2**24  # of examples as float64, held at once for a figure of many: the 20,000 first ones of MNIST
+SMALLER = "lower --batch-size, --network.channels or --network.multipliers, or use --network.patch 2"
+
+
+def in_chunks(function: Callable[..., Any], size: int, *rows: Any) -> Any:
+    """A function of rows, so many of them at a time: its results joined, on the host.
+
+    Every chunk has one shape, so that one program serves them all: the last row fills up what the last chunk lacks, and
+    what comes of it is cut off. None stands for rows that there are not.
+    """
+    num = max(len(part) for part in rows if part is not None)
+    size, parts = min(size, num), []
+    for start in range(0, num, size):
+        index = np.minimum(np.arange(start, start + size), num - 1)
+        out = function(*(None if part is None else part[index] for part in rows))
+        parts.append(jax.tree.map(lambda leaf, start=start: np.asarray(leaf)[: num - start], out))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
+def affordable(num: int, event_shape: tuple[int, ...]) -> int:
+    """As many examples, of num at most, as hold NUMBERS numbers together."""
+    return max(2, min(num, NUMBERS // int(np.prod(event_shape))))
+
+
+def available(device: jax.Device, *, root: Path = Path("/")) -> int | None:
+    """Bytes that a device has left: of a CPU the machine's, or what is left of a container's limit; None if unknown."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+    found = [*_of_machine(root), *_of_groups(root)]
+    return min(found, default=None)
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    for line in _text(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield 1024 * int(line.split()[1])
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """What the control groups that the process lies in leave of their limits, in either version of Linux's."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, kinds, path = line.split(":", 2)
+        if kinds == "":
+            place, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
+        elif "memory" in kinds.split(","):
+            place, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        else:
+            continue
+        inner = place / path.strip("/")
+        for group in {place, inner, *(folder for folder in inner.parents if folder.is_relative_to(place))}:
+            limit, used = (_text(group / name).strip() for name in names)
+            if limit.isdigit() and used.isdigit():
+                files = dict(entry.split() for entry in _text(group / "memory.stat").splitlines())
+                # Pages of files that nobody has read lately are given back when memory is short.
+                idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
+                yield max(0, int(limit) - int(used) + idle)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def fitting(function: Any, *arguments: Any, devices: list[jax.Device], change: str = SMALLER) -> Any:
+    """The compiled program of a mapped function, which takes these arguments; refused where memory will not do.
+
+    What the program needs besides its arguments is known when it is compiled, and here it is compiled once: the program
+    that was asked is the one that runs. Devices of a CPU share the machine's memory.
+
+    Raises:
+      ValueError: it needs more than there is left, and JAXDIFF_ANYWAY=1 does not insist.
+    """
+    compiled = function.lower(*arguments).compile()
+    stats, left = compiled.memory_analysis(), available(devices[0])
+    if stats is None or left is None:
+        return compiled
+    new = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    needed = new * (len(devices) if devices[0].platform == "cpu" else 1)
+    if needed > left and os.environ.get(ANYWAY, "0") in ("", "0"):
+        raise ValueError(
+            f"memory: an update takes {needed / GIB:.2f} GiB, and {left / GIB:.2f} GiB are left: {change}; "
+            f"{ANYWAY}=1 tries it all the same"
+        )
+    return compiled
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Say what to lower where memory has run out, whoever has noticed it."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        text = str(error)
+        if isinstance(error, jax.errors.JaxRuntimeError) and not _is_memory(text):
+            raise
+        first = text.splitlines()[0] if text else "no more is left"
+        change = "lower the batch size, the number of examples or the size of the network"
+        raise OSError(f"out of memory ({first}): {change}") from error
+
+
+def _is_memory(text: str) -> bool:
+    return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()

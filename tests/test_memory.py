@@ -1,0 +1,229 @@
+"""What the scripts take of the machine's memory: so many rows at a time as they are told, and words where it runs out."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import _cli
+import _config
+import _datasets
+import _memory
+import _objective
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import train
+
+import jaxdiff as jd
+from jaxdiff import data, training
+
+TINY = dataclasses.replace(
+    _config.PRESETS["toy"][1],
+    steps=2,
+    batch_size=8,
+    log_every=1,
+    eval_every=2,
+    network=_config.Network(channels=8, num_blocks=1),
+)
+DIGITS = dataclasses.replace(
+    TINY, dataset="digits", network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=())
+)
+
+
+def test_chunks_have_one_shape_and_join_up() -> None:
+    seen = []
+
+    def double(x: np.ndarray, label: np.ndarray | None) -> dict[str, np.ndarray]:
+        seen.append(x.shape)
+        assert label is None
+        return {"twice": 2 * x, "sum": x.sum(1)}
+
+    x = np.arange(22.0).reshape(11, 2)
+    found = _memory.in_chunks(double, 4, x, None)
+    assert seen == [(4, 2)] * 3
+    np.testing.assert_array_equal(found["twice"], 2 * x)
+    np.testing.assert_array_equal(found["sum"], x.sum(1))
+    assert _memory.in_chunks(double, 100, x, None)["sum"].shape == (11,)
+    assert seen[-1] == (11, 2)  # no more rows than there are
+
+
+# The held-out loss ---------------------------------------------------------------------------------------------------
+
+OBJECTIVES = {
+    "simple": (TINY, _config.Diffusion()),
+    "uniform": (TINY, _config.Diffusion(time_sampling="uniform")),
+    "vlb": (TINY, _config.Diffusion(objective="vlb", num_steps=5)),
+    "digits": (DIGITS, _config.Diffusion()),
+    "learned": (DIGITS, _config.Diffusion(schedule="learned", prediction="levels")),
+}
+
+
+@pytest.mark.parametrize(
+    "objective", [pytest.param(name, marks=[pytest.mark.slow] * (OBJECTIVES[name][0] is DIGITS)) for name in OBJECTIVES]
+)
+def test_the_held_out_loss_does_not_change_with_the_chunk(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the mean over all rows at once, and a chunk has no more rows than a device has of a batch."""
+    monkeypatch.setattr(train, "EVAL_EXAMPLES", 43)  # no multiple of a chunk
+    config, diffusion = OBJECTIVES[objective]
+    config = dataclasses.replace(config, diffusion=diffusion, conditional=objective != "learned")
+    splits = dict.fromkeys(("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f")))
+    points = _datasets.Dataset("points", (2,), None, None, lambda: splits)
+    dataset = points if config.dataset == TINY.dataset else _datasets.load(config)
+    model = _config.make_model(config, dataset)
+    learned = jd.schedules.learned_parameters() if objective == "learned" else {}
+    params = {"network": model.init(jax.random.key(0), dataset.event_shape), "schedule": learned}
+    params = jax.tree.map(lambda leaf: leaf + np.sin(np.arange(leaf.size, dtype="f")).reshape(leaf.shape) / 10, params)
+
+    key = _config.key_of(config.seed, "held out")
+    whole = training.Rows(key, jax.random.split(key, 43), jnp.zeros((), int), 43)
+    loss, rows_seen = _objective.make_loss(config, model, dataset, training_time=False), set()
+    expected = float(np.mean(jax.jit(loss)(params, whole, dataset.head("test", 43))))
+
+    def watched(params: Any, rows: training.Rows, batch: Any) -> jax.Array:
+        rows_seen.add(len(batch[0]))
+        return loss(params, rows, batch)
+
+    monkeypatch.setattr(_objective, "make_loss", lambda *_, **__: watched)
+    for batch_size in (4 * 9, 4 * 43):  # over four devices
+        chunked = train.held_out_loss(dataclasses.replace(config, batch_size=batch_size), dataset, model)(params)
+        np.testing.assert_allclose(chunked, expected, rtol=2e-5)  # rounding: convolutions sum in another order
+    assert rows_seen == {9, 43}
+
+
+# The estimate before training ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a hundred bytes left."""
+    monkeypatch.setattr(_memory, "available", lambda device: 100)
+    monkeypatch.setattr(train, "pictures", lambda *_: None)
+
+
+@pytest.mark.usefixtures("little")
+def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    config = dataclasses.replace(TINY, run=tmp_path / "run")
+    with pytest.raises(SystemExit), _cli.one_line_errors():
+        train.train(config)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "GiB, and 0.00 GiB are left: lower --batch-size, --network.channels" in line
+    assert "JAXDIFF_ANYWAY=1" in line
+    assert not (config.run / "config.json").exists()  # a smaller batch size is no other run
+    monkeypatch.setenv("JAXDIFF_ANYWAY", "1")
+    assert train.train(config)
+
+
+def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None:
+    traces, compiled = [], []
+    devices = jax.local_devices()[:2]
+
+    def step(state: jax.Array, batch: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        traces.append(1)
+        return state + jnp.mean(batch), jnp.max(batch)
+
+    def listen(event: str, duration: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    state, batch = training.replicate(jnp.zeros(3), devices), np.ones((2, 5), np.float32)
+    update = _memory.fitting(training.pmap_step(step, devices), state, batch, devices=devices)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        state, _ = update(state, batch)
+        state, _ = update(state, batch)
+        jax.block_until_ready(state)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(traces) == 1
+    assert not compiled
+    np.testing.assert_array_equal(np.asarray(state).ravel()[:3], 2)
+
+
+def test_the_estimate_grows_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = []
+    monkeypatch.setattr(_memory, "available", lambda device: -(2**40))
+    mapped = jax.pmap(lambda x: jnp.sum(jnp.sort(x @ x.mT)[..., ::2]), devices=jax.local_devices()[:2])
+    for rows in (50, 100):
+        with pytest.raises(ValueError, match="an update takes") as error:
+            _memory.fitting(mapped, jnp.ones((2, rows, 500, 8)), devices=jax.local_devices()[:2])
+        needed.append(float(str(error.value).split("takes ")[1].split()[0]))
+    assert 2 * rows * 500**2 * 4 / 2**30 < needed[1] < 4 * 2 * rows * 500**2 * 4 / 2**30  # two devices' products
+    assert abs(needed[1] / needed[0] - 2) < 0.2
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 9000 kB\nMemAvailable:    8000 kB\n"}
+GROUPS: dict[str, tuple[dict[str, str], int | None]] = {
+    "nothing known": ({}, None),
+    "the machine alone": (MEMINFO, 8_192_000),
+    "version 2, a limit further up": (
+        MEMINFO
+        | {"proc/self/cgroup": "0::/outer/inner\n", "sys/fs/cgroup/outer/inner/memory.max": "max\n"}
+        | {"sys/fs/cgroup/outer/inner/memory.current": "70\n", "sys/fs/cgroup/outer/memory.max": "1000\n"}
+        | {
+            "sys/fs/cgroup/outer/memory.current": "400\n",
+            "sys/fs/cgroup/outer/memory.stat": "anon 9\ninactive_file 150\n",
+        },
+        750,
+    ),
+    "version 1": (
+        MEMINFO
+        | {
+            "proc/self/cgroup": "5:cpu:/\n4:memory:/job\n0::/\n",
+            "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "500\n",
+        }
+        | {"sys/fs/cgroup/memory/job/memory.usage_in_bytes": "600\n"},
+        0,
+    ),
+    "version 1, seen from inside": (
+        MEMINFO
+        | {"proc/self/cgroup": "4:memory:/not/visible/here\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "500\n"}
+        | {"sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n"},
+        400,
+    ),
+    "no limit": (
+        MEMINFO
+        | {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}
+        | {"sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n"},
+        8_192_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_what_is_left_of_the_machine_or_of_the_containers_limit(name: str, tmp_path: Path) -> None:
+    files, expected = GROUPS[name]
+    assert _memory.available(jax.local_devices()[0], root=write(tmp_path, files)) == expected
+
+
+# Out of memory -------------------------------------------------------------------------------------------------------
+
+RUNS_OUT = {
+    "numpy": lambda: np.zeros(2**55),
+    "jax": lambda: jnp.zeros(2**50),
+    "python": lambda: bytearray(2**60),
+}
+
+
+@pytest.mark.parametrize("who", RUNS_OUT)
+def test_out_of_memory_is_one_line(who: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_, _cli.one_line_errors():
+        RUNS_OUT[who]()
+    assert exit_.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: out of memory")
+    assert "lower the batch size" in line
+
+
+def test_other_errors_of_xla_are_left_alone() -> None:
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), _memory.in_words():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
