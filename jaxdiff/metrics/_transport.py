@@ -128,8 +128,8 @@ def _coordinates(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     z = np.concatenate([x, y])
     if z.shape[0] >= z.shape[1]:
         return x, y
-    z = np.linalg.qr((z - z.mean(0)).T, mode="r").T
-    return z[: len(x)], z[len(x) :]
+    r: Any = np.linalg.qr((z - z.mean(0)).T, mode="r")
+    return r.T[: len(x)], r.T[len(x) :]
 
 
 def _influence(centred: np.ndarray, shift: np.ndarray, transport: np.ndarray) -> np.ndarray:
