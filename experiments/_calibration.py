@@ -84,7 +84,13 @@ class Functions:
         varied = np.argsort(np.where(open_, -flat.var(0), 1))[:2]
         rows = [np.eye(size)[place] for place in varied] + [open_ / open_.sum()]
         names = [f"pixel {place // hidden.shape[1]},{place % hidden.shape[1]}" for place in varied // hidden.shape[2]]
-        components = np.linalg.eigh(np.cov(flat, rowvar=False))[1][:, ::-1][:, :3].T
+        centred = flat.astype(np.float64) - flat.mean(0, dtype=np.float64)
+        # Of few images the covariance has few directions, and needs no size x size matrix.
+        few = len(flat) < size
+        vectors = (
+            np.linalg.svd(centred, full_matrices=False)[2].T if few else np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+        )
+        components = vectors[:, :3].T
         self.rows = np.stack([*rows, *components])
         self.names = [*names, "mean intensity", *(f"component {n + 1}" for n in range(3)), "log-likelihood"]
 

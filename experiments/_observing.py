@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import _memory
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from jaxdiff import observations
 TaskName = Literal["inpaint", "half", "denoise", "deblur", "superres", "linear", "poisson", "class"]
 # Standard deviations of the noise, images in [-1, 1].
 NOISE = {"inpaint": 0.1, "half": 0.1, "denoise": 0.5, "deblur": 0.1, "superres": 0.1, "linear": 0.1}
+LARGEST = 4096  # values of an image whose matrices, size x size, are decomposed in a minute
 CLASSIFIER_NOISE = 0.3  # in the images the classifier learns from: its gradients are smooth, its doubt is honest
 
 
@@ -72,8 +74,7 @@ def _linear(name: str, dataset: Dataset, noise: float, seed: int) -> Task:
     factor = next((f for f in (max(2, height // 7), 2) if height % f == width % f == 0), 1)
     shown = _shown(name, shape)
     seen = jnp.asarray(shown)
-    directions = np.random.default_rng([seed, 2015]).normal(size=(int(np.prod(shape)), int(np.prod(shape)) // 4))
-    matrix = jnp.asarray(np.linalg.qr(directions)[0].T, jnp.float32)
+    matrix = _projection(int(np.prod(shape)), seed) if name == "linear" else jnp.zeros((1, 1))
     inverse = np.asarray(matrix).T
     make = {
         "inpaint": lambda y: observations.mask(y, seen, noise),
@@ -103,6 +104,22 @@ def _linear(name: str, dataset: Dataset, noise: float, seed: int) -> Task:
     }
     hidden = 1 - shown if name in ("inpaint", "half") else np.ones(shape)
     return Task(name, draw, make, pictures.get(name, lambda y: y), residuals, noise, hidden)
+
+
+def require_matrix(what: str, size: int) -> None:
+    """Refuse a matrix over all pairs of an image's values, where that is too large, with its size."""
+    if size > LARGEST:
+        raise ValueError(
+            f"{what}: expected images of at most {LARGEST} values, because its matrix would have {size}^2 entries, "
+            f"{4 * size**2 / 2**30:.1f} GiB, and be decomposed; take another method or task"
+        )
+
+
+def _projection(size: int, seed: int) -> jax.Array:
+    """Random orthonormal directions, [size / 4, size]."""
+    require_matrix("linear", size)
+    directions = np.random.default_rng([seed, 2015]).normal(size=(size, size // 4))
+    return jnp.asarray(np.linalg.qr(directions)[0].T, jnp.float32)
 
 
 def _shown(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -151,7 +168,7 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     """A perceptron trained on noisy training images, as logits of one image, and the mean image of each class."""
     from sklearn.neural_network import MLPClassifier
 
-    x, label = dataset.head("train", 10_000)
+    x, label = dataset.head("train", _memory.affordable(10_000, dataset.event_shape))
     if label is None or dataset.num_classes is None:
         raise ValueError(f"task: expected a data set with labels for class, got {dataset.name}")
     random = np.random.default_rng(seed)

@@ -97,6 +97,7 @@ def mnist(options: Mnist) -> bool:
         sampler=options.sampler,
         steps=options.steps,
         keep=True,
+        batch_size=run.config.batch_size,
     ).x
     ours, floor = parzen(x, run.dataset)
     rows = {"this model": (ours.value / BIT, ours.standard_error / BIT)}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import _config
+import _memory
 import _options
 import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _observing import Task
+from _observing import LARGEST, Task, require_matrix
 from jax.tree_util import Partial
 from tqdm import tqdm
 
@@ -52,14 +53,15 @@ class Particles:
 
 @dataclass(frozen=True)
 class Problem:
-    """What every method needs of the run and its data."""
+    """What every method needs of the run and its data: their moments, the covariance only of small images."""
 
     task: Task
     schedule: jd.Schedule
     options: Particles
     prior_std: float
     mean: jax.Array
-    covariance: jax.Array
+    std: jax.Array
+    covariance: jax.Array | None
 
     @property
     def ts(self) -> jax.Array:
@@ -72,11 +74,13 @@ def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
     _options.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
         raise ValueError(f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}")
-    train, _ = run.dataset.head("train", 10_000)
+    train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
     flat = train.reshape(len(train), -1).astype(np.float64)
     std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std
-    moments = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), np.cov(flat, rowvar=False)))
-    return Problem(task, run.schedule, options, std, *moments)
+    mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
+    small = flat.shape[1] <= LARGEST
+    covariance = jnp.asarray(np.cov(flat, rowvar=False), jnp.float32) if small else None
+    return Problem(task, run.schedule, options, std, mean, stds, covariance)
 
 
 class Method(NamedTuple):
@@ -101,14 +105,17 @@ def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
     floor = 0.05  # of a width: some pixels are never lit
     if problem.task.masked:
         if problem.options.belief == "data":
-            std = jnp.maximum(jnp.sqrt(jnp.diag(problem.covariance)), floor)
+            std = jnp.maximum(problem.std, floor)
             belief = posterior.gaussian_belief(problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape))
         return posterior.inpaint(denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief)
     event, size = problem.task.hidden.shape, problem.mean.size
+    require_matrix("mcgdiff", size)
+    covariance = problem.covariance
+    assert covariance is not None  # of an image this small
     matrix = jax.vmap(lambda x: seen.operator(x.reshape(event)).reshape(-1), out_axes=1)(jnp.eye(size))
     if problem.options.belief == "data":
         right = jnp.linalg.svd(matrix, full_matrices=False)[2]  # mcgdiff's own
-        std = jnp.maximum(jnp.sqrt(jnp.sum((right @ problem.covariance) * right, axis=1)), floor)
+        std = jnp.maximum(jnp.sqrt(jnp.sum((right @ covariance) * right, axis=1)), floor)
         belief = posterior.gaussian_belief(problem.schedule, right @ problem.mean, std)
     return posterior.mcgdiff(denoiser, problem.schedule, matrix, y.reshape(-1), seen.noise_std, belief=belief)
 
@@ -168,7 +175,8 @@ METHODS = {
 
 def fitting(task: Task) -> list[str]:
     """The methods that the task's likelihood allows; those worth comparing come first."""
-    return [name for name in METHODS if _fits(METHODS[name], task)]
+    too_large = {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()  # of its operator's matrix
+    return [name for name in METHODS if _fits(METHODS[name], task) and name not in too_large]
 
 
 def _fits(method: Method, task: Task) -> bool:

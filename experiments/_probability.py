@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import _config
+import _memory
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -50,8 +51,11 @@ class Probability:
     """Whether densities fitted without a network stand beside it, for data of at most 256 dimensions."""
 
 
-# Rows of one compiled call; the randomness of a row depends on it, and not on the number of devices. Annealing has all
-# latents of its rows in one batch.
+LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
+
+
+# Rows of one compiled call, on each device: these, or a batch of the run's training if that is smaller. The randomness
+# of a row depends on it, and not on the number of devices. Annealing has all latents of its rows in one batch.
 CHUNK, AIS_CHUNK = 64, 8
 AIS_LEAPFROG = 5  # gradients a move
 
@@ -86,6 +90,7 @@ class Estimators:
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
         self.without_denoiser = _config.make_chain(run.config, run.schedule, levels=self.levels, num_steps=self.steps)
+        self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         self.folder = run.folder / "probability" / _digest(run, self.options, seed)
 
@@ -94,10 +99,10 @@ class Estimators:
         return dataclasses.replace(self.without_denoiser, denoiser=denoiser)
 
     def mapped(
-        self, name: str, function: Callable, x_0: np.ndarray | None, num: int, size: int = CHUNK
+        self, name: str, function: Callable, x_0: np.ndarray | None, num: int, size: int | None = None
     ) -> tuple[dict, float]:
         """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files."""
-        num_devices = jax.local_device_count()
+        num_devices, size = jax.local_device_count(), self.chunk if size is None else size
         key = jax.random.fold_in(jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
 
         def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
@@ -148,7 +153,9 @@ def _digest(run: _sampling.Run, options: Probability, seed: int) -> str:
     # Annealing's parts are named by their own options: more of it leaves the other parts as they are.
     chosen = {name: value for name, value in dataclasses.asdict(options).items() if not name.startswith("ais_")}
     images = {name: split.images for name, split in run.dataset.splits.items()}
-    return _sampling.digest([chosen, seed, CHUNK, run.dataset.name], (run.params, run.schedule, images))
+    return _sampling.digest(
+        [chosen, seed, min(CHUNK, run.config.batch_size), run.dataset.name], (run.params, run.schedule, images)
+    )
 
 
 def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[list[Row], dict[str, Any]]:
@@ -166,7 +173,9 @@ def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[li
         shown["acceptance"] = _annealing(estimators, held_out[: options.ais_examples])
     if options.ode_examples:
         _flow(estimators, held_out[: options.ode_examples])
-    if options.baselines and estimators.size <= 256:
+    if options.baselines and estimators.size > LARGEST:
+        print(f"no densities without a network: their covariances of {estimators.size}^2 entries would take too long")
+    elif options.baselines:
         _baselines(estimators, held_out)
     return estimators.rows, shown
 
@@ -267,12 +276,13 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
         bounds = work.ais_bounds(key, estimators.chain(denoiser), x_0.shape, **annealing)
         return {"lower": bounds.lower, "upper": bounds.upper}
 
+    size = max(1, AIS_CHUNK * estimators.chunk // CHUNK)
     num, name = len(held_out), f"annealing, {options.ais_temperatures} temperatures"
     part = f"{num}-{options.ais_temperatures}-{options.ais_step_size:g}"
     calls = estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)  # a gradient counts as one
-    out, seconds = estimators.mapped(f"ais-{part}", lower, held_out, num, AIS_CHUNK)
+    out, seconds = estimators.mapped(f"ais-{part}", lower, held_out, num, size)
     estimators.add(name, "lower", "held out", out["log_prob"], calls, seconds, density=density)
-    bounds, seconds = estimators.mapped(f"ais-both-{part}", both, None, num, AIS_CHUNK)
+    bounds, seconds = estimators.mapped(f"ais-both-{part}", both, None, num, size)
     for kind in ("lower", "upper"):
         estimators.add(f"{name}, both ways", kind, "simulated", bounds[kind], 2 * calls, seconds, density=density)
     return float(out["accepted"].mean())
@@ -311,13 +321,19 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
 
 def null(estimators: Estimators, held_out: np.ndarray) -> Row:
     """L_null of the 2015 paper: a normal law of the training data's mean and one variance, added to the table."""
-    train, _ = estimators.run.dataset.head("train", 20_000)
+    train, _ = _train(estimators)
     train, held_out = _spread(estimators, 1, train), _spread(estimators, 2, held_out)
     variance = train.var(0).mean()
     squared = np.sum(np.square(held_out - train.mean(0)), axis=1) / variance
     log_prob = -(squared + estimators.size * np.log(2 * np.pi * variance)) / 2
     estimators.add("isotropic Gaussian", "density", "held out", log_prob, 0, 0.0, density=True)
     return estimators.rows[-1]
+
+
+def _train(estimators: Estimators) -> tuple[np.ndarray, np.ndarray | None]:
+    """Training examples and labels: 20,000 of them, or as many as fit."""
+    dataset = estimators.run.dataset
+    return dataset.head("train", _memory.affordable(20_000, dataset.event_shape))
 
 
 def _spread(estimators: Estimators, seed: int, x: np.ndarray) -> np.ndarray:
@@ -332,7 +348,7 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
 
-    train, _ = estimators.run.dataset.head("train", 20_000)
+    train, _ = _train(estimators)
 
     null(estimators, held_out)
     train, held_out = _spread(estimators, 1, train), _spread(estimators, 2, held_out)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import _memory
 import _pictures
 import _recogniser
 import _sampling
 import numpy as np
+from _datasets import Dataset
 from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
@@ -24,25 +26,24 @@ def measure(
     """
     num = len(x)
     random = np.random.default_rng(seed)
-    held_out, held_out_labels = run.dataset.examples("test")
-    train, train_labels = run.dataset.examples("train")
-    real = held_out[random.permutation(len(held_out))[:num]]
-    other = train[random.permutation(len(train))[:num]]
+    held_out, train = run.dataset.splits["test"], run.dataset.splits["train"]
+    real, _ = run.dataset.examples("test", random.permutation(held_out.num_examples)[:num])
+    other, _ = run.dataset.examples("train", random.permutation(train.num_examples)[:num])
     found: dict[str, Any] = {"num_samples": num}
     _note(
         found, "nearest_neighbour_accuracy", jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other)
     )
-    found |= copies(run, x, real, train)
-    if train_labels is None or held_out_labels is None or x.ndim != 4:
+    found |= copies(run, x, real)
+    if train.labels is None or held_out.labels is None or x.ndim != 4:
         return found
     read = _recogniser.trained(run, steps=classifier_steps)
-    held_out_features, classes = read(held_out)
-    found["classifier_held_out_accuracy"] = float(np.mean(classes == held_out_labels))
+    held_out_features, classes = read.read(run.dataset, "test")
+    found["classifier_held_out_accuracy"] = float(np.mean(classes == held_out.labels))
     features, classes = read(x)
     if labels is not None:
         hits = classes == labels
         found |= {"recognised": float(np.mean(hits)), "recognised_se": float(np.std(hits) / np.sqrt(num))}
-    halves = np.array_split(held_out_features[random.permutation(len(held_out))], 2)
+    halves = np.array_split(held_out_features[random.permutation(held_out.num_examples)], 2)
     seen = [part[: min(num, len(halves[1]))] for part in (features, *halves)]
     found["num_features"] = len(seen[0])
     for metric in (jd.metrics.frechet_distance, jd.metrics.precision, jd.metrics.recall):
@@ -55,23 +56,34 @@ def _note(found: dict[str, Any], name: str, comparison: Comparison) -> None:
         found |= {f"{name}{ending}": estimate.value, f"{name}{ending}_se": estimate.standard_error}
 
 
-def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray, train: np.ndarray) -> dict[str, float]:
+def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """How near samples lie to their nearest training example, beside how near held-out data do.
 
         ratio = median_i min_j |x_i - train_j| / median_i min_j |real_i - train_j|
 
     A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the held-out data.
     """
-    search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.reshape(len(train), -1))
     shown = np.clip(x, -1, 1) if x.ndim == 4 else x
-    distance, index = (a[:, 0] for a in search.kneighbors(shown.reshape(len(x), -1)))
-    usual = search.kneighbors(real.reshape(len(real), -1))[0][:, 0]
+    distance, index = nearest(run.dataset, shown)
+    usual, _ = nearest(run.dataset, real)
     if x.ndim == 4:
-        _pictures.neighbours(x, distance, train[index], run.folder / "neighbours.png")
+        _pictures.neighbours(x, distance, run.dataset.examples("train", index)[0], run.folder / "neighbours.png")
     return {
         "training_distance_ratio": float(np.median(distance) / np.median(usual)),
         "nearer_than_1_percent_of_held_out": float(np.mean(distance < np.quantile(usual, 0.01))),
     }
+
+
+def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance [N] and number [N] of each example's nearest training example, which are searched some at a time."""
+    step = _memory.affordable(50_000, dataset.event_shape)
+    distance, index = np.full(len(x), np.inf), np.zeros(len(x), int)
+    for start in range(0, dataset.splits["train"].num_examples, step):
+        train, _ = dataset.examples("train", slice(start, start + step))
+        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.reshape(len(train), -1))
+        here, place = (a[:, 0] for a in search.kneighbors(x.reshape(len(x), -1)))
+        distance, index = np.where(here < distance, (here, start + place), (distance, index))
+    return distance, index.astype(int)
 
 
 def print_table(found: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import _config
+import _memory
 import _sampling
 import _watch
 import flax.linen as nn
@@ -15,7 +16,8 @@ from tqdm import tqdm
 
 from jaxdiff import training
 
-BATCH, LEARNING_RATE = 256, 2e-3
+BATCH, READ, LEARNING_RATE = 256, 1000, 2e-3
+NUMBERS = 2**22  # of a batch's images together: of 64x64x3 there are 256 and more, of 256x256x3 they are 21
 MOST_STEPS, MOST_EPOCHS = 1200, 60  # whichever is less
 VERSION = 2  # of all that the classifier is made by: one of another version is not read
 FEATURES = 128
@@ -45,14 +47,21 @@ class Recogniser:
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, FEATURES] and the most probable class [N] of images, which are first kept within [-1, 1]."""
-        parts = []
-        for start in range(0, len(x), 1000):
-            part = np.clip(x[start : start + 1000], -1, 1)
-            padded = np.concatenate([part, np.zeros((1000 - len(part), *x.shape[1:]), x.dtype)])
-            features, logits = self._apply(padded)
-            parts.append((np.asarray(features)[: len(part)], np.asarray(logits).argmax(1)[: len(part)]))
+        features, logits = _memory.in_chunks(lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x)
+        return features, logits.argmax(1)
+
+    def read(self, dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The same of a whole split, whose images are made floating some at a time."""
+        images = dataset.splits[split].images
+        step = at_once(READ, images)
+        parts = [self(dataset.examples(split, slice(start, start + step))[0]) for start in range(0, len(images), step)]
         features, classes = zip(*parts, strict=True)
         return np.concatenate(features), np.concatenate(classes)
+
+
+def at_once(most: int, images: np.ndarray) -> int:
+    """How many images the classifier takes at a time: fewer than the most where they are large."""
+    return max(1, min(most, NUMBERS // int(np.prod(images.shape[1:]))))
 
 
 def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -70,7 +79,7 @@ def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
     if steps is None:
         steps = min(MOST_STEPS, MOST_EPOCHS * max(1, len(labels) // BATCH))
     network = Network(int(labels.max()) + 1)
-    folder = run.folder / "recogniser" / _sampling.digest([VERSION, steps], dataset.examples("train"))
+    folder = run.folder / "recogniser" / _sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 
     def initial() -> training.TrainState:
@@ -98,7 +107,8 @@ def fit(
 
     devices = jax.local_devices()
     update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
-    size = min(BATCH, len(dataset.splits["train"].images)) // len(devices) * len(devices)
+    images = dataset.splits["train"].images
+    size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)
     batches, replicated = dataset.batches(size, 0), training.replicate(state, devices)
     metrics: dict[str, jax.Array] = {}
     with _watch.Watch() as watch:

@@ -84,7 +84,7 @@ def digest(settings: Any, arrays: Any) -> str:
     """A name for what was made from settings, anything JSON writes, and a pytree of arrays."""
     total = hashlib.sha256(json.dumps(settings).encode())
     for leaf in jax.tree.leaves(arrays):
-        total.update(np.ascontiguousarray(leaf).tobytes())
+        total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return total.hexdigest()[:16]
 
 

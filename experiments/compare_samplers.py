@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import _cli
+import _memory
 import _options
 import _pictures
 import _samplers
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
@@ -89,9 +91,11 @@ def sample_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return flat.mean(0), np.cov(flat, rowvar=False)
 
 
-def grids(options: Options, denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray) -> Callable[[str, int], jax.Array]:
-    """The grid of a name and a number of steps; the optimised one needs the denoiser's error on x_0, measured once."""
-    best = optimised(denoiser, schedule, x_0, max(80, 2 * max(options.calls))) if "optimised" in options.grids else None
+def grids(
+    options: Options, error: Callable[[jax.Array], float], schedule: jd.Schedule
+) -> Callable[[str, int], jax.Array]:
+    """The grid of a name and a number of steps; the optimised one needs the denoiser's error by time."""
+    best = optimised(error, schedule, max(80, 2 * max(options.calls))) if "optimised" in options.grids else None
 
     def grid_of(grid: str, steps: int) -> jax.Array:
         return best(steps) if best and grid == "optimised" else _samplers.make_grid(schedule, grid, steps)
@@ -99,17 +103,12 @@ def grids(options: Options, denoiser: Any, schedule: jd.Schedule, x_0: np.ndarra
     return grid_of
 
 
-def optimised(denoiser: Any, schedule: jd.Schedule, x_0: np.ndarray, size: int) -> Callable[[int], jax.Array]:
-    """The grid of the least variational gap, from a table of this size of the denoiser's error on x_0."""
+def optimised(error: Callable[[jax.Array], float], schedule: jd.Schedule, size: int) -> Callable[[int], jax.Array]:
+    """The grid of the least variational gap, from a table of this size of the denoiser's error."""
     low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
     log_snr = np.linspace(low, high, size)
-
-    @jax.jit
-    def error(denoiser: Any, t: jax.Array) -> jax.Array:
-        return jd.losses.denoising_error(jax.random.key(0), denoiser, schedule, jnp.asarray(x_0), t).mean()
-
     times = schedule.time(jnp.asarray(log_snr, jnp.float32))
-    errors = np.minimum.accumulate([float(error(denoiser, t)) for t in times])
+    errors = np.minimum.accumulate([error(t) for t in times])
     errors = errors * (1 - 1e-6 * np.arange(len(errors)))  # falling, where the measured error does not
     return lambda steps: jd.grids.optimised(schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors))
 
@@ -129,7 +128,7 @@ def measure(
     draw: Callable[[str, jax.Array], np.ndarray],
     grid_of: Callable[[str, int], jax.Array],
     reference: np.ndarray,
-    exact: tuple[np.ndarray, np.ndarray],
+    moments_error: Callable[[np.ndarray], float],
 ) -> list[dict[str, Any]]:
     """The errors of every case against reference samples and exact moments, and against the ODE from the same noise."""
     rows, todo = [], list(cases(options))
@@ -139,7 +138,7 @@ def measure(
         rows.append({
             "sampler": name, "grid": grid, "calls": calls,
             "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
-            "moments": jd.metrics.normal_wasserstein(*sample_moments(x), *exact),
+            "moments": moments_error(x),
             "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if _samplers.SAMPLERS[name].ode else None,
         })  # fmt: skip
         # Every case is a program of its own, used once: hundreds of them would fill the process's memory map.
@@ -157,12 +156,20 @@ def on_mixture(options: Options) -> dict[str, Any]:
     def draw(name: str, ts: jax.Array) -> np.ndarray:
         return np.asarray(jd.sample(keys[4], _samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x)
 
-    exact, grid_of = moments(law), grids(options, denoiser, schedule, data[:2000])
+    @jax.jit
+    def errors(t: jax.Array) -> jax.Array:
+        return jd.losses.denoising_error(jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t).mean()
+
+    exact, grid_of = moments(law), grids(options, lambda t: float(errors(t)), schedule)
+
+    def moments_error(x: np.ndarray) -> float:
+        return jd.metrics.normal_wasserstein(*sample_moments(x), *exact)
+
     return {
         "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
-        "moments_floor": jd.metrics.normal_wasserstein(*sample_moments(other), *exact),
-        "rows": measure(options, "mixture", draw, grid_of, reference, exact),
+        "moments_floor": moments_error(other),
+        "rows": measure(options, "mixture", draw, grid_of, reference, moments_error),
     }
 
 
@@ -179,22 +186,34 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
             sampler="unipc_2",
             steps=REFERENCE_STEPS,
             grid="log_snr",
+            batch_size=run.config.batch_size,
         ).x
         for i in range(2)
     )
     x_0, label = run.dataset.head("test", 256)
-    denoiser = run.denoiser(None if num_classes is None or label is None else jnp.asarray(label))
-    grid_of = grids(options, denoiser, run.schedule, x_0)
+    keys, size = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0))), run.config.batch_size
+
+    @jax.jit
+    def errors(params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None) -> jax.Array:
+        return jd.losses.denoising_error(key, run.with_params(params).denoiser(label), run.schedule, x_0, t)
+
+    def error(t: jax.Array) -> float:
+        given = None if num_classes is None else label
+        return float(np.mean(_memory.in_chunks(Partial(errors, run.params, t), size, keys, x_0, given)))
+
+    grid_of = grids(options, error, run.schedule)
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
-        return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts).x
+        return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts, batch_size=size).x
 
-    exact = sample_moments(reference)
+    def moments_error(x: np.ndarray) -> float:
+        return jd.metrics.frechet_distance(x, reference).value
+
     return {
         "title": f"{run.dataset.name}, a trained network, step {run.step}",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
-        "moments_floor": jd.metrics.normal_wasserstein(*sample_moments(other), *exact),
-        "rows": measure(options, run.dataset.name, draw, grid_of, reference, exact),
+        "moments_floor": moments_error(other),
+        "rows": measure(options, run.dataset.name, draw, grid_of, reference, moments_error),
     }
 
 

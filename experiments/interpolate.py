@@ -13,6 +13,7 @@ from typing import Annotated
 
 import _cli
 import _config
+import _memory
 import _options
 import _pictures
 import _samplers
@@ -21,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import training
@@ -50,30 +52,36 @@ def between(run: _sampling.Run, x_0: jax.Array, y_0: jax.Array, options: Options
     num = options.columns
 
     @jax.jit
-    def strips(params: object, both: jax.Array) -> jax.Array:
-        kernel = _kernel(run, params, None)
-        x, y = jnp.split(jd.sampling.encode(kernel, both, ts), 2)
-        weights = jnp.tile(jnp.linspace(0, 1, num), len(x))
-        mixed = jd.sampling.slerp(jnp.repeat(x, num, axis=0), jnp.repeat(y, num, axis=0), weights)
-        return jd.sample(jax.random.key(0), kernel, mixed, ts).x
+    def encode(params: object, x: jax.Array) -> jax.Array:
+        return jd.sampling.encode(_kernel(run, params, None), x, ts)
 
-    x = strips(run.params, jnp.concatenate([x_0, y_0]))
-    return np.asarray(x).reshape(-1, num, *run.dataset.event_shape)
+    @jax.jit
+    def decode(params: object, x: jax.Array, y: jax.Array, weights: jax.Array) -> jax.Array:
+        mixed = jd.sampling.slerp(x, y, weights)
+        return jd.sample(jax.random.key(0), _kernel(run, params, None), mixed, ts).x
+
+    size = run.config.batch_size
+    both = _memory.in_chunks(Partial(encode, run.params), size, np.concatenate([x_0, y_0]))
+    ends = [np.repeat(latents, num, axis=0) for latents in np.split(both, 2)]
+    weights = np.tile(np.linspace(0, 1, num, dtype=np.float32), len(x_0))
+    x = _memory.in_chunks(Partial(decode, run.params), size, *ends, weights)
+    return x.reshape(-1, num, *run.dataset.event_shape)
 
 
 def through_classes(run: _sampling.Run, options: Options) -> np.ndarray:
     """One latent in every class, [K, num_classes, *D]."""
     num_classes, event = run.model.num_classes, run.dataset.event_shape
     assert num_classes is not None  # the caller has seen to it
-    labels = jnp.tile(jnp.arange(num_classes), options.strips)
+    labels = np.tile(np.arange(num_classes), options.strips)
     latents = jd.prior_sample(_config.key_of(options.seed, "latents"), run.schedule, (options.strips, *event))
 
     @jax.jit
-    def strips(params: object, x: jax.Array) -> jax.Array:
+    def decode(params: object, x: jax.Array, labels: jax.Array) -> jax.Array:
         return jd.sample(jax.random.key(0), _kernel(run, params, labels), x, jd.grids.uniform(options.steps)).x
 
-    x = strips(run.params, jnp.repeat(latents, num_classes, axis=0))
-    return np.asarray(x).reshape(options.strips, num_classes, *event)
+    repeated = np.repeat(latents, num_classes, axis=0)
+    x = _memory.in_chunks(Partial(decode, run.params), run.config.batch_size, repeated, labels)
+    return x.reshape(options.strips, num_classes, *event)
 
 
 def _kernel(run: _sampling.Run, params: object, labels: jax.Array | None) -> jd.Kernel:
@@ -83,7 +91,8 @@ def _kernel(run: _sampling.Run, params: object, labels: jax.Array | None) -> jd.
 
 def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
     """Held-out images and as many others, of another class each, where there are classes."""
-    images, labels = run.dataset.examples("test")
+    split = run.dataset.splits["test"]
+    images, labels = split.images, split.labels
     if options.strips > len(images) // 20:
         raise ValueError(f"strips: expected at most a 20th of the {len(images)} held-out images, got {options.strips}")
     order = np.random.default_rng(options.seed).permutation(len(images))
@@ -93,7 +102,8 @@ def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
         differing = (j for j in rest if labels is None or labels[j] != labels[i])
         second.append(next(differing, rest[0]))
         rest.remove(second[-1])
-    return jnp.asarray(images[first]), jnp.asarray(images[np.asarray(second)])
+    x_0, y_0 = (run.dataset.examples("test", np.asarray(index))[0] for index in (first, second))
+    return jnp.asarray(x_0), jnp.asarray(y_0)
 
 
 def main(options: Options) -> np.ndarray:

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import _calibration
 import _cli
 import _config
+import _memory
 import _observing
 import _options
 import _posterior
@@ -29,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from scipy.spatial.distance import cdist
 
 from jaxdiff import training
 from jaxdiff.observations import as_likelihood, log_likelihoods
@@ -94,7 +96,9 @@ def held_out(run: _sampling.Run, task: _observing.Task, options: Options) -> Obs
 def from_the_model(run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
     num, seed = options.calibration, _options.another(options.seed)
-    x_0 = _sampling.generate(run, num, seed=seed, sampler="ancestral", variance="small", ts=ts).x
+    x_0 = _sampling.generate(
+        run, num, seed=seed, sampler="ancestral", variance="small", ts=ts, batch_size=run.config.batch_size
+    ).x
     return observe(task, x_0, None, seed=seed, what=f"observe {task.name}")
 
 
@@ -109,7 +113,7 @@ def figures(task: _observing.Task, seen: Observed, drawn: _posterior.Drawn) -> l
         mean = np.tensordot(weights, x, 1)
         flat = x.reshape(len(x), -1) / np.sqrt(truth.size)
         far = np.linalg.norm(flat - truth.reshape(1, -1) / np.sqrt(truth.size), axis=1)
-        apart = np.linalg.norm(flat[:, None] - flat[None], axis=2)
+        apart = cdist(flat, flat)
         row = {
             "log_evidence": float(drawn.log_evidence[i]),
             "ess": float(1 / np.sum(weights**2)),
@@ -127,7 +131,7 @@ def calibrate(
     run: _sampling.Run, problem: _posterior.Problem, name: str, seen: Observed, options: Options, particles: int
 ) -> dict[str, Any]:
     """Ranks of the model's own images among their posterior samples, and what they say."""
-    train, _ = run.dataset.head("train", 10_000)
+    train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
     functions = _calibration.Functions(train, problem.task.hidden)
     seed, what = _options.another(options.seed), f"calibrate {problem.task.name}"
     drawn = _posterior.draw(run, problem, name, seen.ys, seed=seed, what=what, particles=particles)

@@ -4,11 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import _calibration
 import _cli
 import _config
 import _datasets
 import _memory
 import _objective
+import _observing
+import _quality
+import _recogniser
+import _sampling
+import evaluate
+import interpolate
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,3 +234,95 @@ def test_out_of_memory_is_one_line(who: str, capsys: pytest.CaptureFixture) -> N
 def test_other_errors_of_xla_are_left_alone() -> None:
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), _memory.in_words():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+# The scripts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num", [10, 200])
+def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
+    """Of fewer examples than dimensions and of more: the denoiser of the d x d covariance, without it."""
+    random = np.random.default_rng(0)
+    x_0 = (random.normal(size=(num, 24)) @ random.normal(size=(24, 24)) / 5 + 0.3).reshape(num, 3, 8)
+    flat = x_0.reshape(num, -1)
+    covariance = np.cov(flat, rowvar=False) + 1e-3 * np.eye(24)
+    law = jd.oracles.gaussian(jnp.asarray(flat.mean(0), jnp.float32), jnp.asarray(covariance, jnp.float32))
+    linear, schedule = evaluate.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
+    x_t = jnp.asarray(random.normal(size=(5, 24)), jnp.float32)
+    for t in (0.1, 0.5, 1.0):
+        expected = law.denoiser(schedule)(x_t, t)
+        np.testing.assert_allclose(linear(schedule, x_t, t), expected, atol=2e-4)  # rounding of float32 eigenvectors
+
+
+def test_the_best_linear_denoiser_of_large_images_takes_no_matrix_of_all_pixels() -> None:
+    x_0 = np.random.default_rng(0).normal(size=(40, 64, 64, 3)).astype(np.float32)
+    assert max(leaf.size for leaf in jax.tree.leaves(evaluate.best_linear(x_0))) <= 40 * 12_288
+
+
+@dataclasses.dataclass
+class Watched:
+    """A denoiser of zeros that remembers how many rows it was given."""
+
+    rows: set[int]
+
+    def __call__(self, x: jax.Array, t: Any) -> jax.Array:
+        self.rows.add(len(x))
+        return jnp.zeros_like(x)
+
+
+def untrained(config: _config.Config, splits: dict[str, data.Split], shape: tuple[int, ...]) -> _sampling.Run:
+    """A run with a network as it is initialised."""
+    dataset = _datasets.Dataset("points", shape, None, None if len(shape) == 1 else 256, lambda: splits)
+    model = _config.make_model(config, dataset)
+    params = model.init(jax.random.key(0), shape)
+    return _sampling.Run(config.run, config, dataset, jd.schedules.cosine(), model, params, 0)
+
+
+def test_no_script_gives_the_network_more_rows_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Denoising errors, strips between images, samples of an evaluation, and the classifier of large images."""
+    random = np.random.default_rng(0)
+    images = {
+        name: data.Split(random.integers(0, 256, (num, 8, 8, 1)).astype(np.uint8), random.integers(3, size=num))
+        for name, num in {"train": 50, "test": 100}.items()
+    }
+    config = dataclasses.replace(DIGITS, run=tmp_path, batch_size=12)
+    run, watched = untrained(config, images, (8, 8, 1)), Watched(set())
+    monkeypatch.setattr(_sampling.Run, "denoiser", lambda *_, **__: watched)
+    errors = evaluate.denoising_errors(run, evaluate.Options(tmp_path, num_times=1, examples=30))
+    assert errors[0]["x_0_error"] > 0
+    x_0, y_0 = interpolate.pairs(run, interpolate.Options(tmp_path, strips=4))
+    strips = interpolate.between(run, x_0, y_0, interpolate.Options(tmp_path, strips=4, columns=5, steps=2))
+    assert strips.shape == (4, 5, 8, 8, 1)
+    monkeypatch.setattr(_quality, "measure", lambda run, x, *_, **__: {"num": len(x)})
+    found = evaluate.sample_quality(run, evaluate.Options(tmp_path, samples=30, steps=2))
+    assert found == {"num": 30}
+    assert max(watched.rows) <= 12
+    assert _recogniser.at_once(1000, np.zeros((1, 28, 28, 1))) == 1000
+    assert _recogniser.at_once(256, np.zeros((1, 256, 256, 3), np.uint8)) == 21
+
+
+def test_the_nearest_training_example_is_searched_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    train, x = random.normal(size=(50, 3)).astype(np.float32), random.normal(size=(7, 3)).astype(np.float32)
+    dataset = _datasets.Dataset("points", (3,), None, None, lambda: {"train": data.Split(train)})
+    monkeypatch.setattr(_memory, "NUMBERS", 3 * 8)  # eight examples
+    distance, index = _quality.nearest(dataset, x)
+    pairs = np.linalg.norm(x[:, None] - train[None], axis=2)
+    np.testing.assert_array_equal(index, pairs.argmin(1))
+    np.testing.assert_allclose(distance, pairs.min(1), rtol=1e-5)
+
+
+def test_matrices_of_all_pixels_are_refused_with_their_size() -> None:
+    dataset = _datasets.Dataset("large", (64, 64, 3), None, 256, dict)
+    with pytest.raises(ValueError, match=r"linear: expected images of at most 4096 .* 12288\^2 entries, 0\.6 GiB"):
+        _observing.make_task("linear", dataset, noise=None, peak=8.0, seed=0)
+    assert _observing.make_task("deblur", dataset, noise=None, peak=8.0, seed=0).name == "deblur"
+    assert _memory.affordable(20_000, (28, 28, 1)) == 20_000
+    assert _memory.affordable(20_000, (64, 64, 3)) * 12_288 <= _memory.NUMBERS
+
+
+def test_leading_components_of_few_images_are_those_of_their_covariance() -> None:
+    few = np.random.default_rng(0).normal(size=(9, 5, 5, 1)) * np.linspace(1, 3, 25).reshape(1, 5, 5, 1)
+    found = _calibration.Functions(few.astype(np.float32), np.ones((5, 5, 1))).rows[-3:]
+    expected = np.linalg.eigh(np.cov(few.reshape(9, -1), rowvar=False))[1][:, ::-1][:, :3].T
+    np.testing.assert_allclose(np.abs(np.sum(found * expected, axis=1)), 1, rtol=1e-5)  # a sign is free; rounding

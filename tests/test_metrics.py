@@ -1,5 +1,6 @@
 """Metrics against closed forms, scikit-learn and SciPy; their errors, null distributions and power."""
 
+import tracemalloc
 from functools import partial
 
 import jax
@@ -13,7 +14,15 @@ from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KernelDensity, KNeighborsClassifier, NearestNeighbors
 
 from jaxdiff import metrics
-from jaxdiff.metrics import nearest_neighbour_accuracy, sliced_wasserstein
+from jaxdiff.metrics import (
+    _classifiers,
+    _kernels,
+    _parzen,
+    _samples,
+    _transport,
+    nearest_neighbour_accuracy,
+    sliced_wasserstein,
+)
 
 
 def linear(points: np.ndarray, labels: np.ndarray):
@@ -117,6 +126,71 @@ def test_frechet_distance_is_scipys() -> None:
     assert metrics.frechet_distance(x, x).value < 1e-6  # the root of rounding
     flat = x * [1, 1, 0, 0]  # components without variance
     np.testing.assert_allclose(metrics.frechet_distance(flat, flat + 0.5).value, 1.0, rtol=1e-7)
+
+
+@pytest.mark.parametrize("sizes", [(12, 12), (20, 5), (2, 3)])
+def test_frechet_distance_of_few_examples_is_that_of_all_dimensions(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer examples than dimensions: value and standard error of the d x d covariances, without them."""
+    random = np.random.default_rng(0)
+    turn = random.normal(size=(40, 40))
+    x, y = random.normal(size=(sizes[0], 40)) @ turn, random.normal(size=(sizes[1], 40)) + 1.0
+    powers, plain = [], _transport._power
+    monkeypatch.setattr(_transport, "_power", lambda matrix, power: powers.append(len(matrix)) or plain(matrix, power))
+    small = metrics.frechet_distance(x, y)
+    assert max(powers) == sum(sizes)
+    monkeypatch.setattr(_transport, "_coordinates", lambda x, y: (x, y))
+    whole = metrics.frechet_distance(x, y)
+    assert max(powers) == 40
+    np.testing.assert_allclose(small, whole, rtol=1e-6)  # rounding, through roots of singular matrices
+
+
+def test_frechet_distance_of_images_takes_no_matrix_of_all_pixels() -> None:
+    """40 images of 64x64x3: a covariance has 12,288^2 entries, 1.2 GB, and its roots took minutes."""
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 64, 64, 3)).astype(np.float32)
+    tracemalloc.start()
+    found = metrics.frechet_distance(x, y + 0.1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 40 * 12_288 * 8  # some copies of the data, in float64
+    assert found.value > 0.1 * 12_288**0.5  # the means' distance, and more
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of all pairs, held some rows at a time."""
+    x, y = np.random.default_rng(0).normal(size=(2, 30, 3))
+    y = y[:25] + 0.3
+    pairs = {
+        "energy": lambda: metrics.energy_distance(x, y),
+        "mmd": lambda: metrics.mmd(x, y, bandwidths=[0.5, 1, 2]),
+        "median": lambda: metrics.mmd(x, y),
+        "neighbours": lambda: nearest_neighbour_accuracy(x[:25], y),
+        "precision": lambda: metrics.precision(x, y),
+        "recall": lambda: metrics.recall(x, y),
+        "parzen": lambda: metrics.parzen_log_likelihood(x, y, validation=y[:9]),
+    }
+    whole = {name: figure() for name, figure in pairs.items()}
+    shapes, plain = [], _samples.squared_distances
+
+    def watched(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        shapes.append(len(x) * len(y))
+        return plain(x, y)
+
+    for module in (_kernels, _classifiers, _parzen):
+        monkeypatch.setattr(module, "squared_distances", watched)
+        monkeypatch.setattr(module, "blocks", partial(_samples.blocks, size=100))
+    for name, figure in pairs.items():
+        np.testing.assert_allclose(figure(), whole[name], rtol=1e-10, err_msg=name)  # rounding
+    assert max(shapes) <= 2 * 100  # a row of pairs more than asked for, at most
+
+
+def test_too_many_pairs_are_refused_with_their_size() -> None:
+    x = np.zeros((9000, 1))
+    with pytest.raises(ValueError, match=r"x: expected at most 8192 .* take 0\.6 GiB .*; sliced_wasserstein takes any"):
+        metrics.wasserstein(x, x)
+    with pytest.raises(ValueError, match=r"bandwidths: expected at most 8192 .* take 2\.4 GiB"):
+        metrics.mmd(x, x)
 
 
 def test_energy_distance_is_scipys() -> None:

@@ -28,9 +28,13 @@ def nearest_neighbour_accuracy(x: Any, y: Any) -> Estimate:
     _checks.same_shape("y", y, "x", x)
     points = np.concatenate(pair(x, y))
     of_x = np.arange(len(points)) < len(x)
-    distances = squared_distances(points, points)
-    np.fill_diagonal(distances, np.inf)
-    return share(of_x[np.argmin(distances, axis=1)] == of_x)
+    nearest, start = [], 0
+    for part in blocks(points, points):
+        distances, place = squared_distances(part, points), np.arange(len(part))
+        distances[place, start + place] = np.inf
+        nearest.append(np.argmin(distances, axis=1))
+        start += len(part)
+    return share(of_x[np.concatenate(nearest)] == of_x)
 
 
 def classifier_accuracy(x: Any, y: Any, *, fit: Callable, seed: int = 0) -> Estimate:

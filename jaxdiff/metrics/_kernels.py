@@ -1,11 +1,13 @@
 """Distances of mean embeddings: the maximum mean discrepancy, and the energy distance, which is one of |x - y|."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from jaxdiff import _checks
-from jaxdiff.metrics._samples import Estimate, pair, squared_distances
+from jaxdiff.metrics._samples import Estimate, blocks, pair, require_pairs, squared_distances
 
 
 def energy_distance(x: Any, y: Any) -> Estimate:
@@ -27,9 +29,7 @@ def energy_distance(x: Any, y: Any) -> Estimate:
     Source: Szekely & Rizzo 2013, J. Stat. Plan. Inference 143(8), Eq. (2.2); as a discrepancy: Sejdinovic et al. 2013,
       arXiv:1207.6076.
     """
-    x, y = pair(x, y)
-    within, across, within_y = (np.sqrt(squared_distances(*both)) for both in ((x, x), (x, y), (y, y)))
-    return _discrepancy(-within, -across, -within_y)
+    return _discrepancy(lambda squared: -np.sqrt(squared), *pair(x, y))
 
 
 def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
@@ -46,32 +46,50 @@ def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
       Estimate, between -1 and 2; its mean is MMD^2, and it may be negative.
     Raises:
       ValueError: a bandwidth is not positive; the samples are of different event shapes, have fewer than 2 examples, or
-        are not finite.
+        are not finite; the median of more than 8192 points' distances is asked for.
     Numerics: the standard error is of first order in the two samples' projections. For two samples of one law, where
       that vanishes, it only has the right magnitude, O(1 / n): `permutation_test` has the law of the figure there.
     Source: Gretton et al. 2012, JMLR 13, Eq. (3); standard error: Serfling 1980, Section 5.5.1.
     """
     x, y = pair(x, y)
-    squared = [squared_distances(*both) for both in ((x, x), (x, y), (y, y))]
     if bandwidths is None:
-        bandwidths = _median_distance(*squared)
+        bandwidths = _median_distance(np.concatenate([x, y]))
     bandwidths = np.atleast_1d(np.asarray(bandwidths, np.float64))
     _checks.values("bandwidths", bandwidths, "positive widths", lambda b: b > 0)
-    return _discrepancy(*(np.mean([np.exp(-part / (2 * b**2)) for b in bandwidths], axis=0) for part in squared))
+
+    def kernel(squared: np.ndarray) -> np.ndarray:
+        return np.mean([np.exp(-squared / (2 * b**2)) for b in bandwidths], axis=0)
+
+    return _discrepancy(kernel, x, y)
 
 
-def _median_distance(within: np.ndarray, across: np.ndarray, within_y: np.ndarray) -> float:
-    """Median distance of two points of the pooled sample; 1 where more than half are the same point."""
-    parts = (within[np.triu_indices(len(within), 1)], across.ravel(), within_y[np.triu_indices(len(within_y), 1)])
-    return float(np.sqrt(np.median(np.concatenate(parts)))) or 1.0
+def _median_distance(points: np.ndarray) -> float:
+    """Median distance of two of the points; 1 where more than half are the same point."""
+    require_pairs("bandwidths", points, points, "widths that are given need no median of all distances")
+    return float(np.median(pdist(points))) or 1.0
 
 
-def _discrepancy(within: np.ndarray, across: np.ndarray, within_y: np.ndarray) -> Estimate:
-    """The U-statistic of kernel matrices [n, n], [n, m] and [m, m]."""
-    n, m = across.shape
-    near, near_y = ((np.sum(k, axis=1) - np.diag(k)) / (len(k) - 1) for k in (within, within_y))
-    value = np.mean(near) + np.mean(near_y) - 2 * np.mean(across)
+def _discrepancy(kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> Estimate:
+    """The U-statistic of a kernel, a function of squared distances."""
+    n, m = len(x), len(y)
+    near, near_y = (_sums(kernel, z, z)[0] / (len(z) - 1) for z in (x, y))
+    across, across_y = _sums(kernel, x, y)
+    value = np.mean(near) + np.mean(near_y) - 2 * np.mean(across) / m
     # Half the first variation of the figure in each sample: how far a point moves it.
-    moves, moves_y = near - np.mean(across, axis=1), near_y - np.mean(across, axis=0)
+    moves, moves_y = near - across / m, near_y - across_y / n
     variance = 4 * (np.var(moves, ddof=1) / n + np.var(moves_y, ddof=1) / m)
     return Estimate(float(value), float(np.sqrt(variance)))
+
+
+def _sums(kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the kernel's matrix over its columns, [n], and its rows, [m], block by block; of one sample with itself
+    the diagonal is left out."""
+    over_y, over_x, start = [], np.zeros(len(y)), 0
+    for part in blocks(x, y):
+        values, place = kernel(squared_distances(part, y)), np.arange(len(part))
+        if x is y:
+            values[place, start + place] = 0
+        over_y.append(np.sum(values, axis=1))
+        over_x += np.sum(values, axis=0)
+        start += len(part)
+    return np.concatenate(over_y), over_x

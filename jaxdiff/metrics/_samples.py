@@ -31,6 +31,9 @@ def pair(x: Any, y: Any, *, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     return first, second
 
 
+PAIRS = 2**26  # where all of them are needed at once: half a gibibyte in float64
+
+
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """|x_i - y_j|^2, [n, m]; in float64 and about a common centre, since close points' are small differences."""
     centre = x.mean(0)
@@ -41,6 +44,16 @@ def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def blocks(x: np.ndarray, other: np.ndarray, *, size: int = 2**24) -> list[np.ndarray]:
     """x cut into blocks whose distances to all of other fit in memory."""
     return np.array_split(x, -(-len(x) * len(other) // size))
+
+
+def require_pairs(name: str, x: np.ndarray, y: np.ndarray, instead: str) -> None:
+    """Refuse a matrix of too many pairs, with its size and with what does without it."""
+    if len(x) * len(y) > PAIRS:
+        size = 8 * len(x) * len(y) / 2**30
+        raise ValueError(
+            f"{name}: expected at most {int(PAIRS**0.5)} examples, because all pairs of {len(x)} and {len(y)} take "
+            f"{size:.1f} GiB several times over; {instead}"
+        )
 
 
 def share(hits: np.ndarray) -> Estimate:

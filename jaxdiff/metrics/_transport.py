@@ -6,7 +6,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from jaxdiff import _checks
-from jaxdiff.metrics._samples import Estimate, pair, squared_distances
+from jaxdiff.metrics._samples import Estimate, pair, require_pairs, squared_distances
 
 
 def wasserstein(x: Any, y: Any, *, order: float = 2.0) -> Estimate:
@@ -22,13 +22,15 @@ def wasserstein(x: Any, y: Any, *, order: float = 2.0) -> Estimate:
       Estimate, in units of the data: an upwards biased one of the laws' distance, by O(n^(-1/d)) where they are close.
       The standard error is that of the figure about its own mean, from the optimal potentials.
     Raises:
-      ValueError: order < 1; the samples are not of one shape, have fewer than 2 examples, or are not finite.
+      ValueError: order < 1; the samples are not of one shape, have fewer than 2 examples or more than 8192, or are not
+        finite.
     Numerics: the assignment takes O(n^3) operations and n^2 numbers: seconds for some thousands of examples.
     Source: Peyre & Cuturi 2019, arXiv:1803.00567, Section 2.2; standard error: del Barrio & Loubes 2019,
       arXiv:1705.01299, Theorem 4.1.
     """
     _checks.same_shape("y", y, "x", x)
     _checks.values("order", order, "at least 1", lambda p: p >= 1)
+    require_pairs("x", x, y, "sliced_wasserstein takes any number")
     cost = squared_distances(*pair(x, y)) ** (order / 2)
     cost = cost[:, linear_sum_assignment(cost)[1]]  # row i is matched with column i
     return _root(float(np.mean(np.diag(cost))), *_potentials(cost), order=order)
@@ -104,9 +106,11 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
       in them, about the figure's own mean.
     Raises:
       ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not finite.
+    Numerics: the covariances are taken in the space that the n + m examples span, where that is the smaller one: there
+      they are k x k, k = min(d, n + m), and the figure is the same.
     Source: Dowson & Landau 1982, J. Multivar. Anal. 12(3), Eq. (4); Heusel et al. 2017, arXiv:1706.08500, Eq. (6).
     """
-    x, y = pair(x, y)
+    x, y = _coordinates(*pair(x, y))
     (mean, covariance), (mean_y, covariance_y) = moments = [(z.mean(0), np.atleast_2d(np.cov(z.T))) for z in (x, y)]
     value = normal_wasserstein(*moments[0], *moments[1])
     influences = (
@@ -114,6 +118,18 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
         _influence(y - mean_y, mean_y - mean, _transport_map(covariance_y, covariance)),
     )
     return _root(value**2, *influences)
+
+
+def _coordinates(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The examples in an orthonormal basis of what they span about their centre, [n, k] and [m, k], k = min(d, n + m).
+
+    Z^T = Q R: the columns of R are the rows of Z in the basis Q, with the same distances and angles.
+    """
+    z = np.concatenate([x, y])
+    if z.shape[0] >= z.shape[1]:
+        return x, y
+    r: Any = np.linalg.qr((z - z.mean(0)).T, mode="r")
+    return r.T[: len(x)], r.T[len(x) :]
 
 
 def _influence(centred: np.ndarray, shift: np.ndarray, transport: np.ndarray) -> np.ndarray:
