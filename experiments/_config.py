@@ -216,9 +216,10 @@ def check(config: Config) -> None:
         optimizer__weight_decay=_options.NOT_NEGATIVE, optimizer__ema_decay=_options.DECAY,
     )  # fmt: skip
     diffusion, network = config.diffusion, config.network
-    if network.channels % 8 or not network.multipliers:
-        got = f"{network.channels}, {network.multipliers}"
-        raise ValueError(f"network.channels, multipliers: expected a multiple of 8 and at least one level, got {got}")
+    if network.channels % 8:
+        raise ValueError(f"network.channels: expected a multiple of 8, got {network.channels}")
+    if not network.multipliers:
+        raise ValueError("network.multipliers: expected at least one level, got ()")
     if not all(0 <= n <= models.MOST_FOURIER for n in network.fourier):
         raise ValueError(f"network.fourier: expected exponents 0 to {models.MOST_FOURIER}, got {network.fourier}")
     names = (diffusion.schedule, diffusion.prediction)

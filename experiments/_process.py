@@ -68,7 +68,7 @@ def _quotas(root: Path) -> Iterator[float]:
     Inside a container a group's own path is often not there, and the container's group is the root of the mount.
     """
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         mount = root / "sys/fs/cgroup" / controllers
         here = mount / path.lstrip("/")
         for group in (here, *here.parents):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import _process
 import hypothesis
 import jax
 import pytest
@@ -73,6 +74,11 @@ LONG = re.compile(
         ]
     )
 )
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many workers as there are cores for this process, not cores of the machine."""
+    return _process.cores()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -173,14 +173,15 @@ def test_nearby_times_are_told_apart(kind: str) -> None:
 # Dropout ------------------------------------------------------------------------------------------------------------
 
 
-def test_dropout_is_drawn_row_by_row() -> None:
+@pytest.mark.parametrize("kind", ["unet", "mlp"])
+def test_dropout_is_drawn_row_by_row(kind: str) -> None:
     """Row i's mask depends on key i alone: other keys in the other rows leave it as it was, to the last bit."""
-    model = make("unet", dropout=0.4)
-    params, (x, t) = noisy_params(model, SHAPES["unet"]), batch(SHAPES["unet"])
+    model = make(kind, dropout=0.4)
+    params, (x, t) = noisy_params(model, SHAPES[kind]), batch(SHAPES[kind])
     keys = jax.random.split(jax.random.key(3), 4)
     apply = jax.jit(lambda keys: model.apply(params, x, t, dropout_key=keys))
     whole, others = apply(keys), apply(keys[jnp.array([1, 1, 0, 3])])
-    changed = np.abs(whole - others).max((1, 2, 3))
+    changed = np.abs(whole - others).reshape(4, -1).max(1)
     np.testing.assert_array_equal(changed[[1, 3]], 0)
     assert changed[[0, 2]].min() > 1e-3
 
@@ -439,6 +440,8 @@ CONFIGURATIONS = [
     ({"attention": (7.5,)}, TypeError, "attention: expected a positive int, got 7.5"),
     ({"patch": 0}, ValueError, "patch: expected a positive int, got 0"),
     ({"num_classes": 0}, ValueError, "num_classes: expected a positive int, got 0"),
+    ({"fourier": (400,)}, ValueError, "fourier: expected exponents 0 to 23, got 400"),
+    ({"fourier": (0.5,)}, TypeError, "fourier: expected exponents, integers, got 0.5"),
     ({"dropout": 1.0}, ValueError, r"dropout: expected a rate in \[0, 1\), got 1.0"),
     ({"dropout": "half"}, TypeError, r"dropout: expected a rate in \[0, 1\), got 'half'"),
     ({"time_embedding": "cosine"}, ValueError, "time_embedding: expected one of 'sinusoidal', 'fourier', got 'cosine'"),

@@ -162,6 +162,13 @@ class Variants(chex.TestCase, parameterized.TestCase):
 COSINE = jd.schedules.cosine()
 X = jnp.zeros((2, 3))
 BAD = {
+    "no width": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "edm", sigma_data=0.0), ValueError, "sigma_data: expected a positive standard deviation, got 0"),
+    "width of nothing": (lambda: jd.prediction.edm_input(COSINE, 0.5, X, sigma_data=float("nan")), ValueError, "sigma_data: expected a positive"),
+    "negative width": (lambda: jd.prediction.target(COSINE, X, X, 0.5, prediction="edm", sigma_data=-1.0), ValueError, "sigma_data: expected a positive"),
+    "endless width": (lambda: jd.prediction.affine(COSINE, 0.5, X, prediction="edm", sigma_data=float("inf")), ValueError, "sigma_data: expected a positive"),
+    "loss without width": (lambda: jd.losses.simple(jax.random.key(0), lambda x, t: x, COSINE, X, prediction="edm", sigma_data=0), ValueError, "sigma_data: expected a positive"),
+    "weight without width": (lambda: jd.losses.edm(float("nan")), ValueError, "sigma_data: expected a positive"),
+    "guidance": (lambda: jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, float("nan")), ValueError, "scale: expected a finite scale"),
     "unknown prediction": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "noise"), ValueError, "prediction: expected one of 'eps'"),
     "unknown threshold": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "x0", "hard"), ValueError, "threshold: expected one of"),
     "no function": (lambda: jd.make_denoiser(X, COSINE), TypeError, "apply: expected a function, got"),

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import compare_samplers
 import evaluate
 import export
 import interpolate
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -389,6 +391,89 @@ def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
     losses = [[(x["step"], x["loss"]) for x in training.read_log(run) if "loss" in x] for run in (peace, war)]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
+    """Beside a training run: another train.py, samples, an evaluation, an export; the run loses not a line."""
+    run = tmp_path / "run"
+    first = subprocess.Popen(command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 200
+    while not (run / "checkpoints" / "10").exists():
+        assert first.poll() is None, first.stderr and first.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    second = subprocess.run(command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"is in use by process {first.pid} on " in second.stderr
+    assert len([line for line in second.stderr.splitlines() if line.startswith("error:")]) == 1
+    assert "Traceback" not in second.stderr
+    steps = [_sampling.load_run(run, best=best).step for best in (False, True)]
+    assert min(steps) >= 10
+    assert max(steps) < STEPS
+    sample.main(sample.Options(run=run, num=4, steps=2))
+    evaluate.evaluate(evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE))
+    export.main(export.Options(run=run))
+    _, err = first.communicate(timeout=200)
+    assert first.returncode == 0, err
+    losses = [line["step"] for line in training.read_log(run) if "loss" in line]
+    assert losses == list(range(1, STEPS + 1))
+    assert _sampling.load_run(run).step == STEPS
+
+
+def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, run=tmp_path / "run")
+    with training.lock(config.run), pytest.raises(BlockingIOError, match="is in use by process"):
+        train.train(config)
+    assert [path.name for path in config.run.iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_for_longer(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With more steps and another learning rate and log: from the last state, said in one line, with new pictures."""
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    drawn = []
+    monkeypatch.setattr(train, "pictures", lambda config, _: drawn.append(config.steps))
+    optimizer = dataclasses.replace(TINY.optimizer, learning_rate=1e-3)
+    longer = dataclasses.replace(TINY, run=run, steps=9, log_every=2, optimizer=optimizer)
+    before = last_state(dataclasses.replace(TINY, run=run))
+    assert train.train(longer)
+    said = f"{run} goes on from step 6 with steps 9 (was 6), log_every 2 (was 1), optimizer.learning_rate 0.001 (was 0.002)"
+    assert said in capsys.readouterr().out
+    assert _config.load_config(run) == longer
+    after = last_state(longer)
+    assert (int(before.step), int(after.step)) == (6, 9)
+    adam = [jax.tree.leaves(state.opt_state)[0] for state in (before, after)]
+    assert [int(count) for count in adam] == [6, 9]  # Adam and the schedule count on
+    assert [line["step"] for line in training.read_log(run) if "loss" in line] == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert drawn == [9]
+    assert not any((run / name).exists() for name in train.PICTURES)  # those of the shorter run are gone
+    assert train.train(dataclasses.replace(TINY, run=run, steps=4))  # fewer than there are
+    assert "is trained already (9 steps)" in capsys.readouterr().out
+    assert _config.load_config(run) == longer
+
+
+def test_samples_that_are_not_finite_are_not_saved(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = np.zeros((2, 4, 1, 8, 8, 1))
+    bad[-1, 1, 0, 3, 3], bad[-1, 2, 0, 0, 0] = np.nan, np.inf
+    monkeypatch.setattr(_sampling, "program", lambda *_, **__: lambda *_: bad)
+    with pytest.raises(SystemExit) as end, _cli.one_line_errors():
+        sample.main(sample.Options(run=tiny_run, num=4, steps=2, output=tmp_path / "out"))
+    assert end.value.code == 1
+    assert "error: samples: 2 of 4 are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(FloatingPointError, match="samples: 2 of 4"):
+        _sampling.generate(_sampling.load_run(tiny_run), 4, steps=2, keep=True, seed=99)
+    (tiny_run / "interpolation.npz").unlink(missing_ok=True)
+    monkeypatch.setattr(interpolate, "between", lambda *_: np.full((6, 10, 8, 8, 1), np.nan))
+    with pytest.raises(FloatingPointError, match="samples: 6 of 6"):
+        interpolate.main(interpolate.Options(run=tiny_run))
+    assert not (tiny_run / "interpolation.npz").exists()
 
 
 # --- mistakes ------------------------------------------------------------------------------------------------------

@@ -1,20 +1,29 @@
 """Training: the step on any number of devices, exact resume, verified checkpoints, the log."""
 
 import contextlib
+import errno
 import gc
 import json
 import logging
+import os
+import resource
 import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import chex
+import filelock
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from helpers import rejects
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import jaxdiff as jd
 from jaxdiff import training
@@ -314,12 +323,188 @@ def test_atomic_files(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from jaxdiff import training
+with training.lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_one_process_writes_to_a_run(tmp_path: Path) -> None:
+    """It is named; the lock ends with it, though it is killed; readers need none."""
+    folder = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        said = rf"run is in use by process {holder.pid} on \S+ since 2\d{{3}}-\d\d-\d\d .*; wait for it or stop it"
+        for _ in range(2):  # the one that came in vain changes nothing
+            with pytest.raises(BlockingIOError, match=said), training.lock(folder):
+                pass
+        holder.kill()
+    with training.lock(folder), pytest.raises(BlockingIOError, match=f"process {os.getpid()} "), training.lock(folder):
+        pass
+    with training.lock(folder):  # given back
+        pass
+
+
+def test_a_folder_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    with training.lock(tmp_path):
+        (tmp_path / "x").touch()
+    assert "cannot be locked (No locks available)" in caplog.text
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """As a full disk, to those who write: no file of this process grows beyond."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def large(value: float) -> dict[str, Any]:
+    return {"a": jax.random.normal(jax.random.key(int(value)), (500_000,)), "step": jnp.asarray(int(value), jnp.int32)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.parametrize("ends", ["save", "steps", "close"])
+def test_a_full_disk_is_one_line(tmp_path: Path, ends: str, capfd: pytest.CaptureFixture) -> None:
+    """Whichever call learns of the failed write says so; what was there is whole, and the next start goes on from it."""
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, large(1), loss=1.0)
+    checkpoints = training.Checkpoints(tmp_path)
+    with files_of_at_most(1_000_000):
+        checkpoints.save(2, large(2), loss=0.5)
+        then = {
+            "save": lambda: checkpoints.save(3, large(3), loss=0.4),
+            "steps": checkpoints.steps,
+            "close": lambda: None,
+        }
+        said = "checkpoint: .* cannot be written to: File too large; the checkpoints in it are whole"
+        with pytest.raises(OSError, match=said), checkpoints:
+            then[ends]()
+    assert "Traceback" not in capfd.readouterr().err
+    with training.Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert int(checkpoints.restore(large(0))["step"]) == 1
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, large(2), loss=0.5)
+    assert not list(tmp_path.glob("*tmp*"))  # what the failed write has left does not fill the disk any longer
+    with training.Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(large(0))["step"]) == 2
+    gc.collect()
+
+
+def test_a_log_on_a_full_disk_neither_waits_nor_tears(tmp_path: Path) -> None:
+    log = training.Log(tmp_path)
+    for step in range(1, 21):
+        log.write(step, loss=1.0)
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    with files_of_at_most(size + 10):  # part of a line
+        for step in (21, 22, 23):
+            with pytest.raises(OSError, match=r"File too large: '.*metrics.jsonl'"):
+                log.write(step, loss=1.0)
+        with pytest.raises(OSError, match="File too large"), files_of_at_most(10):
+            training.write_json(tmp_path / "x.json", list(range(100)))
+    with contextlib.suppress(OSError):
+        log.__exit__()
+    assert [line["step"] for line in training.read_log(tmp_path)] == list(range(1, 21))
+    assert not list(tmp_path.glob("*x*"))
+    with training.Log(tmp_path, step=20) as log:
+        log.write(21, loss=1.0)
+    assert [line["step"] for line in training.read_log(tmp_path)] == list(range(1, 22))
+
+
+def test_events_are_read_by_tensorboards_rules(tmp_path: Path) -> None:
+    """A file a session: its version, where it starts, and a scalar a step."""
+    for first in (0, 2):
+        with training.Log(tmp_path / str(first), step=first) as log:
+            for step in (1, 2, 3):
+                log.write(first + step, loss=first + step / 2, rate=1.0)
+        (path,) = (tmp_path / str(first)).glob("events.out.tfevents.*")
+        content, events = path.read_bytes(), []
+        while content:  # length, its checksum, the event, its checksum
+            (length,) = struct.unpack("<Q", content[:8])
+            events.append(Event.FromString(content[12 : 12 + length]))
+            content = content[16 + length :]
+        assert events[0].file_version == "brain.Event:2"
+        assert (events[1].step, events[1].session_log.status) == (first + 1, SessionLog.START)
+        scalars = [(event.step, v.tag, v.simple_value) for event in events[2:] for v in event.summary.value]
+        assert scalars == [(first + n, *pair) for n in (1, 2, 3) for pair in (("loss", first + n / 2), ("rate", 1.0))]
+
+
+@pytest.mark.parametrize("line", ["3", "[]", '{"loss": 1}', '{"step": "1"}', "\udcff"])
+def test_a_damaged_log_ends_where_it_is_damaged(tmp_path: Path, line: str) -> None:
+    text = '{"step": 1, "loss": 2.0}\n' + line + '\n{"step": 2}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(text.encode(errors="surrogateescape"))
+    assert training.read_log(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
+def test_readers_beside_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that made room while it was read is no damaged one: the newest of now is read."""
+    with training.Checkpoints(tmp_path / "none", read_only=True) as nothing:
+        assert nothing.restore(tree(0)) is None
+    assert not (tmp_path / "none").exists()  # a reader makes nothing
+    with training.Checkpoints(tmp_path) as writer, training.Checkpoints(tmp_path, read_only=True) as reader:
+        writer.save(1, tree(1), loss=1.0)
+        assert writer.steps() == reader.steps() == [1]
+        sound, calls = reader._sound, []
+
+        def meanwhile(step: int, abstract: Any) -> Any:
+            calls.append(step)
+            if len(calls) == 1:
+                for n in (2, 3, 4):
+                    writer.save(n, tree(n), loss=1.0 / n)
+                assert writer.steps() == [4, 3]
+            return sound(step, abstract)
+
+        monkeypatch.setattr(reader, "_sound", meanwhile)
+        assert int(reader.restore(tree(0))["step"]) == 4
+        assert calls == [1, 4]
+        before = sorted(tmp_path.rglob("*"))
+        assert int(reader.restore(tree(0), best=True)["step"]) == 4
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_without_a_message_is_passed_over_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with training.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, tree(1), loss=1.0)
+        checkpoints.steps()
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise NotImplementedError
+
+        monkeypatch.setattr(checkpoints._manager, "restore", fail)
+        with pytest.raises(ValueError, match="none of the steps"):
+            checkpoints.restore(tree(0))
+    assert "NotImplementedError" in caplog.text
+
+
 BAD = {
     "uneven batch": (lambda: training.shard(np.zeros((5, 2)), 2), ValueError, "batch: expected a multiple of 2 devices, got 5 rows"),
     "old key": (lambda: training.init_state(jax.random.PRNGKey(0), {}, OPTIMIZER), TypeError, "key: expected a typed key"),
     "decay": (lambda: training.make_step(LOSS, OPTIMIZER, ema_decay=1.0), ValueError, r"ema_decay: expected a decay in \[0, 1\)"),
     "drop": (lambda: training.denoising_loss(apply, COSINE, label_drop=2.0), ValueError, "label_drop: expected a probability"),
     "rate": (lambda: training.make_optimizer(0.0, num_steps=10, warmup=0), ValueError, "learning_rate: expected a positive rate"),
+    "no rate": (lambda: training.make_optimizer(float("nan"), num_steps=10, warmup=0), ValueError, "learning_rate: expected a positive rate"),
+    "rate without end": (lambda: training.learning_rates(float("inf"), num_steps=10, warmup=0), ValueError, "learning_rate: expected a positive rate"),
+    "negative end": (lambda: training.make_optimizer(num_steps=10, warmup=0, final_scale=-1.0), ValueError, "final_scale: expected a share"),
+    "endless decay": (lambda: training.make_optimizer(num_steps=10, warmup=0, weight_decay=float("inf")), ValueError, "weight_decay: expected a decay"),
+    "no clip": (lambda: training.make_optimizer(num_steps=10, warmup=0, clip_norm=float("nan")), ValueError, "clip_norm: expected a positive norm"),
+    "data without width": (lambda: training.denoising_loss(apply, COSINE, sigma_data=0.0), ValueError, "sigma_data: expected a positive standard deviation, got 0"),
     "warm-up": (lambda: training.make_optimizer(num_steps=10, warmup=11), ValueError, "warmup: expected 0 to num_steps = 10"),
     "clip": (lambda: training.make_optimizer(num_steps=10, warmup=0, clip_norm=0.0), ValueError, "clip_norm: expected a positive norm"),
     "betas": (lambda: training.make_optimizer(num_steps=10, warmup=0, b2=1.0), ValueError, "b1, b2: expected decays"),
