@@ -129,6 +129,21 @@ def print_table(rows: list[dict[str, float]]) -> None:
         )
 
 
+def possible(run: _sampling.Run, options: Options) -> Options:
+    """The options without what so few examples do not allow, each left out with a line; said before any work."""
+    num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
+    if min(num_train, num_held_out) < 2:
+        got = f"{num_train} and {num_held_out}"
+        raise ValueError(f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, got {got}")
+    if options.samples and min(num_train, num_held_out) < 10:
+        print(
+            "no samples: they are compared with at least 10 training and 10 held-out examples, "
+            f"and there are {num_train} and {num_held_out}"
+        )
+        return dataclasses.replace(options, samples=0)
+    return options
+
+
 def evaluate(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     if options.num_times < 1 or options.examples < 2:
@@ -137,6 +152,7 @@ def evaluate(options: Options) -> dict[str, Any]:
         got = (options.samples, options.classifier_steps)
         raise ValueError(f"samples, classifier_steps: expected at least 10 (or 0 samples) and 1, got {got}")
     run = _sampling.load_run(options.run, best=options.best)
+    options = possible(run, options)
     rows = denoising_errors(run, options)
     print_table(rows)
     _pictures.error_by_time(rows, run.folder / "denoising.png")
