@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -70,16 +70,28 @@ def load(config: Any) -> Dataset:
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
-    return Dataset(config.dataset, images.event_shape, images.num_classes, images.levels, lambda: _splits(images))
+    parts = data.hold_out(images)  # before anything is made of it: a set without held-out examples is refused
+    return Dataset(
+        config.dataset, images.event_shape, images.num_classes, images.levels, lambda: _splits(images.name, parts)
+    )
 
 
 def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
     """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
-    return Dataset(name, event_shape, num_classes, levels, lambda: _splits(data.load(name)))
+    return Dataset(name, event_shape, num_classes, levels, lambda: _splits(name, data.hold_out(data.load(name))))
 
 
-def _splits(images: data.ImageDataset) -> dict[str, data.Split]:
-    return {"train": images.train, "test": images.test}
+def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
+    """The examples by what they are for: `test` is what is held out, whatever the set calls it."""
+    if parts.source != "the split test":
+        _say(f"{name}: held out are {parts.source}")
+    return {"train": parts.train, "test": parts.held_out}
+
+
+@cache
+def _say(line: str) -> None:
+    """Print a line, once in a program."""
+    print(line)
 
 
 def _toy(name: str) -> dict[str, data.Split]:

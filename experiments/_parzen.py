@@ -83,6 +83,8 @@ def mnist(options: Mnist) -> bool:
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     most = len(others_and_last(run.dataset)[0])
+    if most < 10 or len(run.dataset.splits["test"].images) < 2:
+        raise ValueError("run: expected a set of at least 12 training images and 2 held out, for widths and densities")
     if options.num > most:
         raise ValueError(f"num: expected at most {most}, as many as a perfect model has, got {options.num}")
     if run.model.num_classes is None and options.guidance != 1:

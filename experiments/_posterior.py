@@ -75,6 +75,8 @@ def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
     if options.start > -4:
         raise ValueError(f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}")
     train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
+    if len(train) < 2:
+        raise ValueError(f"run: expected at least 2 training images, for their moments, got {len(train)}")
     flat = train.reshape(len(train), -1).astype(np.float64)
     std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std
     mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))

@@ -6,10 +6,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import _config
 import _memory
+import _parts
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import likelihood, training, work
+from jaxdiff import likelihood, work
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,9 @@ LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fi
 # Rows of one compiled call, on each device: these, or a batch of the run's training if that is smaller. The randomness
 # of a row depends on it, and not on the number of devices. Annealing has all latents of its rows in one batch.
 CHUNK, AIS_CHUNK = 64, 8
+LEAST_FITTED = 20  # training examples of a density that is fitted without a network
 AIS_LEAPFROG = 5  # gradients a move
+VERSION = 2  # of all that the parts are made by: those of another version are not read
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Row:
 class Estimators:
     """The estimators of one run, their parts kept in files as they are done.
 
-    A part's folder is named by a digest of all that it depends on: the parameters, the data and the options.
+    A part's file is named by a digest of what it depends on: the parameters, its rows of the data, the seed, and the
+    options of its own estimator. Another option leaves the other parts, and parts of its earlier values, as they are.
     """
 
     def __init__(self, run: _sampling.Run, options: Probability, *, seed: int) -> None:
@@ -92,44 +97,65 @@ class Estimators:
         self.without_denoiser = _config.make_chain(run.config, run.schedule, levels=self.levels, num_steps=self.steps)
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
-        self.folder = run.folder / "probability" / _digest(run, self.options, seed)
+        network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
+        self.made_of = _sampling.digest([VERSION, seed, self.levels, network], (run.params, run.schedule))
 
     def chain(self, denoiser: Any) -> jd.Chain:
         """The finite chain of as many steps as asked for."""
         return dataclasses.replace(self.without_denoiser, denoiser=denoiser)
 
     def mapped(
-        self, name: str, function: Callable, x_0: np.ndarray | None, num: int, size: int | None = None
+        self,
+        name: str,
+        function: Callable,
+        x_0: np.ndarray | None,
+        num: int,
+        *,
+        settings: Any,
+        size: int | None = None,
     ) -> tuple[dict, float]:
-        """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files."""
+        """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files.
+
+        The settings are all that the function depends on beside the run, its data and the seed.
+        """
         num_devices, size = jax.local_device_count(), self.chunk if size is None else size
         key = jax.random.fold_in(jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
-
-        def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
-            return function(self.run.with_params(params).denoiser(), key, x)
-
-        compiled = jax.pmap(chunk, in_axes=(None, 0, 0))
+        compiled = self.compiled(function)
         parts: list[dict[str, np.ndarray]] = []
         numbers = range(0, -(-num // size), num_devices)
         for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
             group = [n for n in range(first, first + num_devices) if n * size < num]
-            missing = [n for n in group if not (self.folder / f"{name}-{n}.npz").exists()]
-            if missing:
+            paths = [self.path(name, n, x_0, num, size, settings) for n in group]
+            kept = [_parts.read(path) for path in paths]
+            if any(part is None for part in kept):
                 began = time.monotonic()
                 index = [np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)]
                 x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
                 keys = jnp.stack([jax.random.fold_in(key, n) for n in range(first, first + num_devices)])
                 out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
-                seconds = (time.monotonic() - began) / len(group)
+                seconds = np.asarray([(time.monotonic() - began) / len(group)])
                 for place, n in enumerate(group):
-                    kept = {field: value[place][: num - n * size] for field, value in out.items()}
-                    with training.atomic(self.folder / f"{name}-{n}.npz") as draft:
-                        np.savez(draft, seconds=np.asarray([seconds]), **kept)
-            for n in group:
-                with np.load(self.folder / f"{name}-{n}.npz") as part:
-                    parts.append(dict(part))
+                    if kept[place] is None:
+                        made = {field: value[place][: num - n * size] for field, value in out.items()}
+                        kept[place] = _parts.write(paths[place], made | {"seconds": seconds})
+            parts += [part for part in kept if part is not None]
         joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
         return joined, float(joined.pop("seconds").sum())
+
+    def compiled(self, function: Callable) -> Callable:
+        """The function of (params, keys, x_0), the last two with an axis of devices."""
+
+        def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
+            return function(self.run.with_params(params).denoiser(), key, x)
+
+        return jax.pmap(chunk, in_axes=(None, 0, 0))
+
+    def path(self, name: str, n: int, x_0: np.ndarray | None, num: int, size: int, settings: Any) -> Path:
+        """Where part n is kept: more rows leave the whole parts as they are."""
+        count = min(size, num - n * size)
+        rows = None if x_0 is None else x_0[n * size : n * size + count]
+        digest = _sampling.digest([self.made_of, name, n, size, count, settings], rows)
+        return self.run.folder / "probability" / f"{name}-{n}-{digest}.npz"
 
     def add(
         self, name: str, kind: str, data: str, log_prob: np.ndarray, calls: int, seconds: float, *, density: bool
@@ -149,15 +175,6 @@ def _rows(x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tupl
     return np.zeros((len(index), *event_shape), np.float32) if x_0 is None else x_0[np.minimum(index, num - 1)]
 
 
-def _digest(run: _sampling.Run, options: Probability, seed: int) -> str:
-    # Annealing's parts are named by their own options: more of it leaves the other parts as they are.
-    chosen = {name: value for name, value in dataclasses.asdict(options).items() if not name.startswith("ais_")}
-    images = {name: split.images for name, split in run.dataset.splits.items()}
-    return _sampling.digest(
-        [chosen, seed, min(CHUNK, run.config.batch_size), run.dataset.name], (run.params, run.schedule, images)
-    )
-
-
 def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[list[Row], dict[str, Any]]:
     """All estimates, and what the pictures show of them."""
     estimators = Estimators(run, options, seed=seed)
@@ -173,10 +190,14 @@ def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[li
         shown["acceptance"] = _annealing(estimators, held_out[: options.ais_examples])
     if options.ode_examples:
         _flow(estimators, held_out[: options.ode_examples])
-    if options.baselines and estimators.size > LARGEST:
+    num_train = len(run.dataset.splits["train"].images)
+    if options.baselines and num_train < LEAST_FITTED:
+        print(f"no baselines: they are fitted to at least {LEAST_FITTED} training examples, and there are {num_train}")
+    elif options.baselines and estimators.size > LARGEST:
         print(f"no densities without a network: their covariances of {estimators.size}^2 entries would take too long")
     elif options.baselines:
         _baselines(estimators, held_out)
+    _parts.trim(run.folder / "probability")
     return estimators.rows, shown
 
 
@@ -194,7 +215,7 @@ def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
         value = likelihood.continuous_elbo(key, denoiser, run.schedule, x_0, decoder=decoder, num_times=options.times)
         return {"log_prob": value}
 
-    out, seconds = estimators.mapped("continuous", bound, held_out, len(held_out))
+    out, seconds = estimators.mapped("continuous", bound, held_out, len(held_out), settings=[options.times])
     name = "bound in continuous time"
     estimators.add(name, "lower", "held out", out["log_prob"], options.times, seconds, density=levels is None)
 
@@ -203,7 +224,7 @@ def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     def terms(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         return {"terms": likelihood.vlb_terms(key, estimators.chain(denoiser), x_0).T}
 
-    out, seconds = estimators.mapped("terms", terms, held_out, len(held_out))
+    out, seconds = estimators.mapped("terms", terms, held_out, len(held_out), settings=[estimators.steps])
     density = estimators.levels is None
     log_prob = -out["terms"].sum(1)
     estimators.add(
@@ -229,7 +250,9 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     def paths(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         return {"log_w": likelihood.paths_log_weights(key, estimators.chain(denoiser), x_0, options.paths).T}
 
-    out, seconds = estimators.mapped("paths", paths, held_out, len(held_out))
+    out, seconds = estimators.mapped(
+        "paths", paths, held_out, len(held_out), settings=[estimators.steps, options.paths]
+    )
     log_w = out["log_w"]
     tight = np.logaddexp.reduce(log_w, axis=1) - math.log(options.paths)
     calls = estimators.steps * options.paths
@@ -249,7 +272,8 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
         works = {"forward": bounds.forward_work.T, "reverse": bounds.reverse_work}
         return {"lower": bounds.lower, "upper": bounds.upper} | works
 
-    out, seconds = estimators.mapped("works", both, None, options.path_examples)
+    settings = [estimators.steps, options.paths]
+    out, seconds = estimators.mapped("works", both, None, options.path_examples, settings=settings)
     calls = estimators.steps * (options.paths + 1)
     for kind in ("lower", "upper"):
         name = f"paths both ways, K = {options.paths}"
@@ -278,11 +302,11 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
 
     size = max(1, AIS_CHUNK * estimators.chunk // CHUNK)
     num, name = len(held_out), f"annealing, {options.ais_temperatures} temperatures"
-    part = f"{num}-{options.ais_temperatures}-{options.ais_step_size:g}"
+    chunks: dict[str, Any] = {"size": size, "settings": [estimators.steps, *annealing.values()]}
     calls = estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)  # a gradient counts as one
-    out, seconds = estimators.mapped(f"ais-{part}", lower, held_out, num, size)
+    out, seconds = estimators.mapped("ais", lower, held_out, num, **chunks)
     estimators.add(name, "lower", "held out", out["log_prob"], calls, seconds, density=density)
-    bounds, seconds = estimators.mapped(f"ais-both-{part}", both, None, num, size)
+    bounds, seconds = estimators.mapped("ais-both", both, None, num, **chunks)
     for kind in ("lower", "upper"):
         estimators.add(f"{name}, both ways", kind, "simulated", bounds[kind], 2 * calls, seconds, density=density)
     return float(out["accepted"].mean())
@@ -312,7 +336,8 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
         reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
         return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)}
 
-    out, seconds = estimators.mapped("flow", bound if by_levels else density, held_out, len(held_out))
+    function, settings = bound if by_levels else density, [options.ode_steps]
+    out, seconds = estimators.mapped("flow", function, held_out, len(held_out), settings=settings)
     how = "decoded" if by_levels else "as it is" if levels is None else "dequantised"
     name, kind = f"probability-flow ODE, Hutchinson, {how}", "lower" if by_levels else "density"
     calls = 4 * options.ode_steps
@@ -353,6 +378,7 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     null(estimators, held_out)
     train, held_out = _spread(estimators, 1, train), _spread(estimators, 2, held_out)
     part = np.random.default_rng(estimators.seed).random(len(train)) < 0.9
+    part[0] &= not part.all()  # of few examples, one at least
     fit, validate = train[part], train[~part]
 
     def best(models: list[Any]) -> Any:
@@ -361,7 +387,7 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     def mixture(number: int) -> Any:
         return GaussianMixture(number, covariance_type="full", reg_covar=1e-3, random_state=estimators.seed)
 
-    chosen = best([mixture(number) for number in (5, 10, 20, 40)])
+    chosen = best([mixture(number) for number in (5, 10, 20, 40) if number <= len(fit)])
     kernel = best([KernelDensity(bandwidth=width) for width in np.geomspace(0.1, 0.8, 8)])
     models = {
         "full Gaussian": mixture(1).fit(train).score_samples,

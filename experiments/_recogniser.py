@@ -105,7 +105,7 @@ def fit(
         _, logits = network.apply({"params": params}, jax.vmap(shifted)(rows.keys, x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
-    devices = jax.local_devices()
+    devices = jax.local_devices()[: len(dataset.splits["train"].images)]  # of few images, one each at most
     update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
     images = dataset.splits["train"].images
     size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)

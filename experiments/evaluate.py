@@ -179,10 +179,26 @@ def check(options: Options) -> None:
             raise ValueError(f"probability.{name}: expected at least 2 for a standard error, or 0 for none, got 1")
 
 
+def possible(run: _sampling.Run, options: Options) -> Options:
+    """The options without what so few examples do not allow, each left out with a line; said before any work."""
+    num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
+    if min(num_train, num_held_out) < 2:
+        got = f"{num_train} and {num_held_out}"
+        raise ValueError(f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, got {got}")
+    if options.samples and min(num_train, num_held_out) < 10:
+        print(
+            "no samples: they are compared with at least 10 training and 10 held-out examples, "
+            f"and there are {num_train} and {num_held_out}"
+        )
+        return dataclasses.replace(options, samples=0)
+    return options
+
+
 def evaluate(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     check(options)
     run = _sampling.load_run(options.run, best=options.best)
+    options = possible(run, options)
     rows = denoising_errors(run, options)
     print_table(rows)
     _pictures.error_by_time(rows, run.folder / "denoising.png")

@@ -277,6 +277,94 @@ def test_splits_by_name() -> None:
         data.ImageDataset("own", {"train": data.Split(IMAGES, np.zeros(3, np.int32))})
 
 
+# What is held out.
+
+
+def images(first: int, num: int, labels: bool | int = True) -> data.Split:
+    """Images that are their own numbers, of 3 classes."""
+    numbers = np.arange(first, first + num)
+    given = None if labels is False else np.full(num, labels, np.int32) if labels is not True else numbers % 3
+    return data.Split(numbers.astype(np.uint8).reshape(-1, 1, 1, 1), given)
+
+
+def own(**splits: data.Split) -> data.ImageDataset:
+    return data.ImageDataset("own", splits, num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ("train test validation", "test"),
+        ("validation train", "validation"),
+        ("train extra val", "val"),
+        ("training dev", "dev"),
+        ("valid train val", "valid"),
+    ],
+)
+def test_what_is_held_out_by_name(splits: str, expected: str) -> None:
+    dataset = own(**{name: images(10 * i, 4) for i, name in enumerate(splits.split())})
+    parts = data.hold_out(dataset)
+    assert parts.train is dataset.splits["training" if "training" in splits else "train"]
+    assert parts.held_out is dataset.splits[expected]
+    assert parts.source == f"the split {expected}"
+
+
+def test_hidden_labels_come_second() -> None:
+    """Of a labelled set; of one without labels the order is as ever, and hidden ones are better than none."""
+    hidden = images(10, 4, labels=False)
+    assert (
+        data.hold_out(own(train=images(0, 4), test=hidden, validation=images(20, 4))).source == "the split validation"
+    )
+    assert data.hold_out(own(train=images(0, 4), test=hidden)).held_out is hidden
+    assert (
+        data.hold_out(own(train=images(0, 4, labels=False), test=hidden, validation=images(20, 4))).source
+        == "the split test"
+    )
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 5, 6, 7, 16, 100, 255])
+@pytest.mark.parametrize("labels", [True, False, 1])
+@pytest.mark.parametrize("name", ["train", "all"])
+def test_train_alone_is_cut(num: int, labels: bool | int, name: str) -> None:
+    """A fifth or one image, disjoint, whole rows, always the same; a class keeps its share and one image at least."""
+    dataset = own(**{name: images(0, num, labels)})  # of one split, whatever its name
+    parts, again = data.hold_out(dataset), data.hold_out(dataset)
+    np.testing.assert_array_equal(parts.held_out.images, again.held_out.images)
+    train, held_out = (part.images.ravel().tolist() for part in parts[:2])
+    assert sorted(train + held_out) == list(range(num))
+    assert train == sorted(train)
+    size = len(held_out)
+    assert size == 1 or (num - 3) / 5 - 1 < size <= num / 5  # of 3 classes one image each is spared
+    assert parts.source == f"{size} of the {num} images, cut off by a fixed seed: there is no split test"
+    if labels is True:
+        for part in parts[:2]:
+            np.testing.assert_array_equal(part.labels, part.images.ravel() % 3)
+        if num > 3:
+            assert set(parts.train.labels) == {0, 1, 2}
+            counts = np.bincount(parts.held_out.labels, minlength=3)
+            assert counts.max() - counts.min() <= 1
+    if num == 255:
+        assert held_out != sorted(held_out)  # the first few are no few of one class
+
+
+def test_a_large_set_gives_ten_thousand() -> None:
+    num = 70_001
+    split = data.Split(np.zeros((num, 1, 1, 1), np.uint8), np.zeros(num, np.int32))
+    assert 8_000 < data.hold_out(own(train=split)).held_out.num_examples <= 10_000
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"train": images(0, 1)}, "own: expected at least 2 images, one of them to hold out, got 1"),
+        ({"a": images(0, 5), "b": images(5, 5)}, "own: expected a split train, got a, b"),
+    ],
+)
+def test_what_cannot_be_held_out(splits: dict[str, data.Split], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data.hold_out(own(**splits))
+
+
 # Toy densities.
 
 
@@ -444,6 +532,36 @@ def test_features_that_are_no_image_set(tmp_path: Path) -> None:
             data.load(name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("shape", "extra", "classes", "hidden"),
+    [
+        ((4, 5, 1), {"id": "text"}, None, False),
+        ((4, 5, 4), {"id": "text", "file": "text"}, 1, False),
+        ((4, 5, 3), {}, 3, True),
+    ],
+)
+def test_sets_of_all_kinds(
+    shape: tuple[int, ...], extra: dict, classes: int | None, hidden: bool, tmp_path: Path
+) -> None:
+    """Grey, colour and RGBA; an id beside the image; no label, one class, hidden labels; other splits than two."""
+    from tensorflow_datasets import features as kinds
+
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (9, *shape), np.uint8)
+    features = {"image": kinds.Image(shape=shape), **{name: kinds.Text() for name in extra}}
+    examples: list[dict] = [{"image": png(x), **dict.fromkeys(extra, "x")} for x in pictures]
+    if classes is not None:
+        features["label"] = kinds.ClassLabel(num_classes=classes)
+        for i, example in enumerate(examples):
+            example["label"] = -1 if hidden and i >= 6 else i % classes
+    build(tmp_path, "kind", features, {"train": examples[:4], "validation": examples[4:6], "test": examples[6:]})
+    dataset = data.load("kind", tmp_path)
+    assert (dataset.event_shape, dataset.num_classes) == (shape, classes)
+    assert sorted(x.tobytes() for x in dataset.train.images) == sorted(x.tobytes() for x in pictures[:4])
+    assert (dataset.test.labels is None) == (classes is None or hidden)
+    assert data.hold_out(dataset).source == f"the split {'validation' if hidden else 'test'}"
+
+
 def damage(path: Path, how: str) -> None:
     """Harm one file of a prepared set."""
     record = next(path.glob("*train.array_record*"))
@@ -489,6 +607,22 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
         ("cifar10", FileNotFoundError, "cifar10 is not prepared in .*: where TensorFlow is installed, run `tfds build"),
         ("mnist:9.9.9", FileNotFoundError, "mnist:9.9.9 is not prepared in .* --name mnist --source"),
         ("minst", ValueError, "name: no data set 'minst'; did you mean mnist,"),
+        ("swissroll", ValueError, r"name: no data set 'swissroll'; did you mean swiss_roll\?"),
+        ("swiss", ValueError, r"did you mean swiss_roll\?"),
+        ("two-moons", ValueError, r"did you mean two_moons\?"),
+        ("moons", ValueError, r"did you mean two_moons"),
+        ("gaussians", ValueError, r"did you mean eight_gaussians"),
+        ("Digits", ValueError, r"did you mean digits,"),
+        ("MNIST", ValueError, r"did you mean mnist,"),
+        ("fashion-mnist", ValueError, r"did you mean fashion_mnist\?"),
+        ("cifar", ValueError, r"did you mean cifar10, cifar100,"),
+        ("CIFAR-10", ValueError, r"did you mean cifar10,"),
+        ("svhn", ValueError, r"did you mean svhn_cropped\?"),
+        (
+            "swiss_roll",
+            ValueError,
+            "name: expected a set of images, got swiss_roll, a 2-D density: draw it by data.toy.sample",
+        ),
         ("FashionMNIST", ValueError, r"name: no data set 'FashionMNIST'; did you mean fashion_mnist"),
         ("emnist/letter", ValueError, "name: no data set 'emnist/letter'; did you mean emnist/letters"),
         ("../digits", ValueError, "name: no data set '../digits'"),

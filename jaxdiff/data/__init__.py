@@ -8,6 +8,7 @@ x_0 = data.to_unit(batches[step].images, dataset.levels)
 import os
 
 from jaxdiff.data import digits, idx, mnist, tfds, toy
+from jaxdiff.data.held_out import Parts, hold_out
 from jaxdiff.data.images import ImageDataset, Split, from_unit, to_unit
 from jaxdiff.data.mnist import prepare
 from jaxdiff.data.pipeline import Batch, Batches, batches
@@ -16,10 +17,12 @@ __all__ = [
     "Batch",
     "Batches",
     "ImageDataset",
+    "Parts",
     "Split",
     "batches",
     "digits",
     "from_unit",
+    "hold_out",
     "idx",
     "load",
     "mnist",
@@ -42,4 +45,6 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
       FileNotFoundError: the set is not prepared in data_dir; the error says how to do it.
       ValueError: there is no such set (near names are listed), or it is not one of 8-bit images of one size.
     """
+    if name in toy.names():
+        raise ValueError(f"name: expected a set of images, got {name}, a 2-D density: draw it by data.toy.sample")
     return digits.load() if name == "digits" else tfds.load(name, data_dir)

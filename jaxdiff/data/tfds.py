@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdiff.data import toy
 from jaxdiff.data.images import ImageDataset, Split
 
 # What experiments/prepare.py builds from IDX files; for any other set, TFDS itself has to do it.
@@ -132,9 +133,25 @@ def _not_found(name: str, root: Path) -> Exception:
     if key in known:
         return FileNotFoundError(f"{name} is not prepared in {root}: {how}")
     prepared = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    near = difflib.get_close_matches(name.lower(), {"digits", *prepared, *known}, n=5)
+    near = _near(name, ["digits", *toy.names(), *prepared, *known])
     hint = f"did you mean {', '.join(near)}?" if near else "expected digits, or an image set as TFDS names it"
     return ValueError(f"name: no data set {name!r}; {hint}")
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """At most five names like this one, whatever its case and hyphens; first those that begin or end with it."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[^a-z0-9/]", "", name.lower())
+
+    names: dict[str, list[str]] = {}
+    for each in dict.fromkeys(known):
+        names.setdefault(plain(each), []).append(each)
+    wanted = plain(name)
+    close = difflib.get_close_matches(wanted, names, n=5)
+    parts = [each for each in names if len(wanted) > 2 and (each.startswith(wanted) or each.endswith(wanted))]
+    order = dict.fromkeys([each for each in close if each == wanted] + parts[:3] + close)
+    return [each for key in order for each in names[key]][:5]
 
 
 def _damaged(where: Any, expected: str, error: Exception) -> ValueError:

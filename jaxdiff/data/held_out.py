@@ -1,0 +1,76 @@
+"""Which examples a set holds out: its test split, else its validation split, else a part that is cut off train."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdiff.data.images import ImageDataset, Split
+from jaxdiff.data.pipeline import example_indices
+
+TRAIN = ("train", "training")
+HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval")
+ONE_IN, MOST = 5, 10_000  # of train, where a part is cut off
+
+
+class Parts(NamedTuple):
+    """Examples to train on and examples held out, disjoint.
+
+    Fields:
+      train: what is trained on.
+      held_out: what is measured on.
+      source: where the latter come from, in words.
+    """
+
+    train: Split
+    held_out: Split
+    source: str
+
+
+def hold_out(dataset: ImageDataset) -> Parts:
+    """Name the examples to train on and those held out; the same ones always, for any program.
+
+    Train is the split `train`, or the only one there is. Held out is `test`; without it `validation` (or valid, val,
+    dev, eval); without that every fifth image of train, at most 10,000, in a fixed random order: of each class its
+    share, and never its only image. A labelled split comes before one with hidden labels, where train has labels.
+
+    Args:
+      dataset: the set, with any splits.
+    Returns:
+      Parts: train, held_out, and the source of the latter in words.
+    Raises:
+      ValueError: no split is train's, or it is a single image and there is no other split.
+    """
+    name = next((name for name in TRAIN if name in dataset.splits), None)
+    if name is None and len(dataset.splits) > 1:
+        raise ValueError(f"{dataset.name}: expected a split train, got {', '.join(dataset.splits)}")
+    train = dataset.splits[next(iter(dataset.splits)) if name is None else name]
+    others = [other for other in HELD_OUT if other in dataset.splits and dataset.splits[other] is not train]
+    if train.labels is not None:
+        others.sort(key=lambda other: dataset.splits[other].labels is None)  # stable: in the order above
+    if others:
+        return Parts(train, dataset.splits[others[0]], f"the split {others[0]}")
+    rows = _cut(train, dataset.name)
+    rest = np.setdiff1d(np.arange(train.num_examples), rows)
+    source = f"{len(rows)} of the {train.num_examples} images, cut off by a fixed seed: there is no split test"
+    return Parts(_take(train, rest), _take(train, rows), source)
+
+
+def _cut(split: Split, name: str) -> np.ndarray:
+    """The rows held out, in a random order: of the shuffled rows, sorted by class, every fifth.
+
+    The first of each class stays. Where that leaves none, the last row of all is taken.
+    """
+    num = split.num_examples
+    if num < 2:
+        raise ValueError(f"{name}: expected at least 2 images, one of them to hold out, got {num}")
+    order = example_indices(np.arange(num), seed=0, num_examples=num)
+    labels = np.zeros(num, int) if split.labels is None else split.labels[order]
+    by_class = np.argsort(labels, kind="stable")
+    spare = by_class[1:][np.diff(labels[by_class]) == 0]
+    step = max(ONE_IN, -(-num // MOST))
+    chosen = spare[min(step, len(spare)) - 1 :: step] if len(spare) else by_class[-1:]
+    return order[np.sort(chosen)]
+
+
+def _take(split: Split, rows: np.ndarray) -> Split:
+    return Split(split.images[rows], None if split.labels is None else split.labels[rows])

@@ -1,0 +1,205 @@
+"""The parts that evaluations keep: each is read again exactly where all it depends on is the same, and only whole."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import _config
+import _datasets
+import _parts
+import _pictures
+import _probability
+import _sampling
+import chex
+import evaluate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _probability import Estimators, Probability
+
+from jaxdiff import data
+
+FEW = Probability(
+    examples=70, term_examples=70, steps=2, times=2, paths=2, path_examples=70, ode_steps=2, ode_examples=70,
+    ais_examples=9, ais_temperatures=2, baselines=False,
+)  # fmt: skip
+EVERY = {"continuous", "terms", "paths", "works", "flow", "ais", "ais-both"}
+
+
+def make_run(folder: Path, **sizes: int) -> _sampling.Run:
+    """A run that was never trained, of a 2-D density."""
+    config = dataclasses.replace(
+        _config.PRESETS["toy"][1], run=folder, network=_config.Network(channels=8, num_blocks=1),
+        diffusion=_config.Diffusion(schedule="edm", prediction="eps"),
+    )  # fmt: skip
+    points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    splits = {name: data.Split(points[: sizes.get(name, 100)]) for name in ("train", "test")}
+    dataset = _datasets.Dataset("points", (2,), None, None, lambda: splits)
+    model = _config.make_model(config, dataset)
+    params = model.init(jax.random.key(0), (2,))
+    return _sampling.Run(folder, config, dataset, _config.make_schedule(config), model, params, 0)
+
+
+class Computed:
+    """Which estimators computed parts, in place of their programs: all that any of them returns."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        written = _parts.write
+
+        def compiled(estimators: Estimators, function: Callable) -> Callable:
+            def call(params: dict, keys: jax.Array, x: np.ndarray) -> dict:
+                one = np.full(x.shape[:2], 1 + x.sum())
+                single = ("log_prob", "lower", "upper", "reverse", "accepted")
+                return dict.fromkeys(single, one) | dict.fromkeys(("terms", "log_w", "forward"), one[..., None])
+
+            return call
+
+        def write(path: Path, arrays: dict) -> dict:
+            self.names.append(path.stem.rsplit("-", 2)[0])
+            return written(path, arrays)
+
+        patch.setattr(Estimators, "compiled", compiled)
+        patch.setattr(_probability, "_baselines", lambda *_: None)  # they keep no parts
+        patch.setattr(_parts, "write", write)
+
+    def __call__(self, run: _sampling.Run, seed: int = 0, **options: object) -> set[str]:
+        """The names of the parts computed, and that they are there the next time."""
+        for again in (False, True):
+            self.names.clear()
+            _probability.estimate(run, dataclasses.replace(FEW, **options), seed=seed)
+            if not again:
+                found = set(self.names)
+        assert not self.names
+        return found
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Computed]:
+    return Computed(monkeypatch)
+
+
+def test_an_option_costs_its_own_parts_alone(tmp_path: Path, computed: Computed) -> None:
+    """Each option in turn; then the first values again, which are all still there."""
+    run = make_run(tmp_path)
+    assert computed(run) == EVERY
+    changes: dict[str, tuple[int | float, set[str]]] = {
+        "steps": (3, {"terms", "paths", "works", "ais", "ais-both"}),
+        "times": (3, {"continuous"}),
+        "paths": (3, {"paths", "works"}),
+        "ode_steps": (3, {"flow"}),
+        "ais_temperatures": (3, {"ais", "ais-both"}),
+        "ais_step_size": (0.2, {"ais", "ais-both"}),
+        "examples": (71, {"continuous"}),
+        "term_examples": (69, {"terms"}),
+        "path_examples": (69, {"paths", "works"}),
+        "ode_examples": (69, {"flow"}),
+        "ais_examples": (10, {"ais", "ais-both"}),
+        "baselines": (True, set()),
+    }
+    assert set(changes) == {field.name for field in dataclasses.fields(Probability)}
+    for name, (value, expected) in changes.items():
+        assert computed(run, **{name: value}) == expected, name
+    assert computed(run) == set()
+    assert computed(run, ode_steps=3) == set()  # several values lie side by side
+
+
+def test_whole_parts_of_fewer_examples_serve_more(tmp_path: Path, computed: Computed) -> None:
+    run = make_run(tmp_path)
+    computed(run)
+    _probability.estimate(run, dataclasses.replace(FEW, examples=90), seed=0)
+    assert computed.names == ["continuous"]  # of its two parts the second
+
+
+def test_nothing_is_read_where_it_does_not_belong(tmp_path: Path, computed: Computed) -> None:
+    """Another seed, checkpoint, set, objective or version of the parts computes all of them."""
+    run = make_run(tmp_path)
+    assert computed(run) == EVERY
+    assert computed(run, seed=1) == EVERY
+    assert computed(run.with_params(jax.tree.map(lambda leaf: leaf + 1, run.params))) == EVERY
+    other = dataclasses.replace(run.config, diffusion=dataclasses.replace(run.config.diffusion, prediction="v"))
+    assert computed(dataclasses.replace(run, config=other)) == EVERY
+    moved = {name: data.Split(split.images + 1) for name, split in run.dataset.splits.items()}
+    assert computed(dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, read=lambda: moved))) == EVERY - {
+        "works", "ais-both",  # of the model's own data
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", ["cut short", "flipped", "empty", "no file"])
+def test_a_damaged_part_is_made_again(harm: str, tmp_path: Path, computed: Computed) -> None:
+    run = make_run(tmp_path)
+    computed(run)
+    (path,) = tmp_path.glob("probability/terms-1-*.npz")
+    whole = _parts.read(path)
+    assert whole is not None
+    content = bytearray(path.read_bytes())
+    content[content.index(whole["terms"].tobytes())] ^= 1
+    harmed = {"cut short": content[:200], "flipped": content, "empty": b""}
+    path.unlink() if harm == "no file" else path.write_bytes(harmed[harm])
+    assert _parts.read(path) is None
+    assert computed(run) == {"terms"}
+    again = _parts.read(path)
+    assert again is not None
+    chex.assert_trees_all_equal(*({k: v for k, v in part.items() if k != "seconds"} for part in (whole, again)))
+
+
+def test_two_evaluations_at_once(tmp_path: Path, computed: Computed) -> None:
+    """What another program writes meanwhile is replaced by the same, and nothing is read of its half."""
+    run = make_run(tmp_path)
+    computed(run)
+    for path in tmp_path.glob("probability/*.npz"):
+        path.with_name(f".{path.stem}.1.npz").write_bytes(path.read_bytes()[:100])  # the other's draft
+        path.unlink()
+    assert computed(run) == EVERY
+
+
+def test_parts_are_bounded(tmp_path: Path) -> None:
+    """The oldest go first, drafts of killed programs too."""
+    import os
+
+    for age, name in enumerate(["new.npz", "middle.npz", ".draft.1.npz", "old.npy"]):
+        path = tmp_path / "of" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(100))
+        os.utime(path, (1000 - age, 1000 - age))
+    _parts.trim(tmp_path, 250)
+    assert sorted(path.name for path in tmp_path.rglob("*.np*")) == ["middle.npz", "new.npz"]
+    _parts.trim(tmp_path / "nowhere")
+
+
+# Few examples.
+
+
+@pytest.mark.parametrize(("train", "test"), [(1, 9), (9, 1)])
+def test_too_few_examples_are_refused_before_any_work(train: int, test: int, tmp_path: Path) -> None:
+    run = make_run(tmp_path, train=train, test=test)
+    with pytest.raises(ValueError, match=f"expected at least 2 training and 2 held-out .* got {train} and {test}"):
+        evaluate.possible(run, evaluate.Options(run=tmp_path))
+
+
+def test_three_held_out_examples(
+    tmp_path: Path, computed: Computed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Samples are not even drawn, and it is said first; the rest has its standard errors."""
+    run = make_run(tmp_path, test=3, train=5)
+    monkeypatch.setattr(_sampling, "load_run", lambda *_, **__: run)
+    monkeypatch.setattr(evaluate, "sample_quality", None)
+    monkeypatch.setattr(_pictures, "bound_terms", lambda *_: None)
+    few = dataclasses.replace(FEW, ais_examples=0, path_examples=0, baselines=True)
+    result = evaluate.evaluate(evaluate.Options(run=tmp_path, num_times=1, probability=few))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("no samples: they are compared with at least 10 training and")
+    assert any(line.startswith("no baselines: they are fitted to at least 20 training examples") for line in lines)
+    assert len(result["probability"]) == 3
+    assert all(np.isfinite(row["nats_se"]) for row in result["probability"])
+    assert all(np.isfinite(row["x_0_error_se"]) for row in result["denoising"])
+    assert jnp.isfinite(result["denoising"][0]["gaussian_error"])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_baselines_of_few_examples(tmp_path: Path) -> None:
+    run = make_run(tmp_path, train=20, test=5)
+    estimators = Estimators(run, FEW, seed=0)
+    _probability._baselines(estimators, run.dataset.head("test", 5)[0])
+    assert [np.isfinite(row.nats) for row in estimators.rows] == [True] * 4
