@@ -374,7 +374,7 @@ def draw_swiss_roll(chain: jd.Chain, x_0: np.ndarray, reverse: np.ndarray, path:
         )
         axes[1, column].scatter(*reverse[n].T, s=1, color="tab:orange")
         x_t = places * float(jnp.hypot(*chain.schedule.alpha_sigma(t)))
-        pull = np.asarray(jd.prediction.x_0_of(chain.denoiser(jnp.asarray(x_t), t))) - x_t
+        pull = np.asarray(jd.prediction.x_0_of(chain.denoiser(jnp.asarray(x_t), t), jnp.asarray(x_t))) - x_t
         axes[2, column].quiver(*x_t.T, *pull.T, angles="xy", width=0.004, color="tab:green")
         for row, what in enumerate(("data", "the model", "D(x, t) - x")):
             axes[row, column].set_title(f"{what}, t = {t:.2f} (log-SNR {log_snrs[n]:.1f})", fontsize=10)

@@ -134,7 +134,7 @@ class Chain:
         variance = reverse_variance(
             denoised, self.schedule, x, t, self.ts[-1], variance=kind, small=jnp.minimum(small, large)
         )
-        return Normal(x_0_of(denoised), variance)
+        return Normal(x_0_of(denoised, x), variance)
 
 
 @jax.ensure_compile_time_eval()

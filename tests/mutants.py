@@ -117,7 +117,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_identities.py::test_only_an_infinite_log_snr_is_clean"),
     ],
     "jaxdiff/kernels/_discrete.py": [
-        ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
+        ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised, x_t), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
         ("reverse_variance", "alpha_t for alpha_s", "(early.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "(late.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "test_kernels.py::test_large_variance_is_beta_for_ddpm"),
         ("ancestral", "the variance for the standard deviation", "(mean + jnp.sqrt(squared) * noise(key, x_t, s))", "(mean + squared * noise(key, x_t, s))", "test_kernels.py::test_eta_one_is_ancestral"),
         ("ddim", "alpha_t for alpha_s", "x_s = early.alpha * x_0 + early.sigma * (old", "x_s = late.alpha * x_0 + early.sigma * (old", "test_kernels.py::test_eta_zero_is_the_ddim_equation"),
@@ -189,7 +189,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("vlb", "a term is not weighed", "return rest + cost / probability", "return rest + cost", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
         ("vlb", "T - 1 terms drawn, and T counted", "jax.random.randint(k, (), 0, num_steps)", "jax.random.randint(k, (), 0, num_steps - 1)", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
         ("vlb", "the prior's term is zero", "rest = prior_kl(chain.schedule, x_0, chain.ts[0])", "rest = 0 * prior_kl(chain.schedule, x_0, chain.ts[0])", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
-        ("hybrid", "the bound trains the mean", "mean = jax.lax.stop_gradient(x_0_of(denoised))", "mean = x_0_of(denoised)", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
+        ("hybrid", "the bound trains the mean", "mean = jax.lax.stop_gradient(x_0_of(denoised, x_t))", "mean = x_0_of(denoised, x_t)", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
         ("hybrid", "the simple part is not weighed", "simple = simple / ((len(chain.ts) - 1) * probability)", "simple = simple / 1", "test_early_chain.py::test_hybrid_is_the_sum_of_its_parts"),
     ],
     "jaxdiff/losses/_bound.py": [

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contracts.kernels import KERNELS
+from contracts.posterior import POSTERIORS
 from helpers import asymmetric_mixture
 
 import jaxdiff as jd
@@ -135,3 +137,27 @@ def test_a_number_that_means_nothing_is_refused_by_name(call: tuple, option: str
         value = (value, value)
     with pytest.raises((ValueError, TypeError), match=rf"\b{option}\b"):
         function(*args, **options | {option: value})
+
+
+WRONG_SHAPES = {
+    "one row for all": lambda x, t: x[:1],
+    "no channels": lambda x, t: x[:, :1],
+    "a number": lambda x, t: 0.0,
+    "a batch of vectors": lambda x, t: x[:, None],
+}
+
+
+@pytest.mark.parametrize("shape", WRONG_SHAPES)
+@pytest.mark.parametrize("name", [*KERNELS, *POSTERIORS])
+def test_what_a_denoiser_returns_is_not_broadcast(name: str, shape: str) -> None:
+    """One row's answer for all rows would give samples, and wrong ones."""
+    wrong = WRONG_SHAPES[shape]
+    kernel = KERNELS[name].make(wrong, SCHEDULE) if name in KERNELS else POSTERIORS[name](wrong, SCHEDULE, None)
+    with pytest.raises(ValueError, match=r"denoiser\(x_t, t\): expected the shape of x_t, \(4, 2\), got"):
+        jax.eval_shape(lambda x: jd.sample(KEY, kernel, x, TS).x, X)
+
+
+@pytest.mark.parametrize("schedule", [0.3, jd.schedules.cosine, None])
+def test_what_is_no_schedule_is_named(schedule: Any) -> None:
+    with pytest.raises(TypeError, match=r"schedule: expected a Schedule such as schedules.cosine\(\), got"):
+        jd.q_sample(schedule, X, 0.5, X)

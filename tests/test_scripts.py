@@ -209,7 +209,7 @@ def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureF
     assert read.about["source"] == "drawn by hand"
     chex.assert_trees_all_close(read.params, run.params, atol=0.02)  # half a scale of the largest weights
     x, t, label = jnp.ones((2, 8, 8, 1)), jnp.full(2, 0.5), jnp.array([1, 2])
-    both = [jd.prediction.x_0_of(net.denoiser(label)(x, t)) for net in (read, run)]
+    both = [jd.prediction.x_0_of(net.denoiser(label)(x, t), x) for net in (read, run)]
     np.testing.assert_allclose(*both, atol=0.05)
     export.main(export.Options(run=tiny_run, source="drawn by hand"))
     assert output.read_bytes() == content  # so that its digest can be written down

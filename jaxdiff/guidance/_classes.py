@@ -64,8 +64,8 @@ def _classifier_free(
     x_t: jax.Array,
     t: Any,
 ) -> Any:
-    given, without = conditional(x_t, t), x_0_of(unconditional(x_t, t))
-    target = x_0_of(given)
+    given, without = conditional(x_t, t), x_0_of(unconditional(x_t, t), x_t)
+    target = x_0_of(given, x_t)
     now = jnp.asarray(t, _rows.state_dtype(x_t.dtype))
     scale = jnp.where((now >= interval[0]) & (now <= interval[1]), jnp.asarray(scale, x_t.dtype), 1)
     x_0 = without + _rows.expand(scale, x_t) * (target - without)

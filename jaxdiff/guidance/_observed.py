@@ -54,7 +54,7 @@ def dps(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale:
 def _dps(denoiser: Partial, schedule: Schedule, log_likelihood: Partial, scale: Any, x_t: jax.Array, t: Any) -> Any:
     def total(x: jax.Array) -> tuple[jax.Array, Any]:
         denoised = denoiser(x, t)
-        return jnp.sum(log_likelihoods(log_likelihood, x_0_of(denoised))), denoised
+        return jnp.sum(log_likelihoods(log_likelihood, x_0_of(denoised, x))), denoised
 
     slope, denoised = jax.grad(total, has_aux=True)(x_t)
     return shifted(denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope)
@@ -76,7 +76,7 @@ def shifted(denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, slope: ja
       is not finite, as where a likelihood is zero.
     """
     slope = jnp.where(_rows.all_finite(slope), slope, 0)
-    x_0 = (x_0_of(denoised) + reach(schedule, x_t, t) * slope).astype(x_t.dtype)
+    x_0 = (x_0_of(denoised, x_t) + reach(schedule, x_t, t) * slope).astype(x_t.dtype)
     return denoised._replace(x_0=x_0) if isinstance(denoised, Denoised) else x_0
 
 
@@ -192,7 +192,7 @@ def _given(
 
     def both(x: jax.Array) -> tuple[jax.Array, Any]:
         denoised = denoiser(x, t)
-        return x_0_of(denoised), denoised
+        return x_0_of(denoised, x), denoised
 
     x_0, pull, denoised = jax.vjp(both, x_t, has_aux=True)
     observe = jax.vmap(seen.operator)

@@ -63,9 +63,9 @@ def _adaptive_step(
     first = jnp.where((late.log_snr < low) | (late.log_snr > high), first, t)
     last = jnp.where((early.log_snr < low) | (early.log_snr > high), last, s)
     begin, end = level(schedule, first, x_t), level(schedule, last, x_t)
-    x = exponential_euler(begin, late, x_t, x_0_of(denoiser(x_t, t)))
+    x = exponential_euler(begin, late, x_t, x_0_of(denoiser(x_t, t), x_t))
     y = x / jnp.hypot(begin.alpha, begin.sigma)
     y = solve(Partial(no_trace), denoiser, schedule, tolerance, begin.log_snr / 2, end.log_snr / 2, y).y
     x = y * jnp.hypot(end.alpha, end.sigma)
-    x_s = exponential_euler(early, end, x, x_0_of(denoiser(x.astype(x_t.dtype), last)))
+    x_s = exponential_euler(early, end, x, x_0_of(denoiser(x.astype(x_t.dtype), last), x_t))
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)

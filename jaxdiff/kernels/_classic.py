@@ -35,7 +35,7 @@ def euler(denoiser: Callable, schedule: Schedule) -> Kernel:
 def _euler_step(
     denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
-    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t))
+    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t), x_t)
     d_alpha, d_sigma = rates(schedule, t, x_t)
     velocity = d_alpha * x_0 + d_sigma * (x_t - late.alpha * x_0) / late.sigma
     x_s = x_t + _rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t) * velocity
@@ -79,10 +79,10 @@ def _heun_step(
     added = late.sigma * jnp.sqrt(kept + TINY)
     eps = noise(key, x_t, u, strength=churn)
     x_u = (late.alpha / start.alpha * x_t + churn_noise * added * eps).astype(x_t.dtype)
-    x_0 = x_0_of(denoiser(x_u, u))
+    x_0 = x_0_of(denoiser(x_u, u), x_u)
     x_s = exponential_euler(early, late, x_u, x_0).astype(x_t.dtype)
     step = (early.log_snr - late.log_snr) / 2
-    change = early.alpha * jnp.expm1(step) / 2 * (x_0_of(denoiser(x_s, s)) - x_0)  # r_u / r_s - 1 = e^step - 1
+    change = early.alpha * jnp.expm1(step) / 2 * (x_0_of(denoiser(x_s, s), x_s) - x_0)  # r_u / r_s - 1 = e^step - 1
     x_s = x_s + jnp.where(step > jnp.log(REACH), 0, change)
     return carry, x_s.astype(x_t.dtype), no_weight(x_t)
 
@@ -107,7 +107,7 @@ def euler_maruyama(denoiser: Callable, schedule: Schedule) -> Kernel:
 def _euler_maruyama_step(
     denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
-    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t))
+    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t), x_t)
     d_alpha, d_sigma = rates(schedule, t, x_t)
     infinite = is_noise(late)
     alpha = jnp.where(infinite, 1, late.alpha)

@@ -62,7 +62,7 @@ def _corrected_step(
 
     def correct(n: Any, x: jax.Array) -> jax.Array:
         eps = _rows.normal(fold(keys, n + 1), x)
-        moved = x + share * (early.alpha * x_0_of(denoiser(x, s)) - x) + early.sigma * jnp.sqrt(2 * share) * eps
+        moved = x + share * (early.alpha * x_0_of(denoiser(x, s), x) - x) + early.sigma * jnp.sqrt(2 * share) * eps
         return jnp.where(skip, x, moved).astype(x_t.dtype)
 
     return carry, jax.lax.fori_loop(0, num_corrections.value, correct, x), increment

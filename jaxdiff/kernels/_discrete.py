@@ -44,7 +44,7 @@ def p_mean_variance(
       optimal: Bao et al. 2022, arXiv:2201.06503, Theorem 1.
     """
     variance, denoised = as_variance(variance), denoiser(x_t, t)
-    mean, small = q_posterior(schedule, x_t, x_0_of(denoised), t, s)
+    mean, small = q_posterior(schedule, x_t, x_0_of(denoised, x_t), t, s)
     return Normal(mean, reverse_variance(denoised, schedule, x_t, t, s, variance=variance, small=small))
 
 
@@ -170,7 +170,7 @@ def _ddim_step(
     denoiser: Partial, schedule: Schedule, eta: Any, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
 ) -> tuple[Any, jax.Array, jax.Array]:
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    x_0 = x_0_of(denoiser(x_t, t))
+    x_0 = x_0_of(denoiser(x_t, t), x_t)
     eps = (x_t - late.alpha * x_0) / late.sigma
     share = jnp.asarray(eta, early.sigma.dtype)
     # A step up, from data to noise, adds none: there eps is kept whole.

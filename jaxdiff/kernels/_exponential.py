@@ -178,7 +178,7 @@ def _multistep_step(
 ) -> tuple[History, jax.Array, jax.Array]:  # fmt: skip
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     strength, tau = tau, jnp.asarray(tau, late.sigma.dtype)
-    x_0, h, now = x_0_of(denoiser(x_t, t)), _half_step(early, late), late.log_snr / 2
+    x_0, h, now = x_0_of(denoiser(x_t, t), x_t), _half_step(early, late), late.log_snr / 2
     nodes = [jnp.zeros_like(h), *_places(now, h, carry, x_t)]
     coefficients = polynomial(nodes, [x_0, *carry.x_0])
     moment = moments((1 + tau**2) * h, order.value)
@@ -211,9 +211,9 @@ def _2s_step(
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     u = schedule.time((early.log_snr + late.log_snr) / 2)
     middle = level(schedule, u, x_t)
-    x_0 = x_0_of(denoiser(x_t, t))
+    x_0 = x_0_of(denoiser(x_t, t), x_t)
     x_u = exponential_euler(middle, late, x_t, x_0).astype(x_t.dtype)
-    x_0 = jnp.where(is_clean(early), x_0, x_0_of(denoiser(x_u, u)))
+    x_0 = jnp.where(is_clean(early), x_0, x_0_of(denoiser(x_u, u), x_u))
     return carry, exponential_euler(early, late, x_t, x_0).astype(x_t.dtype), no_weight(x_t)
 
 
@@ -269,7 +269,7 @@ def _unipc_step(
     key: jax.Array, carry: Corrected, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Corrected, jax.Array, jax.Array]:  # fmt: skip
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    x_0, now, history = x_0_of(denoiser(x_t, t)), late.log_snr / 2, carry.history
+    x_0, now, history = x_0_of(denoiser(x_t, t), x_t), late.log_snr / 2, carry.history
     # Correct: from the last state, over the step that led here. The history's newest entry is where it began.
     last = _rows.expand(history.half_log_snr[0], x_t)
     taken = now - last

@@ -44,7 +44,7 @@ def rates(look: Partial, denoiser: Partial, schedule: Schedule, half: jax.Array,
     alpha, sigma, _ = level(schedule, t, y)
     size = jnp.hypot(alpha, sigma)
     share = alpha / size
-    x_0, trace = look(lambda y: x_0_of(denoiser(size * y, t)), y, *probes)
+    x_0, trace = look(lambda y: x_0_of(denoiser(size * y, t), y), y, *probes)
     by_row = jnp.reshape(share, share.shape[:1])
     return Rates(share * x_0 - share**2 * y, by_row * trace - by_row**2 * y[0].size)
 
@@ -103,7 +103,7 @@ def _serves_any_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> bool:
     """Whether the denoiser works on one row alone: not if it holds a label or a scale for each of them."""
     one = jax.ShapeDtypeStruct((1, *x_t.shape[1:]), x_t.dtype)
     try:
-        return jax.eval_shape(lambda x, t: x_0_of(denoiser(x, t)), one, jnp.broadcast_to(t, (1,))).shape == one.shape
+        return jax.eval_shape(lambda x, t: x_0_of(denoiser(x, t), x), one, jnp.broadcast_to(t, (1,))).shape == one.shape
     except (TypeError, ValueError):
         return False
 

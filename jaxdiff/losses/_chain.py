@@ -76,8 +76,8 @@ def hybrid(
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
-    simple = event_sum(((x_0_of(denoised) - x_0) / out) ** 2) / size
-    mean = jax.lax.stop_gradient(x_0_of(denoised))
+    simple = event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
+    mean = jax.lax.stop_gradient(x_0_of(denoised, x_t))
     fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
     bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
     if probability is not None:

@@ -104,4 +104,4 @@ def denoising_error(key: jax.Array, denoiser: Callable, schedule: Schedule, x_0:
     """
     _checks.data("x_0", x_0)
     eps = _rows.normal(_rows.keys(key, x_0.shape[0]), x_0).astype(x_0.dtype)
-    return event_sum((x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t))) ** 2)
+    return event_sum((x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t), x_0)) ** 2)

@@ -93,7 +93,7 @@ def _functions(denoisers: Sequence[Callable]) -> tuple[Partial, ...]:
 
 def _all(denoisers: tuple[Partial, ...], x: jax.Array, t: Any) -> jax.Array:
     """Every model's denoised state, [B, K, *D]."""
-    return jnp.stack([x_0_of(denoiser(x, t)) for denoiser in denoisers], axis=1)
+    return jnp.stack([x_0_of(denoiser(x, t), x) for denoiser in denoisers], axis=1)
 
 
 def _weighted(exponents: jax.Array, values: jax.Array) -> jax.Array:

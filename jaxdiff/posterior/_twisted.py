@@ -224,7 +224,7 @@ def _look(
 
     def total(x: jax.Array) -> tuple[jax.Array, Any]:
         denoised = denoiser(x, t)
-        log_r = log_likelihoods(twist, x_0_of(denoised), spread)
+        log_r = log_likelihoods(twist, x_0_of(denoised, x), spread)
         return jnp.sum(log_r), (denoised, log_r)
 
     slope, (denoised, log_r) = jax.grad(total, has_aux=True)(x)
@@ -242,7 +242,7 @@ def _twisted_step(
     variance: Any, proposal: Partial | None, denoiser: Partial, schedule: Schedule, likelihood: Partial, twist: Partial,
     prior_std: Any, key: jax.Array, carry: Twisted, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Twisted, jax.Array, jax.Array]:  # fmt: skip
-    mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised), t, s)
+    mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised, x_t), t, s)
     p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small))
     q = towards(p, carry.slope) if proposal is None else or_model(proposal(x_t, t, s), p)
     x_s, ratio = draw(key, p, q, s)

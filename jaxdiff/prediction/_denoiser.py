@@ -34,15 +34,20 @@ class Denoised(NamedTuple):
     variance: jax.Array | None = None
 
 
-def x_0_of(denoised: Any) -> jax.Array:
+def x_0_of(denoised: Any, x_t: jax.Array) -> jax.Array:
     """Return E[x_0 | x_t] from what a denoiser returned.
 
     Args:
       denoised: an array, or a `Denoised`.
+      x_t: the state it was asked about, [B, *D].
     Returns:
       x_0, [B, *D].
+    Raises:
+      ValueError: x_0 has another shape than x_t. It would be broadcast: one row's answer for all of them.
     """
-    return denoised.x_0 if isinstance(denoised, Denoised) else denoised
+    x_0 = denoised.x_0 if isinstance(denoised, Denoised) else denoised
+    _checks.same_shape("denoiser(x_t, t)", x_0, "x_t", x_t)
+    return x_0
 
 
 def clip(limit: Any = 1.0) -> Partial:
