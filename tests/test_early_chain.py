@@ -151,13 +151,32 @@ def test_the_bounds_hold_the_exact_law(end: float, x64: None) -> None:
     assert z(np.exp(weights(jax.random.key(1), chain, repeated()) - expected), 1) < 4
 
 
+def test_a_reverse_path_carries_its_own_weight(x64: None) -> None:
+    """What the driver adds up on the way down is the ratio of the densities of the path that it has drawn."""
+    chain = early_chain()
+
+    @jax.jit
+    def both(key: jax.Array, chain: jd.Chain) -> tuple[jax.Array, jax.Array]:
+        x_0, drawn, _ = work._bounds.reverse_run(key, chain, (5, 1), save_every=1)
+        return work.reverse_path(key, chain, (5, 1))[1], chains.log_weight_of_path(chain, x_0, drawn.trajectory[::-1])
+
+    found, expected = both(jax.random.key(0), chain)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 def test_paths_differ_and_their_averages_are_what_they_are(x64: None) -> None:
     chain, x_0, key = early_chain(), repeated(3), jax.random.key(0)
-    paths = np.asarray(likelihood.paths_log_weights(key, chain, x_0, 4))
+    paths, bound, estimate = jax.jit(
+        lambda k, c, x: (
+            likelihood.paths_log_weights(k, c, x, 4),
+            likelihood.elbo(k, c, x, num_paths=4),
+            likelihood.importance_log_prob(k, c, x, num_paths=4),
+        )
+    )(key, chain, x_0)
+    paths = np.asarray(paths)
     assert paths.shape == (4, 3)
     assert len(np.unique(paths)) == paths.size
-    np.testing.assert_allclose(likelihood.elbo(key, chain, x_0, num_paths=4), paths.mean(0), rtol=1e-9)
-    estimate = likelihood.importance_log_prob(key, chain, x_0, num_paths=4)
+    np.testing.assert_allclose(bound, paths.mean(0), rtol=1e-9)
     np.testing.assert_allclose(estimate, np.log(np.exp(paths).mean(0)), rtol=1e-9)
 
 
@@ -167,21 +186,22 @@ def test_paths_weights_and_noises_are_one_and_the_same(end: float, x64: None) ->
     chain = early_chain(end)
     x_0, ts = gaussian().sample(jax.random.key(0), (5,)), np.asarray(chain.times)[::-1]
     eps = jax.random.normal(jax.random.key(1), (len(ts), 5, 1))
-    xs = chains.path(chain, x_0, eps)
-    np.testing.assert_allclose(chains.noises_of_path(chain, x_0, xs), eps, atol=1e-9)
+    xs, q_step, p_step = jax.jit(chains.path)(chain, x_0, eps), jax.jit(jd.q_step), jax.jit(chain.p_step)
+    np.testing.assert_allclose(jax.jit(chains.noises_of_path)(chain, x_0, xs), eps, atol=1e-9)
     np.testing.assert_allclose(xs[0], jd.q_sample(SCHEDULE, x_0, ts[0], eps[0]), rtol=1e-9)
     first, last = at(SCHEDULE, ts[0]), at(SCHEDULE, ts[-1])
-    decoder = chain.p_last(xs[0])
+    decoder = jax.jit(chain.p_last)(xs[0])
     log_w = stats.norm.logpdf(xs[-1], 0, last.sigma) - stats.norm.logpdf(xs[0], first.alpha * x_0, first.sigma)
     log_w = log_w + stats.norm.logpdf(x_0, decoder.mean, np.sqrt(decoder.variance))
     for n, (s, t) in enumerate(itertools.pairwise(ts)):
-        np.testing.assert_allclose(xs[n + 1], jd.q_step(SCHEDULE, xs[n], s, t, eps[n + 1]), rtol=1e-9)
-        p, early, late = chain.p_step(xs[n + 1], t, s), at(SCHEDULE, s), at(SCHEDULE, t)
+        np.testing.assert_allclose(xs[n + 1], q_step(SCHEDULE, xs[n], s, t, eps[n + 1]), rtol=1e-9)
+        p, early, late = p_step(xs[n + 1], t, s), at(SCHEDULE, s), at(SCHEDULE, t)
         ratio = late.alpha / early.alpha
         spread = np.sqrt(late.sigma**2 - (ratio * early.sigma) ** 2)
         log_w = log_w + stats.norm.logpdf(xs[n], p.mean, np.sqrt(p.variance))
         log_w = log_w - stats.norm.logpdf(xs[n + 1], ratio * xs[n], spread)
-    np.testing.assert_allclose(chains.log_weight_of_path(chain, x_0, xs), log_w[:, 0], rtol=1e-9)
+    found = jax.jit(chains.log_weight_of_path)(chain, x_0, xs)
+    np.testing.assert_allclose(found, log_w[:, 0], rtol=1e-9)
 
 
 def test_the_continuous_bound_has_its_exact_mean(x64: None) -> None:
@@ -196,9 +216,9 @@ def test_the_continuous_bound_has_its_exact_mean(x64: None) -> None:
         lambda k, x: likelihood.continuous_elbo(k, gaussian().denoiser(schedule), schedule, x, decoder=decoder, num_times=4)
     )(jax.random.key(0), repeated())  # fmt: skip
     assert z(bound, -exact) < 4
-    terms = losses.continuous_elbo(
-        jax.random.key(1), gaussian().denoiser(schedule), schedule, repeated(), decoder=decoder
-    )
+    terms = jax.jit(
+        lambda k, x: losses.continuous_elbo(k, gaussian().denoiser(schedule), schedule, x, decoder=decoder)
+    )(jax.random.key(1), repeated())
     np.testing.assert_allclose(terms.prior, prior, rtol=1e-9)
     assert z(terms.diffusion, exact - prior - reconstruction) < 4
 
@@ -279,18 +299,21 @@ def test_hybrid_is_the_sum_of_its_parts(x64: None) -> None:
         return jd.Chain(Partial(learned, parameters), SCHEDULE, ts, variance="learned", ends_clean=True)
 
     parameters = {"eps": jnp.asarray(0.0), "fraction": jnp.asarray(0.3)}
-    simple = losses.hybrid(key, chain(parameters), x_0, index=index, vlb_weight=0.0)
+
+    def hybrid(parameters: dict[str, jax.Array], weight: float) -> jax.Array:
+        return losses.hybrid(key, chain(parameters), x_0, index=index, vlb_weight=weight)
+
+    run, slope = jax.jit(hybrid), jax.jit(jax.grad(lambda p, w: jnp.mean(hybrid(p, w))))
+    simple, both = (run(parameters, weight) for weight in (0.0, 0.5))
     assert z(simple, 1.0) < 4  # E eps^2: the network says 0
-    both = losses.hybrid(key, chain(parameters), x_0, index=index, vlb_weight=0.5)
-    bound = losses.vlb(key, chain(parameters), x_0, index=index)
+    bound = jax.jit(lambda p: losses.vlb(key, chain(p), x_0, index=index))(parameters)
     np.testing.assert_allclose(both, simple + 0.5 * bound / (3 * np.log(2)), rtol=1e-9)
-    weighed = losses.hybrid(key, chain(parameters), x_0, index=index, vlb_weight=0.0, probability=share[index])
+    weighed = jax.jit(
+        lambda p: losses.hybrid(key, chain(p), x_0, index=index, vlb_weight=0.0, probability=share[index])
+    )(parameters)
     np.testing.assert_allclose(weighed, simple / (4 * share[index]), rtol=1e-9)
     # The simple part alone trains the mean, and the bound alone the variance.
-    slopes = [
-        jax.grad(lambda p, w: jnp.mean(losses.hybrid(key, chain(p), x_0, index=index, vlb_weight=w)))(parameters, w)
-        for w in (0.0, 0.5)
-    ]
+    slopes = [slope(parameters, weight) for weight in (0.0, 0.5)]
     np.testing.assert_allclose(slopes[1]["eps"], slopes[0]["eps"], rtol=1e-9)
     assert float(slopes[0]["fraction"]) == 0
     assert abs(float(slopes[1]["fraction"])) > 1e-3
