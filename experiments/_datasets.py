@@ -84,7 +84,7 @@ def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, leve
 def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
     """The examples by what they are for: `test` is what is held out, whatever the set calls it."""
     if parts.source != "the split test":
-        _say(f"{name}: held out are {parts.source}")
+        _say(f"{name}: held out: {parts.source}")
     return {"train": parts.train, "test": parts.held_out}
 
 

@@ -17,6 +17,8 @@ TaskName = Literal["inpaint", "half", "denoise", "deblur", "superres", "linear",
 # Standard deviations of the noise, images in [-1, 1].
 NOISE = {"inpaint": 0.1, "half": 0.1, "denoise": 0.5, "deblur": 0.1, "superres": 0.1, "linear": 0.1}
 LARGEST = 4096  # values of an image whose matrices, size x size, are decomposed in a minute
+LEAST_CLASSIFIED = 5  # training images a class, a tenth of them (twice, with noise) to stop by
+NEVER = -30.0  # logit of a class without training images
 CLASSIFIER_NOISE = 0.3  # in the images the classifier learns from: its gradients are smooth, its doubt is honest
 
 
@@ -171,16 +173,33 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     x, label = dataset.head("train", _memory.affordable(10_000, dataset.event_shape))
     if label is None or dataset.num_classes is None:
         raise ValueError(f"task: expected a data set with labels for class, got {dataset.name}")
+    seen, num_classes = np.unique(label), dataset.num_classes
+    if len(seen) < 2 or len(x) < LEAST_CLASSIFIED * len(seen):
+        raise ValueError(
+            f"task: expected at least 2 classes and {LEAST_CLASSIFIED} training images for each with --task class, "
+            f"got {len(seen)} and {len(x)} in all"
+        )
     random = np.random.default_rng(seed)
     noisy = np.concatenate([x, x + CLASSIFIER_NOISE * random.normal(size=x.shape)]).reshape(2 * len(x), -1)
     network = MLPClassifier((64,), alpha=1e-2, early_stopping=True, random_state=seed)
     network.fit(noisy, np.concatenate([label, label]))
-    layers = [
-        (jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32))
-        for w, b in zip(network.coefs_, network.intercepts_, strict=True)
-    ]
-    means = np.stack([x[label == number].mean(0) for number in range(dataset.num_classes)])
+    hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
+    layers = [hidden, _of_all_classes(last, network.classes_, num_classes)]
+    layers = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in layers]
+    means = np.stack([x[label == number].mean(0) if number in seen else x.mean(0) for number in range(num_classes)])
     return Partial(_perceptron, layers), means
+
+
+def _of_all_classes(
+    layer: tuple[np.ndarray, np.ndarray], seen: np.ndarray, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The last layer with a logit for every class: of two scikit-learn has one, and none of a class it never saw."""
+    weights, bias = layer
+    if len(seen) == 2:
+        weights, bias = np.hstack([0 * weights, weights]), np.array([0, bias[0]])
+    every, shift = np.zeros((len(weights), num_classes)), np.full(num_classes, NEVER)
+    every[:, seen], shift[seen] = weights, bias
+    return every, shift
 
 
 def _perceptron(layers: list[tuple[jax.Array, jax.Array]], x_0: jax.Array) -> jax.Array:

@@ -4,11 +4,13 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import _config
 import _memory
 import _options
+import _parts
 import _sampling
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import guidance, kernels, posterior, resampling, training
+from jaxdiff import guidance, kernels, posterior, resampling
 from jaxdiff.observations import as_likelihood
 
 MethodName = Literal[
@@ -93,12 +95,14 @@ class Method(NamedTuple):
       calls: network calls a step and particle; a vector-Jacobian product counts as one more.
       weighted: whether it has weights, so evidence too.
       needs: "any" likelihood, a "linear" observation, or a "mask".
+      uses: what it depends on beside the task, the grid and, with weights, the resampling.
     """
 
     make: Callable[[Problem, Any, Any], jd.Kernel]
     calls: float
     weighted: bool = False
     needs: str = "any"
+    uses: tuple[str, ...] = ()
 
 
 def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
@@ -149,19 +153,20 @@ def _guided(guide: Callable) -> Callable[[Problem, Any, Any], jd.Kernel]:
 
 
 METHODS = {
-    "twisted": Method(_twisted, 2, True),
-    "mcgdiff": Method(_mcgdiff, 1, True, "linear"),
+    "twisted": Method(_twisted, 2, True, uses=("prior_std",)),
+    "mcgdiff": Method(_mcgdiff, 1, True, "linear", ("belief",)),
     "tilted": Method(_tilted, 1, True),
     "importance": Method(
         lambda p, d, r: posterior.tilted(d, p.schedule, as_likelihood("r", r), power=_at_end), 1, True
     ),
     "twisted_mmps": Method(
         lambda p, d, r: _twisted(p, d, r, posterior.through(_mmps(p, d, r), p.schedule)),
-        4 + MMPS_ITERATIONS, True, "linear",
+        4 + MMPS_ITERATIONS, True, "linear", ("prior_std",),
     ),
     "dps": Method(_guided(lambda p, d, r: guidance.dps(d, p.schedule, r)), 2),
     "pigdm": Method(
-        _guided(lambda p, d, r: guidance.pigdm(d, p.schedule, r, prior_std=p.prior_std)), 2, needs="linear"
+        _guided(lambda p, d, r: guidance.pigdm(d, p.schedule, r, prior_std=p.prior_std)),
+        2, needs="linear", uses=("prior_std",),
     ),
     "tmpd": Method(_guided(lambda p, d, r: guidance.tmpd(d, p.schedule, r)), 3, needs="linear"),
     "mmps": Method(_guided(_mmps), 2 + MMPS_ITERATIONS, needs="linear"),
@@ -229,16 +234,26 @@ def draw(
 ) -> Drawn:  # fmt: skip
     """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
 
-    Images that are done are kept in files, in a folder named by a digest of all they depend on. Labels ask for the
-    class-conditional model, one an image.
+    Images that are done are kept in files, each named by a digest of all that it depends on: more images, or an option
+    of another method, leave it as it is. Labels ask for the class-conditional model, one an image.
     """
     number = problem.options.particles if particles is None else particles
     likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
-    folder = run.folder / "posterior" / "parts" / _digest(run, problem, name, number, seed, what, labels, ys)
-    missing = [i for i in range(len(ys)) if not (folder / f"{i}.npz").exists()]
+    made_of = _digest(run, problem, name, [number, seed, what])
+    folder = run.folder / "posterior" / "parts"
+    paths = []
+    for i, y in enumerate(ys):
+        label = None if labels is None else labels[i]
+        digest = _sampling.digest([made_of, i], (likelihoods[i], label, y))
+        paths.append(folder / f"{name}-{i}-{digest}.npz")
+    kept = [_parts.read(path) for path in paths]
+    missing = [i for i, part in enumerate(kept) if part is None]
     if missing:
-        _draw_missing(run, problem, name, number, likelihoods, missing, folder, _config.key_of(seed, what), labels)
-    parts = [dict(np.load(folder / f"{i}.npz")) for i in range(len(ys))]
+        key = _config.key_of(seed, what)
+        made = _draw_missing(run, problem, name, number, likelihoods, missing, paths, key, labels)
+        kept = [made.get(i, part) for i, part in enumerate(kept)]
+        _parts.trim(folder)
+    parts = [part for part in kept if part is not None]
     fields = {f: np.stack([part[f] for part in parts]) for f in ("x", "log_weights", "log_evidence", "ess")}
     # The median leaves out the compilation that the first of them waited for.
     return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
@@ -246,8 +261,10 @@ def draw(
 
 def _draw_missing(
     run: _sampling.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
-    missing: list[int], folder: Any, key: jax.Array, labels: np.ndarray | None,
-) -> None:  # fmt: skip
+    missing: list[int], paths: list[Path], key: jax.Array, labels: np.ndarray | None,
+) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
+    """Draw the images that are missing and keep them; by number."""
+    made: dict[int, dict[str, np.ndarray]] = {}
     num_devices, at_once = jax.local_device_count(), problem.options.at_once
     program = _program(run, problem, name, number)
     size = num_devices * at_once
@@ -268,8 +285,8 @@ def _draw_missing(
         seconds = (time.monotonic() - began) / len(group)
         for place, i in enumerate(group):
             part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}
-            with training.atomic(folder / f"{i}.npz") as draft:
-                np.savez(draft, seconds=seconds, **part)
+            made[i] = _parts.write(paths[i], part | {"seconds": seconds})
+    return made
 
 
 def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> Any:
@@ -288,11 +305,17 @@ def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> An
     return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
 
 
-def _digest(run: _sampling.Run, problem: Problem, *rest: Any) -> str:
-    *names, labels, ys = rest
-    settings = dataclasses.asdict(problem.options) | {"at_once": 0, "task": problem.task.name}
-    likelihood = problem.task.likelihood(jnp.asarray(ys[0]))
-    return _sampling.digest(
-        [settings, names, MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS],
-        (run.params, run.schedule, problem.mean, problem.prior_std, likelihood, labels, ys),
-    )
+def _digest(run: _sampling.Run, problem: Problem, name: str, settings: list[Any]) -> str:
+    """Of what all images of a method depend on."""
+    method, options = METHODS[name], problem.options
+    settings = [name, *settings, problem.task.name, problem.task.noise_std]
+    settings += [MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS, dataclasses.asdict(run.config.diffusion)]
+    if method.weighted:
+        settings += [options.scheme, options.threshold]
+    arrays: list[Any] = [run.params, run.schedule, grid_of(name, problem)]
+    if "prior_std" in method.uses:
+        settings.append(problem.prior_std)
+    if "belief" in method.uses:
+        settings.append(options.belief)
+        arrays += [problem.mean, problem.covariance] if options.belief == "data" else []
+    return _sampling.digest(settings, arrays)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import _config
 import _datasets
 import _options
+import _parts
 import _samplers
 import jax
 import jax.numpy as jnp
@@ -116,7 +117,7 @@ def generate(
     """Draw samples in chunks over all devices: sample i depends on (seed, i) alone.
 
     Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
-    Chunks are kept in files where asked for, and read instead of being drawn again.
+    Chunks are kept in files where asked for, each by what it depends on, and read instead of being drawn again.
     """
     _options.counts(SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1)
     ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
@@ -128,22 +129,25 @@ def generate(
         threshold=threshold, variance=variance, save_every=save_every,
     )  # fmt: skip
     settings = [seed, guidance, sampler, noise, threshold, variance, whole, save_every]
-    parts = run.folder / "samples" / "parts" / digest(settings, (run.params, run.schedule, ts, labels))
+    settings += [dataclasses.asdict(run.config.diffusion), labels is None]
+    made_of = digest(settings, (run.params, run.schedule, ts))
     pieces: list[np.ndarray] = []
     for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
-        part = parts / f"{start}.npy"
-        if keep and part.exists():
-            pieces.append(np.load(part))
-            continue
         index = np.arange(start, start + whole)
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
+        part = run.folder / "samples" / "parts" / f"{start}-{digest([made_of, start], label)}.npz"
+        kept = _parts.read(part) if keep else None
+        if kept is not None:
+            pieces.append(kept["x"])
+            continue
         trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
         states = np.asarray(trajectory).reshape(-1, whole, *event)
         require_finite(states[-1])
         pieces.append(states if not pieces else states[-1:])
         if keep:
-            with training.atomic(part) as draft:
-                np.save(draft, pieces[-1])
+            _parts.write(part, {"x": pieces[-1]})
+    if keep:
+        _parts.trim(run.folder / "samples" / "parts")
     return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])
 
 

@@ -203,3 +203,29 @@ def test_baselines_of_few_examples(tmp_path: Path) -> None:
     estimators = Estimators(run, FEW, seed=0)
     _probability._baselines(estimators, run.dataset.head("test", 5)[0])
     assert [np.isfinite(row.nats) for row in estimators.rows] == [True] * 4
+
+
+def test_a_set_without_a_test_split_serves_every_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What is held out is said once, and is the same whoever asks; a set that cannot hold out is refused at once."""
+    images = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
+    sets = {
+        "alone": data.ImageDataset("alone", {"train": data.Split(images)}),
+        "two": data.ImageDataset("two", {"train": data.Split(images), "validation": data.Split(images[:3])}),
+        "one": data.ImageDataset("one", {"train": data.Split(images[:1])}),
+        "usual": data.ImageDataset("usual", {"train": data.Split(images), "test": data.Split(images[:3])}),
+    }
+    monkeypatch.setattr(data, "load", lambda name, **_: sets[name])
+    _datasets._say.cache_clear()
+    said = {
+        "alone": "alone: held out: 3 of the 20 images, cut off by a fixed seed: there is no split test\n",
+        "two": "two: held out: the split validation\n",
+        "usual": "",
+    }
+    for name, line in said.items():
+        one, two = (_datasets.load(_config.Config(dataset=name)).splits for _ in range(2))
+        np.testing.assert_array_equal(one["test"].images, two["test"].images)
+        assert capsys.readouterr().out == line
+    with pytest.raises(ValueError, match="one: expected at least 2 images, one of them to hold out, got 1"):
+        _datasets.load(_config.Config(dataset="one"))

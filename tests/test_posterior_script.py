@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from functools import partial
 from pathlib import Path
 
 import _calibration
@@ -19,8 +20,10 @@ import posterior
 import pytest
 import train
 from PIL import Image
+from sklearn.neural_network import MLPClassifier
 
 import jaxdiff as jd
+from jaxdiff import data as jd_data
 
 CONFIG = dataclasses.replace(
     _config.PRESETS["digits"][1],
@@ -131,10 +134,79 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
     assert len(row["images"]) == 2
     assert row["calibration"]["images"] == 10
     assert "p of ranks" in capsys.readouterr().out
-    parts = {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*/*.npz")}
+    parts = {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*.npz")}
+    assert len(parts) == 12
     again = run_script(run, task="half", calibration=10)
-    assert {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*/*.npz")} == parts
+    assert {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*.npz")} == parts
     assert again["methods"] == result["methods"]
+
+
+def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each option in turn, with methods that it is nothing to; more images draw the new ones alone."""
+    drawn: list[int] = []
+    read = _sampling.load_run(run)
+    train, _ = read.dataset.head("train", 10)
+
+    def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
+        drawn.extend(missing)
+        sizes = {"x": (number, 8, 8, 1), "log_weights": (number,), "log_evidence": (), "ess": (2,), "seconds": ()}
+        return {i: _posterior._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing}
+
+    monkeypatch.setattr(_posterior, "_draw_missing", instead)
+
+    def made(
+        method: str, num: int = 2, seed: int = 0, run: _sampling.Run = read, noise: float = 0.1, **options
+    ) -> list:
+        drawn.clear()
+        task = _observing.make_task("half", run.dataset, noise=noise, peak=8.0, seed=0)
+        problem = _posterior.make_problem(task, run, dataclasses.replace(FEW, **options))
+        _posterior.draw(run, problem, method, list(train[:num]), seed=seed, what="a test")
+        return list(drawn)
+
+    methods = ["twisted", "mcgdiff", "dps", "pigdm"]
+    assert [made(method) for method in methods] == [[0, 1]] * 4
+    assert [made(method) for method in methods] == [[]] * 4
+    assert made("twisted", num=3) == [2]
+    changes: dict[str, tuple[object, str]] = {
+        "particles": (5, "twisted mcgdiff dps pigdm"), "steps": (5, "twisted mcgdiff dps pigdm"),
+        "start": (-7.0, "twisted mcgdiff dps pigdm"), "scheme": ("residual", "twisted mcgdiff"),
+        "threshold": (0.7, "twisted mcgdiff"), "prior_std": (0.7, "twisted pigdm"), "belief": ("flat", "mcgdiff"),
+        "at_once": (2, ""), "seed": (1, "twisted mcgdiff dps pigdm"), "noise": (0.2, "twisted mcgdiff dps pigdm"),
+    }  # fmt: skip
+    assert {field.name for field in dataclasses.fields(FEW)} < set(changes)
+    for option, (value, expected) in changes.items():
+        assert [m for m in methods if made(m, **{option: value})] == expected.split(), option
+    moved = read.with_params(jax.tree.map(lambda leaf: leaf + 1, read.params))
+    assert [made(method, run=moved) for method in methods] == [[0, 1]] * 4
+    assert [made(method) for method in methods] == [[]] * 4
+    part = next(run.glob("posterior/parts/dps-1-*.npz"))
+    for path in run.glob("posterior/parts/dps-1-*.npz"):
+        path.write_bytes(part.read_bytes()[:50])  # cut short
+    assert made("dps") == [1]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("classes", [(0, 1), (0, 2), (1, 2, 3)])
+def test_a_classifier_of_the_classes_there_are(classes: tuple[int, ...]) -> None:
+    """scikit-learn's probabilities, of two classes too; a class that it never saw is next to impossible."""
+    random = np.random.default_rng(0)
+    x, labels = random.normal(size=(60, 4)), np.repeat(classes, 60 // len(classes))
+    network = MLPClassifier((8,), max_iter=20, random_state=0).fit(x, labels)
+    hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
+    layers = [hidden, _observing._of_all_classes(last, network.classes_, 4)]
+    layers = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in layers]
+    found = jax.nn.softmax(jax.vmap(partial(_observing._perceptron, layers))(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_allclose(found[:, classes], network.predict_proba(x), atol=1e-5)  # rounding
+    assert np.asarray(found).sum(1, where=~np.isin(range(4), classes)).max() < 1e-10
+
+
+@pytest.mark.parametrize("counts", [(9, 0), (2, 2)])
+def test_too_few_images_for_a_classifier(counts: tuple[int, int]) -> None:
+    labels = np.repeat([0, 1], counts).astype(np.int32)
+    split = jd_data.Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels)
+    few = _datasets.Dataset("own", (2, 2, 1), 2, 2, lambda: {"train": split})
+    with pytest.raises(ValueError, match=r"task: expected at least 2 classes and 5 training images for each .*, got"):
+        _observing._classifier(few, 0)
 
 
 @pytest.mark.slow

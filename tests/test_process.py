@@ -74,7 +74,7 @@ def test_cores_are_those_of_the_affinity() -> None:
         f"import os, _process; os.sched_setaffinity(0, [{first}]); print(_process.cores(), _process._cpu_devices())"
     )
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=PROCESS.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=PROCESS.parent, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["1", "1"]
 
 

@@ -136,13 +136,13 @@ def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyP
     run = _sampling.load_run(tiny_run)
     options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4, "keep": True}
     first = _sampling.generate(run, 10, **options)
-    parts = sorted((tiny_run / "samples" / "parts").rglob("*.npy"))
+    parts = sorted((tiny_run / "samples" / "parts").glob("*.npz"))
     assert len(parts) == 3
     parts[1].unlink()  # as an interrupted run leaves it
     written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
     chex.assert_trees_all_equal(_sampling.generate(run, 10, **options), first)
     assert {part: part.stat().st_mtime_ns for part in parts if part != parts[1]} == written
-    folders = {part.parent for part in parts}
+    before = set(parts)
     others: list[dict] = [
         {"seed": 1}, {"labels": np.zeros(10, int)}, {"guidance": 2.0}, {"sampler": "heun"}, {"noise": 0.5}, {"steps": 4},
         {"threshold": "static"}, {"grid": "quadratic"}, {"sampler": "ancestral", "variance": "large"},
@@ -150,9 +150,11 @@ def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1)))
     for other in others:
         _sampling.generate(run, 10, **options | other)
-        now = {part.parent for part in (tiny_run / "samples" / "parts").rglob("*.npy")}
-        assert len(now - folders) == 1, other  # nothing is read where it does not belong
-        folders = now
+        now = set((tiny_run / "samples" / "parts").glob("*.npz"))
+        assert len(now - before) == 3, other  # nothing is read where it does not belong
+        before = now
+    _sampling.generate(run, 14, **options | {"labels": np.arange(14) % 10})
+    assert len(set((tiny_run / "samples" / "parts").glob("*.npz")) - before) == 2  # two whole chunks are there
 
 
 def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
