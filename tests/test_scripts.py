@@ -461,7 +461,7 @@ MESSAGES = {
     "no log": "log_every: expected at least 1, got 0",
     "ancestral noise": "noise: expected none with --sampler ancestral",
     "no chunk": "num, batch_size: expected at least 1, got 100, 0",
-    "no samples": "num, batch_size: expected at least 1, got 0",
+    "no samples": "num, batch_size: expected at least 1, got 0, 8",
     "no steps": "num_steps: expected a positive int",
     "no calls": "calls: expected numbers of at least 3, got ()",
     "levels alone": "schedule, prediction: expected learned and levels together",
