@@ -46,8 +46,8 @@ class Options:
     """Whether the denoised image is kept within [-1, 1] on the way."""
     seed: int = 0
     """Sample i depends on (seed, i) alone, whatever the batch size and the number of devices."""
-    batch_size: int = 256
-    """Samples at a time, over all devices."""
+    batch_size: int | None = None
+    """Samples at a time, over all devices; as many as in a batch of the run's training if not given."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     output: Path | None = None
@@ -93,7 +93,7 @@ def main(options: Options) -> None:
         steps=options.steps,
         grid=options.grid,
         threshold=None if options.threshold == "none" else options.threshold,
-        batch_size=options.batch_size,
+        batch_size=run.config.batch_size if options.batch_size is None else options.batch_size,
         save_every=max(1, options.steps // 25),
     )
     seconds = time.monotonic() - began

@@ -1,4 +1,8 @@
-"""Train a diffusion model; the same command again goes on with a run that was stopped."""
+"""Train a diffusion model; the same command again goes on with a run that was stopped.
+
+A run whose updates take more memory than there is left is refused before its first step; JAXDIFF_ANYWAY=1 insists on
+it.
+"""
 
 import _process
 

@@ -75,7 +75,7 @@ def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float
     """At the log-SNR that is asked for, or at t = 1 where the schedule does not go there; the noise has that width."""
     made = getattr(jd.schedules, schedule)()
     problem = _posterior.Problem(
-        typing.cast(typing.Any, None), made, _posterior.Particles(start=start), 1.0, jnp.zeros(1), jnp.eye(1)
+        typing.cast(typing.Any, None), made, _posterior.Particles(start=start), 1.0, jnp.zeros(1), jnp.ones(1), None
     )
     least = max(start, float(made.log_snr(1.0)))
     np.testing.assert_allclose(made.log_snr(problem.ts[0]), least, rtol=1e-4)
