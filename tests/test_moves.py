@@ -73,6 +73,52 @@ def test_acceptance(x64: None) -> None:
     assert np.all(edge.x[:, 0] <= 0)
 
 
+# --- densities that end somewhere ----------------------------------------------------------------------------------------
+
+
+def half_normal(x: jax.Array) -> jax.Array:
+    """Zero on the left, where its gradient is NaN."""
+    return jnp.where(x[:, 0] < 0, -jnp.inf, -(jnp.sqrt(x[:, 0]) ** 4) / 2)
+
+
+MOVES: dict[str, Callable] = {
+    "mala": lambda key, x: moves.mala(key, half_normal, x, 0.3).x,
+    "hmc": lambda key, x: moves.hmc(key, half_normal, x, 0.4, num_leapfrog=3).x,
+}
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_moves_at_the_edge_of_a_density(kind: str) -> None:
+    """Rows stay where the density is, and hold it: |x| of a normal (Monte Carlo: 5 standard errors)."""
+    start = jnp.abs(jax.random.normal(jax.random.key(0), (6000, 1)))
+    x = jax.lax.fori_loop(
+        0, 30, lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x), jnp.where(start > 0, start, 1)
+    )
+    assert np.all(x > 0)
+    assert abs(float(x.mean()) - np.sqrt(2 / np.pi)) < 5 * np.sqrt(1 - 2 / np.pi) / np.sqrt(6000)
+    assert abs(float((x**2).mean()) - 1) < 5 * np.sqrt(2 / 6000)
+
+
+@pytest.mark.parametrize("kind", MOVES)
+def test_rows_without_a_density(kind: str) -> None:
+    """-inf - (-inf): such a row stays where it is, or finds the density; never NaN."""
+    start = jnp.full((500, 1), -0.3)
+    once = MOVES[kind](jax.random.key(0), start)
+    assert np.all((once == -0.3) | (once >= 0))
+    x = jax.lax.fori_loop(0, 30, lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x), start)
+    assert np.mean(np.asarray(x) > 0) > 0.9
+    nowhere = lambda x: jnp.full(len(x), -jnp.inf)  # noqa: E731
+    moved = moves.mala(jax.random.key(0), nowhere, start, 0.1)
+    np.testing.assert_array_equal(moved.x, start)
+    np.testing.assert_array_equal(moved.acceptance, 0)
+
+
+def test_a_slope_of_nan_rejects_the_mutant() -> None:
+    """With the gradient as it comes a row without a density proposes NaN, and never finds it."""
+    slope = jax.grad(lambda x: half_normal(x)[0])(jnp.full((1, 1), -0.3))
+    assert np.isnan(slope).all()
+
+
 test_bad_input = rejects(
     {
         "leapfrog": (

@@ -571,8 +571,223 @@ def test_mutants_of_the_driver_are_rejected(fault: str, sound: bool) -> None:
     assert (np.abs(z) < 4).all() == sound
 
 
+# --- likelihoods that are zero somewhere, rows that fail -----------------------------------------------------------------
+
+NORMAL_1 = jd.oracles.gaussian(jnp.zeros(1), jnp.ones(1))
+HALVES: dict[str, Callable] = {  # zero on the left; none of them matters there
+    "inf": lambda v: jnp.where(v[0] < 0, -jnp.inf, 0.0),
+    "nan": lambda v: jnp.where(v[0] < 0, jnp.nan, 0.0),
+    "nan slope": lambda v: jnp.where(v[0] < 0, -jnp.inf, -(v[0] ** 1.5)),
+}
+
+
+def steered(kind: str, log_r: Callable, **options: Any) -> jd.Kernel:
+    return getattr(posterior, kind)(NORMAL_1.denoiser(SCHEDULE), SCHEDULE, log_r, **options)
+
+
+def evidences(
+    kernel: jd.Kernel, num_rows: int, times: int, *, num_steps: int = 2, threshold: float = 0.9
+) -> np.ndarray:
+    """Evidences of independent runs, [times]."""
+
+    def one(key: jax.Array) -> jax.Array:
+        key_prior, key_run = jax.random.split(key)
+        x, ts = jd.prior_sample(key_prior, SCHEDULE, (num_rows, 1)), jd.grids.uniform(num_steps)
+        return jd.sample(key_run, kernel, x, ts, resample=resampling.systematic(threshold)).log_evidence
+
+    log_z = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), times)), np.float64)
+    assert not np.isnan(log_z).any()
+    return np.exp(log_z)
+
+
+def half_evidence(name: str, num_steps: int) -> float:
+    """E[r(x_0)] under the finite chain, by quadrature."""
+    law = jd.oracles.affine_chain(NORMAL_1, SCHEDULE, jd.grids.uniform(num_steps))
+    std = float(np.sqrt(np.asarray(law.covariances).ravel()[0]))
+    v = (np.arange(200_000) + 0.5) * 10 * std / 200_000
+    density = np.exp(-0.5 * (v / std) ** 2) / np.sqrt(2 * np.pi * std**2)
+    return float(np.sum(density * (np.exp(-(v**1.5)) if name == "nan slope" else 1)) * (v[1] - v[0]))
+
+
+@pytest.mark.parametrize("kind", ["twisted", "tilted"])
+@pytest.mark.parametrize("name", ["inf", slow("nan"), slow("nan slope")])
+def test_a_likelihood_that_is_zero_on_one_side(kind: str, name: str) -> None:
+    """Four rows and two steps, 4000 times: unbiased, with the runs in which no row is left (Monte Carlo: 4 errors)."""
+    z = evidences(steered(kind, HALVES[name]), 4, 4000)
+    assert (z == 0).any()
+    exact = half_evidence(name, 2)
+    assert name == "nan slope" or abs(exact - 0.5) < 1e-6
+    assert np.abs(z_scores(z, np.array(exact))) < 4
+    assert z.std() / np.sqrt(4000) < 0.01  # what it can see
+
+
+def test_a_zero_likelihood_rejects_mutants() -> None:
+    """Rows that are killed by what is no more than a twist; weights that are subtracted as they come."""
+    killed = steered("twisted", HALVES["inf"], twist=lambda x_0, spread: jnp.where(x_0[0] < 0, -1e4, 0.0))
+    z = evidences(killed, 4, 1000, num_steps=8)
+    assert z_scores(z, np.array(0.5)) < -20
+    assert np.isnan(-jnp.inf - HALVES["inf"](-jnp.ones(1)))
+
+
+def test_one_run_of_many_rows_with_a_zero_likelihood() -> None:
+    for kind, threshold in (("twisted", 2.0), ("tilted", 0.0)):
+        z = evidences(steered(kind, HALVES["inf"]), 4000, 1, num_steps=10, threshold=threshold)
+        np.testing.assert_allclose(z, 0.5, atol=5 * 0.5 / np.sqrt(4000))  # Monte Carlo
+
+
+def run_of(kernel: jd.Kernel, size: int = 1, *, num_steps: int = 4) -> jd.Samples:
+    x = jd.prior_sample(jax.random.key(0), SCHEDULE, (8, size))
+    return jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(num_steps), resample=resampling.systematic())
+
+
+def test_no_row_is_left() -> None:
+    """Evidence -inf and an effective size of 0, not NaN; what comes afterwards changes nothing."""
+    nowhere = lambda v: jnp.full((), -jnp.inf)  # noqa: E731
+    far = jnp.full(1, 1e25)  # its square is beyond float32
+    for kernel in (
+        steered("twisted", nowhere),
+        steered("tilted", nowhere),
+        posterior.denoise(NORMAL_1.denoiser(SCHEDULE), SCHEDULE, far, 0.1),
+    ):
+        samples = run_of(kernel)
+        assert samples.log_evidence == -np.inf
+        assert samples.ess[-1] == 0
+        assert not (samples.log_weights > -jnp.inf).any()
+        with pytest.raises(ValueError, match="log_weights: expected a row with a weight to draw"):
+            resampling.draw(jax.random.key(0), samples.log_weights, samples.x, 2)
+
+    def step(key: Any, carry: Any, x: Any, t: Any, s: Any) -> tuple:
+        return carry, x, jnp.where(t > 0.6, jnp.where(t > 0.9, 0.0, -jnp.inf), 5.0) * jnp.ones(len(x))
+
+    samples = run_of(jd.Kernel(Partial(lambda x, t: ()), Partial(step)))
+    np.testing.assert_allclose(samples.ess, [8, 0, 0, 0], rtol=1e-6)
+    assert samples.log_evidence == -np.inf
+
+
+@pytest.mark.parametrize("kind", ["twisted", slow("tilted"), slow("inpaint"), slow("composed")])
+def test_rows_that_fail_are_dropped(kind: str) -> None:
+    """A denoiser that is NaN to the right of 4: its rows are gone at the end, and the others' weights are as they were."""
+    sound = NORMAL_1.denoiser(SCHEDULE)
+
+    def denoiser(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jnp.where(x > 4, jnp.nan, sound(x, t))
+
+    def kernel(denoiser: Callable) -> jd.Kernel:
+        y = jnp.array([0.2])
+        return {
+            "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
+            "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
+            "inpaint": lambda: posterior.inpaint(denoiser, SCHEDULE, y, jnp.ones(1, bool), 0.5),
+            "composed": lambda: posterior.composed([denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE),
+        }[kind]()
+
+    x, ts = jnp.array([[0.1], [6.0], [-0.4], [0.6]]), jnp.array([0.5, 0.25, 0.0])
+    failed, whole = (jd.sample(jax.random.key(0), kernel(Partial(d)), x, ts) for d in (denoiser, sound))
+    left = np.array([0, 2, 3])
+    assert not failed.log_weights[1] > -jnp.inf
+    np.testing.assert_allclose(failed.log_weights[left], whole.log_weights[left], rtol=1e-5)
+    weights = np.exp(np.asarray(whole.log_weights, np.float64)[left])
+    np.testing.assert_allclose(failed.log_evidence, np.log(weights.sum() / 4), rtol=1e-4)
+    np.testing.assert_allclose(failed.ess[-1], weights.sum() ** 2 / (weights**2).sum(), rtol=1e-4)
+    resampled = jd.sample(jax.random.key(0), kernel(Partial(denoiser)), x, ts, resample=resampling.systematic(2.0))
+    assert np.isfinite(resampled.x).all()
+
+
+def test_a_mixture_with_a_model_of_no_weight() -> None:
+    models = [jd.oracles.gaussian(jnp.full(1, m), jnp.full(1, 0.01)).denoiser(SCHEDULE) for m in (-2.0, 3.0)]
+    only = posterior.mixed(models, jnp.array([-jnp.inf, 0.0]), SCHEDULE)
+    np.testing.assert_allclose(run_of(only, num_steps=20).x, 3, atol=1)
+    traced = jax.jit(lambda w: run_of(posterior.mixed(models, w, SCHEDULE)).x)
+    for nothing in (jnp.full(2, -jnp.inf), jnp.array([0.0, jnp.nan]), jnp.full(2, jnp.inf)):
+        assert np.isnan(traced(nothing)).all()
+
+
+# --- masks ---------------------------------------------------------------------------------------------------------------
+
+NORMAL_4 = jd.oracles.gaussian(jnp.zeros(4), jnp.ones(4))
+MASK_Y, MASK_4 = jnp.array([1.0, -1.0, 0.5, 0.0]), np.array([1, 1, 0, 0])
+
+
+def masked_run(kind: str, mask: Any) -> jd.Samples:
+    denoiser = NORMAL_4.denoiser(SCHEDULE)
+    if kind == "twisted":
+        seen = mask if isinstance(mask, observations.Observation) else observations.mask(MASK_Y, mask, 0.3)
+        kernel = posterior.twisted(denoiser, SCHEDULE, seen)
+    else:
+        belief = posterior.gaussian_belief(SCHEDULE, 0.0, 1.0)
+        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3, belief=belief)
+    x, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 4)), jd.grids.uniform(60)
+    return jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic())
+
+
+def is_exact(samples: jd.Samples) -> bool:
+    """The posterior's mean and evidence, within Monte Carlo and the steps' bias."""
+    mean = jax.nn.softmax(samples.log_weights) @ samples.x
+    off = np.abs(mean - np.array([1, -1, 0, 0]) / 1.09).max()
+    return bool(off < 0.08 and abs(samples.log_evidence + 2.841) < 0.1)
+
+
+@pytest.mark.parametrize("kind", ["twisted", "inpaint"])
+def test_a_mask_is_exact(kind: str) -> None:
+    assert is_exact(masked_run(kind, MASK_4 > 0))
+
+
+def test_masks_of_any_kind_are_the_same() -> None:
+    """Bool, integers and floats make the same kernels, leaf by leaf; so does 255 under tracing, where it counts as 1."""
+    denoiser = NORMAL_4.denoiser(SCHEDULE)
+
+    def everywhere(mask: Any) -> list:
+        seen = observations.mask(MASK_Y, mask, 0.3)
+        return [
+            posterior.twisted(denoiser, SCHEDULE, seen),
+            posterior.split_gibbs(denoiser, SCHEDULE, seen),
+            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3),
+            guidance.repaint(denoiser, SCHEDULE, MASK_Y, mask),
+            guidance.mmps(denoiser, SCHEDULE, seen),
+        ]
+
+    first = everywhere(MASK_4 > 0)
+    for mask in (MASK_4.astype(np.uint8), jnp.array(MASK_4, jnp.float32), jnp.array(MASK_4, bool)):
+        chex.assert_trees_all_equal(everywhere(mask), first)
+    traced = jax.jit(lambda mask: jax.tree.leaves(everywhere(mask)))(255 * MASK_4)
+    chex.assert_trees_all_equal(traced, jax.tree.map(jnp.asarray, jax.tree.leaves(first)))
+
+
+def test_masks_reject_mutants() -> None:
+    """255 as the operator, the gain and the weight at once."""
+    raw = jnp.array(255.0 * MASK_4)
+    mutant = observations.Observation(Partial(jnp.multiply, raw), MASK_Y * MASK_4, 0.3, raw, MASK_4)
+    assert not is_exact(masked_run("twisted", mutant))
+
+
+# --- gains of operators --------------------------------------------------------------------------------------------------
+
+
+def test_a_function_has_the_evidence_of_its_matrix() -> None:
+    """y = sum of 64 entries: as wide as 64 of them. The mutant takes the twist to be as wide as one."""
+    data, matrix, y = jd.oracles.gaussian(jnp.zeros(64), jnp.ones(64)), jnp.ones((1, 64)), jnp.array([4.0])
+    assert abs(float(data.log_evidence(matrix, y, 0.09 * jnp.eye(1))) + 3.124) < 1e-3
+    law = jd.oracles.affine_chain(data, SCHEDULE, jd.grids.uniform(25))
+    exact = float(law.log_evidence(matrix, y, 0.09 * jnp.eye(1)))
+    x = jd.prior_sample(jax.random.key(0), SCHEDULE, (256, 64))
+
+    def total(v: jax.Array) -> jax.Array:
+        return jnp.sum(v, keepdims=True)
+
+    def log_z(seen: observations.Observation) -> float:
+        kernel = posterior.twisted(data.denoiser(SCHEDULE), SCHEDULE, seen)
+        samples = jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(25), resample=resampling.systematic())
+        return float(samples.log_evidence)
+
+    by_matrix = log_z(observations.linear(matrix, y, 0.3))
+    assert abs(by_matrix - exact) < 0.15  # Monte Carlo of 256 rows
+    np.testing.assert_allclose(log_z(observations.linear(total, y, 0.3)), by_matrix, atol=1e-3)  # float32
+    assert log_z(observations.linear(total, y, 0.3, gain=1.0)) < exact - 5
+
+
 D = jd.oracles.gaussian(jnp.zeros(2), jnp.ones(2)).denoiser(SCHEDULE)
 Z, SEEN = jnp.zeros(2), observations.noisy(jnp.zeros(2), 0.1)
+RAW = observations.Observation(Partial(jnp.asarray), Z, 0.1, 1.0, jnp.array([255, 0]))
 BAD = {
     "power": (lambda: posterior.tilted(D, SCHEDULE, SEEN, power=lambda t: t), ValueError, "power: expected 1 at t = 0, got 0"),
     "variance": (lambda: posterior.twisted(D, SCHEDULE, SEEN, variance="tiny"), ValueError, "variance: expected one of"),
@@ -584,6 +799,16 @@ BAD = {
     "A": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.zeros(3), 0.1), ValueError, r"A, y: expected shapes \[m, d\] and \[m\], got \(2, 2\) and \(3,\)"),
     "no noise": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), Z, 0.0), ValueError, "noise_std: expected a positive standard deviation, got 0"),
     "mask": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.zeros(3), 0.1), ValueError, "observed: expected the shape of y"),
+    "mask of 255": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([255, 0]), 0.1), ValueError, r"observed: expected a mask of 0 and 1 \(for any other array: `mask > 0`\), got 255 at index 0 of 2"),
+    "mask of NaN": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([1.0, jnp.nan]), 0.1), ValueError, "observed: expected a mask of 0 and 1"),
+    "own mask": (lambda: posterior.twisted(D, SCHEDULE, RAW), ValueError, r"log_likelihood.observed: expected a mask of 0 and 1"),
+    "own mask, gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, RAW), ValueError, r"observation.observed: expected a mask of 0 and 1"),
+    "own mask, guided": (lambda: guidance.mmps(D, SCHEDULE, RAW), ValueError, r"observation.observed: expected a mask of 0 and 1"),
+    "y": (lambda: posterior.denoise(D, SCHEDULE, jnp.array([jnp.nan, 0.0]), 0.1), ValueError, "y: expected finite entries where it is observed, got nan"),
+    "y of mcgdiff": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.array([jnp.inf, 0.0]), 0.1), ValueError, "y: expected finite entries, got inf"),
+    "models": (lambda: posterior.mixed([D, D], jnp.full(2, -jnp.inf), SCHEDULE), ValueError, "log_weights: expected a model of positive weight"),
+    "a model": (lambda: posterior.mixed([D, D], jnp.array([0.0, jnp.nan]), SCHEDULE), ValueError, "log_weights: expected log weights below infinity, got nan"),
+    "exponents": (lambda: posterior.composed([D, D], jnp.array([jnp.nan, 1.0]), SCHEDULE), ValueError, "exponents: expected a positive sum"),
     "integers": (lambda: posterior.denoise(D, SCHEDULE, jnp.zeros(2, int), 0.1), TypeError, "y: expected a floating dtype"),
     "gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, lambda x: 0.0), TypeError, "observation: expected an Observation, got function"),
     "belief": (lambda: posterior.gaussian_belief(SCHEDULE, 0.0, -1.0), ValueError, "std: expected a positive standard deviation"),

@@ -41,6 +41,31 @@ def test_bennett_and_crooks_on_gaussian_works(x64: None) -> None:
     assert abs(float(work.bennett_acceptance_ratio(forward.ravel(), -reverse.ravel())) + 3) > 0.5
 
 
+def test_bennett_with_paths_of_no_weight(x64: None) -> None:
+    """w is 0 or 2 p, half of the time each, and 2 p on every reverse path: log p exactly."""
+    log_prob = -3.0
+    forward = jnp.array([jnp.inf, -log_prob - jnp.log(2)] * 50)
+    reverse = jnp.full(100, log_prob + jnp.log(2))
+    found = work.bennett_acceptance_ratio(forward, reverse)
+    np.testing.assert_allclose(found, log_prob, atol=1e-9)  # rounding
+    assert np.isfinite(work.bennett_standard_error(forward, reverse))
+    few = jnp.where(jnp.arange(1000) < 999, jnp.inf, 2.0)  # far outside of what its one work says
+    np.testing.assert_allclose(work.bennett_acceptance_ratio(few, jnp.full(1000, -2.0)), -2 - np.log(1000), atol=1e-6)
+    assert np.isnan(jax.jit(work.bennett_acceptance_ratio)(forward.at[0].set(jnp.nan), reverse))
+    # The mutant: without the paths of no weight.
+    assert abs(float(work.bennett_acceptance_ratio(forward[1::2], reverse)) - log_prob) > 0.3
+
+
+@pytest.mark.parametrize("work_of", ["forward", "reverse"])
+@pytest.mark.parametrize("value", [jnp.nan, -jnp.inf])
+def test_works_that_are_none(work_of: str, value: float) -> None:
+    good, bad = jnp.ones(3), jnp.array([1.0, value, 2.0])
+    works = (bad, good) if work_of == "forward" else (good, bad)
+    for function in (work.bennett_acceptance_ratio, work.bennett_standard_error, work.crooks):
+        with pytest.raises(ValueError, match=f"{work_of}_work: expected finite works"):
+            function(*works)
+
+
 @pytest.mark.parametrize("variance", [pytest.param("large", marks=pytest.mark.slow), 0.5])
 def test_crooks_and_bennett_on_a_chain(variance: object, x64: None) -> None:
     data = jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0))

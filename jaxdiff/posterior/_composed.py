@@ -77,7 +77,7 @@ def composed(
         raise ValueError(f"exponents: expected one a denoiser, shape ({len(functions)},), got {jnp.shape(exponents)}")
     known = _checks.known(exponents)
     if known is not None and not 0 < known.sum() < jnp.inf:
-        raise ValueError(f"exponents: expected finite numbers of positive sum, got {known.tolist()}")
+        raise ValueError(f"exponents: expected a positive sum, got {known.tolist()}")
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
     mover = None if move is None else as_function("move", move)
     model = functions, jnp.asarray(exponents), schedule
