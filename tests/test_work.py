@@ -50,9 +50,7 @@ def test_bennett_with_paths_of_no_weight(x64: None) -> None:
     np.testing.assert_allclose(found, log_prob, atol=1e-9)  # rounding
     assert np.isfinite(work.bennett_standard_error(forward, reverse))
     few = jnp.where(jnp.arange(1000) < 999, jnp.inf, 2.0)  # far outside of what its one work says
-    np.testing.assert_allclose(
-        work.bennett_acceptance_ratio(few, jnp.full(1000, -2.0)), -2 - np.log(1000) / 2, atol=1e-6
-    )
+    np.testing.assert_allclose(work.bennett_acceptance_ratio(few, jnp.full(1000, -2.0)), -2 - np.log(1000), atol=1e-6)
     assert np.isnan(jax.jit(work.bennett_acceptance_ratio)(forward.at[0].set(jnp.nan), reverse))
     # The mutant: without the paths of no weight.
     assert abs(float(work.bennett_acceptance_ratio(forward[1::2], reverse)) - log_prob) > 0.3
