@@ -87,7 +87,7 @@ def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
         params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
         return training.init_state(keys[1], params, optimizer)
 
-    with training.Checkpoints(folder) as checkpoints:
+    with training.lock(folder, wait=True), training.Checkpoints(folder) as checkpoints:  # of two, one trains it
         state = checkpoints.restore(jax.eval_shape(initial))
         if state is None:
             state = fit(network, dataset, jax.jit(initial)(), optimizer, steps)

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -333,7 +334,7 @@ with training.lock(Path(sys.argv[1])):
 """
 
 
-def test_one_process_writes_to_a_run(tmp_path: Path) -> None:
+def test_one_process_writes_to_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is named; the lock ends with it, though it is killed; readers need none."""
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
@@ -344,6 +345,13 @@ def test_one_process_writes_to_a_run(tmp_path: Path) -> None:
             with pytest.raises(BlockingIOError, match=said), training.lock(folder):
                 pass
         holder.kill()
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        threading.Timer(0.3, holder.kill).start()
+        with training.lock(folder, wait=True):
+            assert f"waiting for process {holder.pid} on " in caplog.text
+            assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
     with training.lock(folder), pytest.raises(BlockingIOError, match=f"process {os.getpid()} "), training.lock(folder):
         pass
     with training.lock(folder):  # given back

@@ -24,7 +24,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep a run to one writing process at a time; readers need no lock.
 
     The lock is the operating system's (flock on the file .lock): it ends with the process, however that ends, and
@@ -32,6 +32,7 @@ def lock(folder: Path) -> Iterator[None]:
 
     Args:
       folder: the run's folder; made if missing.
+      wait: whether to wait until it is free, and to say so, rather than to raise.
     Returns:
       A context manager.
     Raises:
@@ -45,8 +46,11 @@ def lock(folder: Path) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout:
         who = path.read_text().strip() or "another process"
-        message = f"{folder} is in use by {who}; wait for it or stop it, or use another folder"
-        raise BlockingIOError(message) from None
+        if not wait:
+            message = f"{folder} is in use by {who}; wait for it or stop it, or use another folder"
+            raise BlockingIOError(message) from None
+        logger.warning("waiting for %s, which uses %s", who, folder)
+        held.acquire(blocking=True)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
