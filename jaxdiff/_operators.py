@@ -1,10 +1,12 @@
-"""Linear operators given as functions: what their matrix would say, without the matrix."""
+"""Linear operators of one example as functions, and what their matrix would say, without the matrix."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jaxdiff._functions import Static
 
 # Rows of A that are counted one by one; where there are more, as many random vectors tell their lengths.
 _EXACT_ROWS = 256
@@ -34,3 +36,28 @@ def squared_rows(operator: Callable, like: Any) -> jax.Array:
         return total + jax.jvp(operator, (zeros,), (signs,))[1] ** 2
 
     return jax.lax.fori_loop(0, _EXACT_ROWS, add, jnp.zeros_like(predicted)) / _EXACT_ROWS
+
+
+def multiply(matrix: jax.Array, x_0: jax.Array) -> jax.Array:
+    """A x, [m], of a matrix [m, d] and one example of d entries."""
+    return matrix @ x_0.reshape(-1)
+
+
+def block_means(factor: Static, x_0: jax.Array) -> jax.Array:
+    """The means of blocks of factor x factor pixels, [H / factor, W / factor, C]."""
+    height, width, channels = x_0.shape
+    if height % factor.value or width % factor.value:
+        raise ValueError(f"x_0: expected sides that are multiples of {factor.value}, got {x_0.shape}")
+    blocks = x_0.reshape(height // factor.value, factor.value, width // factor.value, factor.value, channels)
+    return blocks.mean(axis=(1, 3))
+
+
+def blur_matrix(size: int, width: Any) -> jax.Array:
+    """K_ij = exp(-(i - j)^2 / (2 width^2)) / sum_j, [size, size]."""
+    place = jnp.arange(size)
+    return jax.nn.softmax(-((place[:, None] - place[None]) ** 2) / (2 * width**2), axis=1)
+
+
+def blurred(vertical: jax.Array, horizontal: jax.Array, x_0: jax.Array) -> jax.Array:
+    """K_H x_0 K_W^T of an image [H, W, C]."""
+    return jnp.einsum("ih,hwc,jw->ijc", vertical, x_0, horizontal)

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static, as_function
-from jaxdiff._operators import squared_rows
+from jaxdiff._operators import block_means, blur_matrix, blurred, multiply, squared_rows
 
 
 @partial(
@@ -104,11 +104,7 @@ def linear(
         shapes = f"{jnp.shape(operator)} and {jnp.shape(y)}"
         raise ValueError(f"operator, y: expected shapes [m, d] and [m], got {shapes}")
     matrix = jnp.asarray(operator)
-    return _make(Partial(_multiply, matrix), y, noise_std, jnp.sum(matrix**2, axis=1) if gain is None else gain)
-
-
-def _multiply(matrix: jax.Array, x_0: jax.Array) -> jax.Array:
-    return matrix @ x_0.reshape(-1)
+    return _make(Partial(multiply, matrix), y, noise_std, jnp.sum(matrix**2, axis=1) if gain is None else gain)
 
 
 def mask(y: jax.Array, observed: jax.Array, noise_std: Any) -> Observation:
@@ -212,15 +208,7 @@ def downsample(y: jax.Array, factor: int, noise_std: Any) -> Observation:
     _checks.positive_int("factor", factor)
     if jnp.ndim(y) != 3:
         raise ValueError(f"y: expected an image [H, W, C], got shape {jnp.shape(y)}")
-    return _make(Partial(_block_means, Static(factor)), y, noise_std, 1 / factor**2)
-
-
-def _block_means(factor: Static, x_0: jax.Array) -> jax.Array:
-    height, width, channels = x_0.shape
-    if height % factor.value or width % factor.value:
-        raise ValueError(f"x_0: expected sides that are multiples of {factor.value}, got {x_0.shape}")
-    blocks = x_0.reshape(height // factor.value, factor.value, width // factor.value, factor.value, channels)
-    return blocks.mean(axis=(1, 3))
+    return _make(Partial(block_means, Static(factor)), y, noise_std, 1 / factor**2)
 
 
 def blur(y: jax.Array, width: float, noise_std: Any) -> Observation:
@@ -241,19 +229,10 @@ def blur(y: jax.Array, width: float, noise_std: Any) -> Observation:
     _checks.values("width", width, "a positive standard deviation", lambda v: v > 0)
     if jnp.ndim(y) != 3:
         raise ValueError(f"y: expected an image [H, W, C], got shape {jnp.shape(y)}")
-    vertical, horizontal = (_blur_matrix(size, width).astype(y.dtype) for size in y.shape[:2])
+    vertical, horizontal = (blur_matrix(size, width).astype(y.dtype) for size in y.shape[:2])
     kept = [jnp.sum(matrix**2, axis=1) for matrix in (vertical, horizontal)]
     gain = jnp.broadcast_to((kept[0][:, None] * kept[1][None])[..., None], y.shape)
-    return _make(Partial(_blur, vertical, horizontal), y, noise_std, gain)
-
-
-def _blur_matrix(size: int, width: Any) -> jax.Array:
-    place = jnp.arange(size)
-    return jax.nn.softmax(-((place[:, None] - place[None]) ** 2) / (2 * width**2), axis=1)
-
-
-def _blur(vertical: jax.Array, horizontal: jax.Array, x_0: jax.Array) -> jax.Array:
-    return jnp.einsum("ih,hwc,jw->ijc", vertical, x_0, horizontal)
+    return _make(Partial(blurred, vertical, horizontal), y, noise_std, gain)
 
 
 def poisson(counts: jax.Array, peak: Any, *, floor: Any = 1e-3) -> Partial:
@@ -307,10 +286,6 @@ def _classified(classifier: Partial, label: Any, x_0: jax.Array) -> jax.Array:
     logits = classifier(x_0)
     _checks.index("label", label, len(logits))
     return _rows.pick(jax.nn.log_softmax(logits), label)
-
-
-Likelihood = Callable[[jax.Array], Any]
-"""One x_0 [*D] -> log p(y | x_0), [], in nats."""
 
 
 def as_likelihood(name: str, likelihood: Any) -> Partial:
