@@ -161,3 +161,27 @@ def test_what_a_denoiser_returns_is_not_broadcast(name: str, shape: str) -> None
 def test_what_is_no_schedule_is_named(schedule: Any) -> None:
     with pytest.raises(TypeError, match=r"schedule: expected a Schedule such as schedules.cosine\(\), got"):
         jd.q_sample(schedule, X, 0.5, X)
+
+
+NOT_MIXTURES = {
+    "log_weights": (jnp.array([0.0, jnp.nan]), jnp.zeros((2, 2)), jnp.ones(2)),
+    "means": (jnp.zeros(2), jnp.full((2, 2), jnp.inf), jnp.ones(2)),
+    "covariances": (jnp.zeros(2), jnp.zeros((2, 2)), jnp.array([1.0, -1.0])),
+    "covariances ": (jnp.zeros(1), jnp.zeros((1, 2)), jnp.array([[[1.0, 0.9], [0.0, 1.0]]])),
+    "covariances  ": (jnp.zeros(1), jnp.zeros((1, 2)), jnp.array([[[1.0, jnp.nan], [jnp.nan, 1.0]]])),
+}
+
+
+@pytest.mark.parametrize("name", NOT_MIXTURES)
+def test_what_is_no_mixture_is_refused(name: str) -> None:
+    """A matrix that is not symmetric gave the density of another one, in silence."""
+    with pytest.raises(ValueError, match=rf"^{name.strip()}: expected"):
+        jd.oracles.GaussianMixture(*NOT_MIXTURES[name])
+
+
+def test_a_mixture_is_a_pytree_of_anything() -> None:
+    """Gradients and shapes go through it, which are no mixtures; a component of weight 0 is one."""
+    mixture = jd.oracles.GaussianMixture(jnp.array([0.0, -jnp.inf]), jnp.ones((2, 2)), jnp.stack([jnp.eye(2)] * 2))
+    slope = jax.grad(lambda m: m.log_prob(jnp.zeros((1, 2))).sum())(asymmetric_mixture())
+    assert jax.tree.map(jnp.shape, slope).means == (3, 2)
+    assert jax.tree.map(lambda leaf: -leaf, mixture).covariances.max() < 0

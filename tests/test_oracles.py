@@ -230,7 +230,7 @@ BAD = {
     "lists": (
         lambda: jd.oracles.GaussianMixture([0.0], [[1.0, 2.0]], EYE[None]),
         TypeError,
-        "expected arrays, got a list",
+        "log_weights: expected a floating array, got list",
     ),
     "x": (lambda: MIXTURE.log_prob(jnp.zeros((5, 3))), ValueError, r"x: expected shape \[..., 2\], got \(5, 3\)"),
     "x_t": (lambda: MIXTURE.denoiser(COSINE)(jnp.zeros((2, 2, 2)), 0.5), ValueError, r"x_t: expected shape \[B, 2\]"),

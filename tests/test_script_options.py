@@ -140,7 +140,7 @@ EDITED: dict[str, tuple[str, Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", DAMAGED.keys() | EDITED.keys())
+@pytest.mark.parametrize("case", [*DAMAGED, *EDITED])
 def test_a_damaged_configuration_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     content, message = DAMAGED.get(case, ("", ""))
     if case in EDITED:

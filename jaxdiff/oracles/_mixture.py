@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ from jaxdiff.schedules import Schedule
 _ENTRIES = 2**24  # of rows x components x dimensions at once; beyond, components take turns
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["log_weights", "means", "covariances"], meta_fields=[])
+@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
 class GaussianMixture:
     """A mixture of K normal distributions in d dimensions.
@@ -32,6 +31,9 @@ class GaussianMixture:
       means: [K, d].
       covariances: [K, d, d], symmetric positive semi-definite; or [K, d], their diagonals; or [K], multiples of the
         identity, for which no [d, d] matrix is ever made.
+    Raises:
+      TypeError: a field is not a floating array.
+      ValueError: shapes do not fit, or values that are known are not those of a mixture.
     """
 
     log_weights: jax.Array
@@ -40,10 +42,6 @@ class GaussianMixture:
 
     def __post_init__(self) -> None:
         fields = (self.log_weights, self.means, self.covariances)
-        if any(isinstance(field, list | tuple) for field in fields):
-            raise TypeError("log_weights, means, covariances: expected arrays, got a list")
-        if not all(isinstance(field, jax.Array | np.ndarray) for field in fields):
-            return  # a placeholder of a tree transformation
         for name, field in zip(("log_weights", "means", "covariances"), fields, strict=True):
             _checks.floating(name, field)
         weights, means, covariances = (field.shape for field in fields)
@@ -53,6 +51,28 @@ class GaussianMixture:
                 "log_weights, means, covariances: expected shapes [K], [K, d], and [K, d, d], [K, d] or [K], got "
                 f"{weights}, {means}, {covariances}"
             )
+        _checks.values("log_weights", self.log_weights, "weights below infinity", lambda w: w < np.inf, finite=False)
+        _checks.finite("means", self.means)
+        if len(covariances) <= len(means):
+            _checks.values("covariances", self.covariances, "variances of at least 0", lambda v: v >= 0)
+        elif (known := _checks.known(self.covariances)) is not None:
+            wrong = known[~_may_be_covariance(known)]
+            if len(wrong):
+                raise ValueError(
+                    f"covariances: expected symmetric matrices without a variance below 0, got {wrong[0].tolist()}"
+                )
+
+    def tree_flatten(self) -> tuple[tuple, None]:
+        """What jax takes a mixture apart into."""
+        return (self.log_weights, self.means, self.covariances), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, leaves: tuple) -> "GaussianMixture":
+        """Put it together again, without the checks: the leaves may be gradients, or no arrays at all."""
+        mixture = object.__new__(cls)
+        for name, value in zip(("log_weights", "means", "covariances"), leaves, strict=True):
+            object.__setattr__(mixture, name, value)
+        return mixture
 
     @exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
@@ -262,6 +282,13 @@ def _mixture_denoiser(
     return Denoised(mean, variance=spread.reshape(x_t.shape).astype(x_t.dtype))
 
 
+def _may_be_covariance(matrices: np.ndarray) -> np.ndarray:
+    """Which matrices, [..., d, d], are symmetric but for rounding, with a diagonal of at least 0."""
+    diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
+    odd = np.abs(matrices - np.swapaxes(matrices, -2, -1)).max((-2, -1))
+    return (diagonal.min(-1) >= 0) & (odd <= 1e-3 * diagonal.max(-1))
+
+
 def gaussian(mean: jax.Array, covariance: jax.Array) -> GaussianMixture:
     """Return one normal distribution, as a mixture of one component.
 
@@ -271,9 +298,10 @@ def gaussian(mean: jax.Array, covariance: jax.Array) -> GaussianMixture:
     Returns:
       A GaussianMixture with K = 1.
     Raises:
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit, or covariance is known and none.
     """
-    return GaussianMixture(jnp.zeros(1, jnp.asarray(mean).dtype), mean[None], jnp.asarray(covariance)[None])
+    mean = jnp.asarray(mean)
+    return GaussianMixture(jnp.zeros(1, mean.dtype), mean[None], jnp.asarray(covariance)[None])
 
 
 def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
@@ -293,6 +321,8 @@ def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
     """
     _checks.floating("points", points)
     _checks.values("bandwidth", bandwidth, "a positive standard deviation", lambda v: v > 0)
+    if len(points) < 1:
+        raise ValueError(f"points: expected at least one example, got shape {points.shape}")
     flat = points.reshape(len(points), -1)
     squared = jnp.broadcast_to(jnp.asarray(bandwidth, flat.dtype) ** 2, len(flat))
     return GaussianMixture(jnp.zeros(len(flat), flat.dtype), flat, squared)
