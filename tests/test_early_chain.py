@@ -271,6 +271,9 @@ def test_annealing_is_unbiased_in_both_directions(x64: None) -> None:
     exact = stats.norm.logpdf(np.asarray(bounds.x_0)[:, 0], mean, np.sqrt(variance))
     assert z(np.exp(bounds.lower - exact), 1) < 4
     assert z(np.exp(exact - bounds.upper), 1) < 4
+    # Where a weight has no variance to speak of: a lower and an upper bound, and near.
+    for gap in (exact - np.asarray(bounds.lower), np.asarray(bounds.upper) - exact):
+        assert -4 * gap.std() / np.sqrt(ROWS) < gap.mean() < 0.5
 
 
 def test_exact_steps_produce_no_entropy(x64: None) -> None:

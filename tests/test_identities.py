@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import asymmetric_mixture, z_scores
+from helpers import asymmetric_mixture, correlated_gaussian, z_scores
 from scipy import stats
 
 import jaxdiff as jd
@@ -230,6 +230,18 @@ def test_the_first_half_of_split_gibbs_is_its_conditional(x64: None) -> None:
     assert np.abs(z_scores(centred, np.zeros(2))).max() < 4.5
     squares = (centred[:, :, None] * centred[:, None, :]).reshape(-1, 4)[:, [0, 1, 3]]
     assert np.abs(z_scores(squares, covariance.reshape(4)[[0, 1, 3]])).max() < 4.5
+
+
+def test_repeated_steps_tell_the_hidden_of_the_seen() -> None:
+    """A step from x_t = 0, which knows nothing of a seen 2: repeated, the hidden entry follows by its correlation."""
+    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0])
+    once, often = (
+        jax.jit(guidance.repaint(denoiser, SCHEDULE, y, shown, num_resamples=n).step)(
+            row_keys(500), (), jnp.zeros((500, 2)), jnp.asarray(T), jnp.asarray(S)
+        )[1][:, 1]
+        for n in (1, 10)
+    )
+    assert float(often.mean() - once.mean()) > 5 * float(jnp.hypot(once.std(), often.std())) / np.sqrt(500)
 
 
 def test_the_composed_score_is_the_sum_of_scores(x64: None) -> None:
