@@ -307,8 +307,7 @@ def save(config: Config) -> None:
 def key_of(seed: int, purpose: str) -> jax.Array:
     """The key of one purpose of a seed: training, sampling and data never share a stream."""
     _options.seed(seed)
-    key = jax.random.key(seed, impl="threefry2x32")  # whose rows have draws of their own, whatever the default is
-    return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(purpose.encode()))
 
 
 def as_json(config: Config) -> str:

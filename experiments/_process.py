@@ -35,6 +35,8 @@ def configure() -> None:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_NUM_CPU_DEVICES", str(_cpu_devices()))
+    # Rows need keys whose draws do not depend on the batch: those of rbg, another common default, do.
+    os.environ["JAX_DEFAULT_PRNG_IMPL"] = "threefry2x32"
     flags = os.environ.get("XLA_FLAGS", "")
     if _knows_patience() and PATIENCE.split("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {PATIENCE}".strip()

@@ -103,6 +103,7 @@ def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds:
     """300 leaves, 4 devices, all cores busy: with `leaf[0]` in `unreplicate` this stops for ever within 100 rounds."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=300"  # slow is not stuck
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(training.__file__).parents[2]), *sys.path])
     try:
         command = [sys.executable, "-c", HANG, str(rounds)]

@@ -111,6 +111,14 @@ def test_cores_are_those_of_the_control_groups(case: str, tmp_path: Path, monkey
     assert _process.cores(tmp_path) == expected
 
 
+def test_keys_are_of_the_kind_that_rows_need(script: Path) -> None:
+    environment, _, _ = run(script, JAX_DEFAULT_PRNG_IMPL="rbg")
+    program = "import jax; print(jax.random.key_impl(jax.random.key(0)))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout == "threefry2x32\n"
+
+
 def test_other_flags_of_xla_are_kept(script: Path) -> None:
     flags = run(script, XLA_FLAGS="--xla_cpu_enable_fast_math=false")[0]["XLA_FLAGS"].split()
     assert flags[0] == "--xla_cpu_enable_fast_math=false"
