@@ -131,10 +131,10 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/kernels/_exponential.py": [
         ("dpmpp_1s", "noise of half the step", "jnp.expm1(-2 * tau**2 * h)", "jnp.expm1(-(tau**2) * h)", "test_solvers.py::test_order_one_is_ddim_and_with_noise_ddpm[cosine]"),
         ("dpmpp_2m", "the whole of the first moment", "moment[1] = moment[0] / 2", "moment[1] = moment[0]", "test_solvers.py::test_dpmpp_2m_is_the_papers"),
-        ("dpmpp_3m", "the history's order", "History((x_0, *history.x_0)[: len(history.x_0)]", "History((*history.x_0[:1], x_0, *history.x_0[1:])[: len(history.x_0)]", "test_solvers.py::test_order[dpmpp_3m-cosine]"),
+        ("dpmpp_3m", "the history's order", "History((x_0, *history.x_0)[: len(history.x_0)]", "History((*history.x_0[:1], x_0, *history.x_0[1:])[: len(history.x_0)]", "test_solvers.py::test_order[dpmpp_3m-linear]"),
         ("dpmpp_3m unipc", "the second moment without its 2", "1 - j * by_parts[-1] / large", "1 - by_parts[-1] / large", "test_solvers.py::test_moments_of_the_exponential_weight"),
         ("dpmpp_2s", "the middle in t", "u = schedule.time((early.log_snr + late.log_snr) / 2)", "u = (jnp.asarray(t) + s) / 2", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
-        ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_places(last", "nodes = [jnp.zeros_like(taken), *_places(last", "test_solvers.py::test_order[unipc_2-cosine]"),
+        ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_places(last", "nodes = [jnp.zeros_like(taken), *_places(last", "test_solvers.py::test_order[unipc_2-linear]"),
     ],
     "jaxdiff/kernels/_adaptive.py": [
         ("adaptive", "the sign of eps", "(sigma * x_0 - alpha * eps)", "(sigma * x_0 + alpha * eps)", "test_solvers.py::test_the_adaptive_solver_meets_its_tolerance"),
