@@ -233,8 +233,8 @@ def test_the_first_half_of_split_gibbs_is_its_conditional(x64: None) -> None:
 
 
 def test_repeated_steps_tell_the_hidden_of_the_seen() -> None:
-    """A step from x_t = 0, which knows nothing of a seen 2: repeated, the hidden entry follows by its correlation."""
-    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0])
+    """A step from x_t = 0, which knows nothing of a seen 5: repeated, the hidden entry follows by its correlation."""
+    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([5.0, 0.0]), jnp.array([1.0, 0.0])
     once, often = (
         jax.jit(guidance.repaint(denoiser, SCHEDULE, y, shown, num_resamples=n).step)(
             row_keys(500), (), jnp.zeros((500, 2)), jnp.asarray(T), jnp.asarray(S)
