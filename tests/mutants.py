@@ -256,11 +256,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "+ self.gain * spread", "+ 0 * spread", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("Observation", "the normaliser dropped", "(residual**2 / variance + jnp.log(2 * jnp.pi * variance))", "(residual**2 / variance)", "test_observations.py::test_log_density_and_gain_by_matrices"),
-        ("mask", "hidden entries are counted", "noise_std, shown, shown)", "noise_std, shown)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("mask", "hidden entries are counted", "noise_std, shown, shown)", "noise_std, shown)", "test_identities.py::test_what_is_hidden_is_not_counted_and_a_blur_is_normal"),
         ("half", "the other half", "(place < size // 2)", "(place >= size // 2)", "test_observations.py::test_operators_are_what_they_say"),
         ("noisy", "no gain", "return _make(Partial(jnp.asarray), y, noise_std)", "return _make(Partial(jnp.asarray), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("downsample", "the gain of a sum", "noise_std, 1 / factor**2)", "noise_std, 1 / factor)", "test_observations.py::test_log_density_and_gain_by_matrices"),
-        ("blur", "no half in the exponent", "/ (2 * width**2), axis=1)", "/ (width**2), axis=1)", "test_observations.py::test_operators_are_what_they_say"),
+        ("blur", "no half in the exponent", "/ (2 * width**2), axis=1)", "/ (width**2), axis=1)", "test_identities.py::test_what_is_hidden_is_not_counted_and_a_blur_is_normal"),
         ("poisson", "the factorial of one less", "gammaln(counts + 1)", "gammaln(jnp.maximum(counts, 1))", "test_observations.py::test_counts_and_classes"),
         ("classified", "logits for log-probabilities", "jax.nn.log_softmax(classifier(x_0))[label]", "classifier(x_0)[label]", "test_observations.py::test_counts_and_classes"),
     ],
@@ -326,9 +326,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("empirical", "a variance for the bandwidth", "jnp.asarray(bandwidth, flat.dtype) ** 2", "jnp.asarray(bandwidth, flat.dtype)", "test_identities.py::test_the_empirical_law_is_the_kernel_density"),
     ],
     "jaxdiff/oracles/_binary.py": [
-        ("binary_states", "the last bit first", ">> np.arange(size)[::-1]) % 2", ">> np.arange(size)) % 2", "test_identities.py::test_the_binary_bound_is_the_oracles"),
+        ("binary_states", "the last bit first", ">> np.arange(size)[::-1]) % 2", ">> np.arange(size)) % 2", "test_identities.py::test_a_binary_chain_of_one_step_draws_what_is_denoised"),
         ("BinaryLaw", "no half of the agreements", "(2 * law.sequences.T - 1) / 2", "(2 * law.sequences.T - 1)", "test_binomial.py::test_the_exact_denoiser_is_bayes_rule_by_enumeration"),
-        ("binary_chain", "a step too few", "jax.lax.fori_loop(0, len(ts) - 1, step, jnp.full", "jax.lax.fori_loop(1, len(ts) - 1, step, jnp.full", "test_binomial.py::test_samples_follow_the_chains_exact_law"),
+        ("binary_chain", "a step too few", "jax.lax.fori_loop(0, len(ts) - 1, step, jnp.full", "jax.lax.fori_loop(1, len(ts) - 1, step, jnp.full", "test_identities.py::test_a_binary_chain_of_one_step_draws_what_is_denoised"),
         ("binary_bound", "the prior's term is zero", "step, -binomial.prior_kl(schedule, states, ts[0]))", "step, 0 * binomial.prior_kl(schedule, states, ts[0]))", "test_identities.py::test_a_binary_bound_that_starts_early_has_its_prior"),
     ],
     "jaxdiff/binomial.py": [

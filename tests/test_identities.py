@@ -317,6 +317,20 @@ def test_bits_start_as_fair_coins() -> None:
     assert abs(float(binomial.prior_sample(jax.random.key(0), (500, 20)).mean()) - 0.5) < 5 * 0.5 / np.sqrt(10_000)
 
 
+def test_a_binary_chain_of_one_step_draws_what_is_denoised(x64: None) -> None:
+    states = oracles.binary_states(2)
+    np.testing.assert_array_equal(states, [[0, 0], [0, 1], [1, 0], [1, 1]])
+    chain = oracles.binary_chain(lambda x, t: jnp.full_like(x, 0.3), DDPM, jnp.array([1.0, 0.0]), 2)
+    np.testing.assert_allclose(jnp.exp(chain), [0.49, 0.21, 0.21, 0.09], rtol=1e-9)
+
+
+def test_what_is_hidden_is_not_counted_and_a_blur_is_normal(x64: None) -> None:
+    seen = observations.mask(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]), 0.3)
+    np.testing.assert_allclose(seen(jnp.array([0.8, 0.0])), stats.norm.logpdf(0.2, 0, 0.3), rtol=1e-9)
+    blurred = observations.blur(jnp.zeros((1, 3, 1)), 0.8, 0.1).operator(jnp.array([0.0, 1.0, 0.0])[None, :, None])
+    np.testing.assert_allclose(blurred[0, 1, 0], 1 / (1 + 2 * np.exp(-0.5 / 0.64)), rtol=1e-9)
+
+
 def test_the_binary_kl_is_by_hand(x64: None) -> None:
     x_0, x_t = jnp.array([[1.0]]), jnp.array([[0.0]])
     q, p = (float(binomial.q_posterior(DDPM, x_t, x, 1.0, 0.5)[0, 0]) for x in (x_0, jnp.array([[0.3]])))
