@@ -233,8 +233,8 @@ def test_the_first_half_of_split_gibbs_is_its_conditional(x64: None) -> None:
 
 
 def test_repeated_steps_tell_the_hidden_of_the_seen() -> None:
-    """A step from x_t = 0, which knows nothing of a seen 2: repeated, the hidden entry follows by its correlation."""
-    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([2.0, 0.0]), jnp.array([1.0, 0.0])
+    """A step from x_t = 0, which knows nothing of a seen 5: repeated, the hidden entry follows by its correlation."""
+    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([5.0, 0.0]), jnp.array([1.0, 0.0])
     once, often = (
         jax.jit(guidance.repaint(denoiser, SCHEDULE, y, shown, num_resamples=n).step)(
             row_keys(500), (), jnp.zeros((500, 2)), jnp.asarray(T), jnp.asarray(S)
@@ -315,6 +315,20 @@ def test_the_binary_bound_is_the_oracles(x64: None) -> None:
 
 def test_bits_start_as_fair_coins() -> None:
     assert abs(float(binomial.prior_sample(jax.random.key(0), (500, 20)).mean()) - 0.5) < 5 * 0.5 / np.sqrt(10_000)
+
+
+def test_a_binary_chain_of_one_step_draws_what_is_denoised(x64: None) -> None:
+    states = oracles.binary_states(2)
+    np.testing.assert_array_equal(states, [[0, 0], [0, 1], [1, 0], [1, 1]])
+    chain = oracles.binary_chain(lambda x, t: jnp.full_like(x, 0.3), DDPM, jnp.array([1.0, 0.0]), 2)
+    np.testing.assert_allclose(jnp.exp(chain), [0.49, 0.21, 0.21, 0.09], rtol=1e-9)
+
+
+def test_what_is_hidden_is_not_counted_and_a_blur_is_normal(x64: None) -> None:
+    seen = observations.mask(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]), 0.3)
+    np.testing.assert_allclose(seen(jnp.array([0.8, 0.0])), stats.norm.logpdf(0.2, 0, 0.3), rtol=1e-9)
+    blurred = observations.blur(jnp.zeros((1, 3, 1)), 0.8, 0.1).operator(jnp.array([0.0, 1.0, 0.0])[None, :, None])
+    np.testing.assert_allclose(blurred[0, 1, 0], 1 / (1 + 2 * np.exp(-0.5 / 0.64)), rtol=1e-9)
 
 
 def test_the_binary_kl_is_by_hand(x64: None) -> None:
