@@ -76,6 +76,7 @@ LONG = re.compile(
 )
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist there is none
 def pytest_xdist_auto_num_workers() -> int:
     """As many workers as there are cores for this process, not cores of the machine."""
     return _process.cores()

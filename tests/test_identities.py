@@ -9,7 +9,19 @@ from helpers import asymmetric_mixture, correlated_gaussian, z_scores
 from scipy import stats
 
 import jaxdiff as jd
-from jaxdiff import binomial, guidance, kernels, losses, metrics, observations, oracles, posterior, training
+from jaxdiff import (
+    binomial,
+    forward,
+    guidance,
+    kernels,
+    losses,
+    metrics,
+    observations,
+    oracles,
+    posterior,
+    prediction,
+    training,
+)
 from jaxdiff import chain as chains
 
 SCHEDULE = jd.schedules.cosine()
@@ -54,6 +66,21 @@ def test_a_sigmoid_schedule_is_divided_by_its_temperature(x64: None) -> None:
     t = jnp.linspace(0.1, 0.9, 5)
     hot, plain = jd.schedules.sigmoid(-3.0, 3.0, 2.0), jd.schedules.sigmoid(-1.5, 1.5)
     np.testing.assert_allclose(hot.log_snr(t), plain.log_snr(t), rtol=1e-9)
+
+
+def test_noise_is_hidden_where_the_ratio_is_below_rounding(x64: None) -> None:
+    for dtype in ("float32", "float64"):
+        log_snr = -2 * np.log(np.finfo(dtype).eps) + np.array([-0.1, 0.1])  # sigma / alpha on both sides of it
+        np.testing.assert_array_equal(forward.no_noise(jnp.asarray(log_snr, dtype)), [False, True])
+
+
+def test_a_prediction_of_noise_says_nothing_without_data() -> None:
+    """NaN at t = 1 of a rectified flow; a score, of size 1 / sigma, is known where sigma is large."""
+    flow, wide, x = jd.schedules.rectified_flow(), jd.schedules.edm(sigma_max=1e4), jnp.ones((2, 1))
+    for kind in ("eps", "score"):
+        to_x_0 = jax.jit(lambda schedule, t: prediction.to_x_0(schedule, x, x, t, prediction=kind))  # noqa: B023
+        np.testing.assert_array_equal(np.isnan(to_x_0(flow, jnp.array([1.0, 0.5]))[:, 0]), [True, False])
+        assert np.isfinite(to_x_0(wide, jnp.ones(2))).all()
 
 
 def test_the_forward_variance_is_that_of_a_step(x64: None) -> None:
@@ -112,6 +139,17 @@ def test_steps_of_a_run_draw_their_own_noise() -> None:
     run = jd.sample(jax.random.key(0), kernel, jnp.zeros((500, 1)), jd.grids.uniform(2), save_every=1)
     steps = np.diff(run.trajectory[..., 0], axis=0)
     assert abs(np.corrcoef(steps)[0, 1]) < 5 / np.sqrt(500)
+
+
+def test_the_adaptive_solver_widens_a_normal_law_as_it_is(x64: None) -> None:
+    """The flow of N(m, v) is a shift and a scale, (x_s - alpha_s m) / size_s the same at every s: to the tolerance."""
+    edm, m, v = jd.schedules.edm(), 0.7, 0.09
+    law = oracles.gaussian(jnp.full(1, m), jnp.full(1, v))
+    ts, x = jnp.array([0.8, 0.3]), jnp.array([[2.0], [-5.0]])
+    found = jd.sample(jax.random.key(0), kernels.adaptive(law.denoiser(edm), edm, 1e-7), x, ts).x
+    (alpha, alpha_s), (sigma, sigma_s) = edm.alpha_sigma(ts)
+    scale = jnp.sqrt((alpha_s**2 * v + sigma_s**2) / (alpha**2 * v + sigma**2))
+    np.testing.assert_allclose(found, alpha_s * m + scale * (x - alpha * m), rtol=1e-5)
 
 
 def test_dequantised_data_fill_their_bins() -> None:
