@@ -19,8 +19,7 @@ def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") ->
     """
     _checks.row_key(name, key)
     if key.ndim == 0:
-        _checks.values("first", first, "an index in [0, 2^31)", lambda n: (n >= 0) & (n < 2**31) & (n == np.floor(n)))
-        index = jnp.asarray(first).astype(jnp.uint32) + jnp.arange(num_rows, dtype=jnp.uint32)
+        index = jnp.asarray(first_index(first, num_rows)).astype(jnp.uint32) + jnp.arange(num_rows, dtype=jnp.uint32)
         return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     if key.shape != (num_rows,):
         raise ValueError(f"{name}: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")

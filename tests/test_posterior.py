@@ -808,7 +808,7 @@ BAD = {
     "y of mcgdiff": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.array([jnp.inf, 0.0]), 0.1), ValueError, "y: expected finite entries, got inf"),
     "models": (lambda: posterior.mixed([D, D], jnp.full(2, -jnp.inf), SCHEDULE), ValueError, "log_weights: expected a model of positive weight"),
     "a model": (lambda: posterior.mixed([D, D], jnp.array([0.0, jnp.nan]), SCHEDULE), ValueError, "log_weights: expected log weights below infinity, got nan"),
-    "exponents": (lambda: posterior.composed([D, D], jnp.array([jnp.nan, 1.0]), SCHEDULE), ValueError, "exponents: expected a positive sum"),
+    "exponents": (lambda: posterior.composed([D, D], jnp.array([jnp.nan, 1.0]), SCHEDULE), ValueError, "exponents: expected a finite number"),
     "integers": (lambda: posterior.denoise(D, SCHEDULE, jnp.zeros(2, int), 0.1), TypeError, "y: expected a floating dtype"),
     "gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, lambda x: 0.0), TypeError, "observation: expected an Observation, got function"),
     "belief": (lambda: posterior.gaussian_belief(SCHEDULE, 0.0, -1.0), ValueError, "std: expected a positive standard deviation"),

@@ -168,7 +168,7 @@ BAD = {
     "endless width": (lambda: jd.prediction.affine(COSINE, 0.5, X, prediction="edm", sigma_data=float("inf")), ValueError, "sigma_data: expected a positive"),
     "loss without width": (lambda: jd.losses.simple(jax.random.key(0), lambda x, t: x, COSINE, X, prediction="edm", sigma_data=0), ValueError, "sigma_data: expected a positive"),
     "weight without width": (lambda: jd.losses.edm(float("nan")), ValueError, "sigma_data: expected a positive"),
-    "guidance": (lambda: jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, float("nan")), ValueError, "scale: expected a finite scale"),
+    "guidance": (lambda: jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, float("nan")), ValueError, "scale: expected a finite number"),
     "unknown prediction": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "noise"), ValueError, "prediction: expected one of 'eps'"),
     "unknown threshold": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "x0", "hard"), ValueError, "threshold: expected one of"),
     "no function": (lambda: jd.make_denoiser(X, COSINE), TypeError, "apply: expected a function, got"),

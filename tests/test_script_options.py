@@ -439,7 +439,7 @@ def test_exit_codes(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         command = [sys.executable, "-c", program.format(body)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        found[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        found[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert {name: each.returncode for name, each in found.items()} == {"line": 1, "traceback": 1, "interrupted": 130}
     assert found["line"].stderr == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
     assert "Traceback" in found["traceback"].stderr

@@ -366,13 +366,13 @@ def stop_after(run: Path, steps: int, number: int) -> subprocess.CompletedProces
     process = subprocess.Popen(
         command(run), cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not any(line["step"] >= before + steps for line in training.read_log(run)):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -398,12 +398,14 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     """Beside a training run: another train.py, samples, an evaluation, an export; the run loses not a line."""
     run = tmp_path / "run"
     first = subprocess.Popen(command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
     while not (run / "checkpoints" / "10").exists():
         assert first.poll() is None, first.stderr and first.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    second = subprocess.run(command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    second = subprocess.run(
+        command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+    )
     assert second.returncode == 1
     assert f"is in use by process {first.pid} on " in second.stderr
     assert len([line for line in second.stderr.splitlines() if line.startswith("error:")]) == 1
@@ -414,7 +416,7 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     sample.main(sample.Options(run=run, num=4, steps=2))
     evaluate.evaluate(evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE))
     export.main(export.Options(run=run))
-    _, err = first.communicate(timeout=200)
+    _, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
     losses = [line["step"] for line in training.read_log(run) if "loss" in line]
     assert losses == list(range(1, STEPS + 1))
