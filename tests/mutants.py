@@ -86,6 +86,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("keys", "keys split over the batch, whatever its first row", "jax.vmap(jax.random.fold_in, (None, 0))(key, index)", "jax.random.split(key, num_rows)", "test_sampling.py::test_same_samples_whatever_the_split"),
         ("pick", "an index outside is another row's", 'values.at[index].get(mode="fill", wrap_negative_indices=False)', "values[index]", "test_edges.py::test_an_ancestor_is_a_row"),
     ],
+    "jaxdiff/_functions.py": [
+        ("known_ahead", "a grid made inside is traced", "known_ahead = jax.ensure_compile_time_eval()", "known_ahead = lambda function: function", "test_edges.py::test_what_is_made_inside_is_what_is_made_outside"),
+    ],
     # --- decoders, predictions -------------------------------------------------------------------------------------
     "jaxdiff/decoders.py": [
         ("normal log_normal", "a missing factor in the normaliser", "jnp.log(2 * jnp.pi * jnp.broadcast_to", "jnp.log(jnp.pi * jnp.broadcast_to", "test_decoders.py::test_normal_decoder_is_the_density"),
@@ -108,7 +111,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("says_nothing", "the score is of order one", 'if prediction == "score":  # it', 'if prediction == "none":  # it', "test_identities.py::test_a_prediction_of_noise_says_nothing_without_data"),
         ("says_nothing", "nowhere", "return size * jnp.finfo(out.dtype).eps > 1", "return size * jnp.finfo(out.dtype).eps > jnp.inf", "test_edges.py::test_a_prediction_of_noise_is_of_no_use_without_data"),
         ("check_start", "at t = 1 whatever the start", "out = affine(schedule, start, jnp.zeros(1)", "out = affine(schedule, 1.0, jnp.zeros(1)", "test_edges.py::test_a_prediction_of_noise_is_of_no_use_without_data"),
-        ("check_sigma_data", "zero is a standard deviation", "lambda s: s > 0)", "lambda s: s >= 0)", "test_options.py::test_a_number_that_means_nothing_is_refused_by_name"),
+        ("check_sigma_data", "zero is a standard deviation", "lambda s: s > 0)", "lambda s: s >= 0)", "test_prediction.py::test_bad_input"),
         ("from_x_0", "multiplied where it divides", "((x_0 - skip * x_t) / out)", "((x_0 - skip * x_t) * out)", "test_prediction.py::test_all_pairs_convert"),
         ("from_x_0", "an answer where there is none", "out = jnp.where(lost, jnp.nan, out)", "out = jnp.where(lost, 1, out)", "test_edges.py::test_a_prediction_is_not_known_without_noise"),
         ("target", "v is taken for the velocity of a flow", '"v": alpha * eps - sigma * x_0', '"v": eps - x_0', "test_prediction.py::test_targets_mean_x_0"),
@@ -129,6 +132,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     # --- kernels and the driver ------------------------------------------------------------------------------------
     "jaxdiff/kernels/_kernel.py": [
         ("noise", "noise in the last step", "jnp.where(jnp.asarray(s) > 0, _rows", "jnp.where(jnp.asarray(s) >= 0, _rows", "test_identities.py::test_the_step_to_the_data_is_the_denoised_state"),
+        ("noise", "of any strength without a key", "jnp.where(jnp.asarray(strength) == 0, jnp.zeros_like(x), jnp.nan)", "jnp.zeros_like(x)", "test_edges.py::test_a_traced_strength_of_noise_is_nan_unless_it_is_none"),
         ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_identities.py::test_only_an_infinite_log_snr_is_clean"),
     ],
     "jaxdiff/kernels/_discrete.py": [
@@ -273,7 +277,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("systematic", "never moved", "offset, place = _anywhere(key, 1, stride),", "offset, place = _Copies(jnp.zeros(1, jnp.int32), jnp.full(1, _UNIT // 2, jnp.int32)),", "test_resampling.py::test_copies_are_right_on_average[systematic]"),
         ("residual", "all of the weight again", "rest = _Copies(jnp.zeros_like(copies.whole), copies.fraction)", "rest = copies", "test_resampling.py::test_copies_are_right_on_average[residual]"),
         ("residual", "rounding takes a certain copy", "jnp.where(jnp.abs(copies - nearest) <= 32 * jnp.finfo(copies.dtype).eps * nearest, nearest, copies)", "copies", "test_resampling.py::test_whole_copies_are_certain"),
-        ("residual systematic stratified multinomial", "what rounding leaves is lost", "value + jnp.where(is_largest, over, 0)", "value + 0 * over", "test_resampling.py::test_numbers_of_copies"),
+        ("residual systematic stratified multinomial", "what rounding leaves is lost", "value + jnp.where(is_largest, over, 0)", "value + 0 * over", "test_resampling.py::test_expected_copies_add_up"),
         ("effective_sample_size", "without its square", "jnp.sum(shares) ** 2 / jnp.where(squares", "jnp.sum(shares) / jnp.where(squares", "test_resampling.py::test_effective_sample_size_of_small_weights"),
         ("effective_sample_size draw", "NaN is a weight", "usable = log_weights > -jnp.inf", "usable = log_weights != -jnp.inf", "test_resampling.py::test_nan_is_no_weight"),
         ("log_mean_weight", "a mean over the rows that are left", "- jnp.log(len(usable))", "- jnp.log(jnp.sum(usable > -jnp.inf))", "test_resampling.py::test_nan_is_no_weight"),
@@ -289,7 +293,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("Observation", "the normaliser dropped", "terms = residual**2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, residual.shape))", "terms = residual**2 / variance", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("mask Observation", "hidden entries are counted", "jnp.where(self.shown(), terms, 0)", "terms", "test_identities.py::test_what_is_hidden_is_not_counted_and_a_blur_is_normal"),
         ("masked", "a mask of 255 weighs 255", "jnp.asarray(observed).astype(bool), y.shape)", "jnp.asarray(observed), y.shape)", "test_posterior.py::test_masks_of_any_kind_are_the_same"),
-        ("masked", "what is hidden must be finite", "y = jnp.where(shown, y, 0)", "y = jnp.asarray(y)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("masked", "what is hidden must be finite", "y = jnp.where(shown, y, 0)", "y = jnp.asarray(y)", "test_observations.py::test_operators_are_what_they_say"),
         ("half", "the other half", "(place < size // 2)", "(place >= size // 2)", "test_observations.py::test_operators_are_what_they_say"),
         ("noisy", "no gain", "return _make(Partial(jnp.asarray), y, noise_std)", "return _make(Partial(jnp.asarray), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("downsample", "the gain of a sum", "noise_std, 1 / factor**2)", "noise_std, 1 / factor)", "test_observations.py::test_log_density_and_gain_by_matrices"),
@@ -313,6 +317,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/guidance/_observed.py": [
         ("shifted", "sigma for sigma^2", "sigma**2 / jnp.where(usable, alpha, 1)", "sigma / jnp.where(usable, alpha, 1)", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),
         ("dps", "normalised over the batch", "_rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope)", "_rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope / jnp.linalg.norm(slope))", "test_observations.py::test_the_known_bias_of_the_approximations"),
+        ("dps", "a slope that is not finite moves", "jnp.where(_rows.all_finite(slope), slope, 0)", "1 * slope", "test_observations.py::test_a_slope_that_is_not_finite_moves_nothing"),
         ("isotropic_spread pigdm", "the prior's variance forgotten", "/ (alpha**2 * squared + sigma**2)", "/ (alpha**2 + sigma**2)", "test_identities.py::test_the_spread_is_the_variance_of_normal_data"),
         ("pigdm", "a standard deviation for a variance", "isotropic_spread(schedule, x_t, t, prior_std) * u", "jnp.sqrt(isotropic_spread(schedule, x_t, t, prior_std)) * u", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
         ("tmpd", "the Jacobian for the covariance", "jnp.maximum(scale * pull(jnp.ones_like(x_0))[0], 0)", "jnp.maximum(pull(jnp.ones_like(x_0))[0], 0)", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
@@ -329,8 +334,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("twisted", "the last twist is not taken out", "x_s, ratio + log_r - carry.weighted", "x_s, ratio + log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
         ("twisted", "sigma for sigma^2 in the drift", "towards(p, carry.slope)", "towards(p, carry.slope / jnp.sqrt(p.variance))", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
         ("through", "the variance is forgotten", "return p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)", "return p_mean_variance(denoiser, schedule, x_t, t, s)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
-        ("twisted tilted", "a zero on the way is for ever", "jnp.where(jnp.isfinite(log_r), log_r, before)", "log_r", "test_posterior.py::test_a_likelihood_that_is_zero_on_one_side"),
-        ("twisted tilted", "a slope that is not finite moves", "usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)", "usable = jnp.isfinite(variance) | True", "test_posterior.py::test_no_row_is_left"),
+        ("twisted tilted", "a zero on the way is for ever", "jnp.where(jnp.isfinite(log_r), log_r, before)", "log_r", "test_posterior.py::test_one_run_of_many_rows_with_a_zero_likelihood"),
+        ("twisted tilted", "a slope that is not finite moves", "usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)", "usable = jnp.isfinite(variance) | True", "test_posterior.py::test_a_slope_that_is_not_finite_leaves_the_models_step"),
     ],
     "jaxdiff/posterior/_conjugate.py": [
         ("mcgdiff", "the last normaliser is not taken out", "return log_r_s, x_s, ahead - carry", "return log_r_s, x_s, ahead", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
@@ -348,6 +353,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("composed", "the rate without its half", "return gap / 2 + b * share", "return gap + b * share", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),
         ("composed_score", "sigma for sigma^2", "- total * x) / sigma**2", "- total * x) / sigma", "test_identities.py::test_the_composed_score_is_the_sum_of_scores"),
         ("mixed", "no half in the exponent", "jax.nn.log_softmax(carry - squared / 2, axis=1)", "jax.nn.log_softmax(carry - squared, axis=1)", "test_composed.py::test_mixtures_are_exact_at_any_number_of_steps"),
+        ("mixed", "no weights choose the first model", "jnp.where(_rows.expand(jnp.isnan(carry).any(axis=1), own), jnp.nan, own)", "1 * own", "test_posterior.py::test_a_mixture_with_a_model_of_no_weight"),
     ],
     "jaxdiff/posterior/_moves.py": [
         ("langevin", "a step of the SNR, not of its square", "moves.ula(now, here, x, 2 * step**2)", "moves.ula(now, here, x, 2 * step)", "test_identities.py::test_moves_hold_a_normal_law"),
@@ -459,6 +465,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("attend", "the backward pass keeps all pairs", "    @jax.checkpoint\n    def one", "    def one", "test_models.py::test_attention_takes_memory_in_proportion_to_the_pixels"),
         ("attend", "turns that come out in another order", "batch_size=max(16, PAIRS // pixels)), 0, 1)", "batch_size=max(16, PAIRS // pixels))[::-1], 0, 1)", "test_models.py::test_attention_in_turns_is_attention_at_once"),
         ("Embedding", "a negative label is counted from the end", "jnp.where(label < 0, self.num_classes + 1, label)", "1 * label", "test_models.py::test_a_traced_label_is_no_other_class"),
+        ("Norm", "parameters of the default dtype", '"scale", nn.initializers.ones, x.shape[-1:], jnp.float32)', '"scale", nn.initializers.ones, x.shape[-1:])', "test_models.py::test_parameters_are_float32_and_the_same_in_float64_programs"),
     ],
     # --- data and what ships ---------------------------------------------------------------------------------------
     "jaxdiff/data/idx.py": [

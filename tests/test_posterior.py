@@ -635,6 +635,18 @@ def test_one_run_of_many_rows_with_a_zero_likelihood() -> None:
         np.testing.assert_allclose(z, 0.5, atol=5 * 0.5 / np.sqrt(4000))  # Monte Carlo
 
 
+@pytest.mark.parametrize("kind", ["twisted", "tilted"])
+def test_a_slope_that_is_not_finite_leaves_the_models_step(kind: str) -> None:
+    """A row whose likelihood is zero, with a gradient of NaN, goes on as without it; the other one is steered."""
+    x, ts = jnp.array([[-2.0], [2.0]]), jnp.array([0.5, 0.25])
+    plain, found = (
+        jd.sample(jax.random.key(0), kernel, x, ts).x
+        for kernel in (kernels.ancestral(NORMAL_1.denoiser(SCHEDULE), SCHEDULE), steered(kind, HALVES["nan slope"]))
+    )
+    np.testing.assert_allclose(found[0], plain[0], rtol=1e-6)  # rounding
+    assert abs(found[1, 0] - plain[1, 0]) > 1e-3
+
+
 def run_of(kernel: jd.Kernel, size: int = 1, *, num_steps: int = 4) -> jd.Samples:
     x = jd.prior_sample(jax.random.key(0), SCHEDULE, (8, size))
     return jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(num_steps), resample=resampling.systematic())

@@ -196,6 +196,14 @@ def test_copies_of_many_rows() -> None:
     assert off(from_floats(summed)) > 10
 
 
+@pytest.mark.parametrize("num", [7, 1000, 1 << 17])
+def test_expected_copies_add_up(num: int) -> None:
+    """To the number of draws exactly, however the weights are rounded: no point lies beyond the last edge."""
+    log_weights = np.random.default_rng(num).normal(0, 2, size=num).astype(np.float32)
+    edges = resampling._edges(resampling._expected_copies(jnp.asarray(log_weights), num))
+    assert (int(edges.whole[-1]), int(edges.fraction[-1])) == (num, 0)
+
+
 # --- weights that are none -----------------------------------------------------------------------------------------------
 
 
