@@ -334,7 +334,9 @@ with training.lock(Path(sys.argv[1])):
 """
 
 
-def test_one_process_writes_to_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_process_writes_to_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is named; the lock ends with it, though it is killed; readers need none."""
     folder = tmp_path / "run"
     with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
@@ -353,6 +355,9 @@ def test_one_process_writes_to_a_run(tmp_path: Path, caplog: pytest.LogCaptureFi
             assert f"waiting for process {holder.pid} on " in caplog.text
             assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
     with training.lock(folder), pytest.raises(BlockingIOError, match=f"process {os.getpid()} "), training.lock(folder):
+        pass
+    monkeypatch.setattr(training.run, "LONGEST_WAIT", 0.2)
+    with training.lock(folder), pytest.raises(BlockingIOError, match="in use"), training.lock(folder, wait=True):
         pass
     with training.lock(folder):  # given back
         pass

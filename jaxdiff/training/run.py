@@ -20,6 +20,7 @@ from tensorboardX.summary import scalar
 
 logger = logging.getLogger(__name__)
 
+LONGEST_WAIT = 3600.0  # seconds, for another process
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -32,7 +33,7 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
       folder: the run's folder; made if missing.
-      wait: whether to wait until it is free, and to say so, rather than to raise.
+      wait: whether to wait an hour for it to be free, and to say so, rather than to raise at once.
     Returns:
       A context manager.
     Raises:
@@ -46,11 +47,15 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         held.acquire()
     except filelock.Timeout:
         who = path.read_text().strip() or "another process"
+        try:
+            if wait:
+                logger.warning("waiting for %s, which uses %s", who, folder)
+                held.acquire(blocking=True, timeout=LONGEST_WAIT)
+        except filelock.Timeout:
+            wait = False
         if not wait:
             message = f"{folder} is in use by {who}; wait for it or stop it, or use another folder"
             raise BlockingIOError(message) from None
-        logger.warning("waiting for %s, which uses %s", who, folder)
-        held.acquire(blocking=True)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
