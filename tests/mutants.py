@@ -461,7 +461,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     # --- networks --------------------------------------------------------------------------------------------------
     "jaxdiff/models/_layers.py": [
-        ("attend", "all pairs at once", "if pixels <= WHOLE:", "if pixels <= 99 * WHOLE:", "test_models.py::test_attention_takes_memory_in_proportion_to_the_pixels"),
+        ("attend", "all pairs at once", "if pixels <= WHOLE:", "if pixels <= 99 * WHOLE:", "test_models.py::test_no_layer_holds_all_pairs_of_pixels"),
         ("attend", "the backward pass keeps all pairs", "    @jax.checkpoint\n    def one", "    def one", "test_models.py::test_attention_takes_memory_in_proportion_to_the_pixels"),
         ("attend", "turns that come out in another order", "batch_size=max(16, PAIRS // pixels)), 0, 1)", "batch_size=max(16, PAIRS // pixels))[::-1], 0, 1)", "test_models.py::test_attention_in_turns_is_attention_at_once"),
         ("Embedding", "a negative label is counted from the end", "jnp.where(label < 0, self.num_classes + 1, label)", "1 * label", "test_models.py::test_a_traced_label_is_no_other_class"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from mutants import MUTANTS, PLUMBING, Mutant
-from run_mutants import Outcome, planted, verdict
+from run_mutants import Outcome, copy_tree, planted, run_tests, verdict
 
 ROOT = Path(__file__).parents[1]
 # What is proved: every public function of these modules has a mutant.
@@ -72,6 +72,13 @@ def test_a_mutant_is_planted_and_taken_out_again(tmp_path: Path) -> None:
     ):
         assert path.read_text() == "x = alpha - sigma\n"
     assert path.read_text() == "x = alpha + sigma\n"
+
+
+def test_the_runner_runs_the_suite_s_own_tests(tmp_path: Path) -> None:
+    """With the suite's hooks and without its plugins: otherwise every mutant is broken, and none rejected."""
+    copy_tree(tmp_path)
+    outcome = run_tests(tmp_path, ["tests/test_mutants.py::test_verdicts"], 120)
+    assert outcome.status == 0, outcome.said
 
 
 def test_verdicts() -> None:
