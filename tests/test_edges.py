@@ -311,7 +311,8 @@ def test_a_fault_of_a_kernel_of_ones_own_comes_out() -> None:
 
 
 def scaled(scale: jax.Array | None, x: jax.Array, t: jax.Array) -> jax.Array:
-    return DENOISER(x, t) * (1.0 if scale is None else scale[:, None])
+    """A row's denoised state in a scale of its own; NaN far out, where no step can be taken and none is."""
+    return jnp.where(jnp.abs(x[:, :1]) > 1e7, jnp.nan, DENOISER(x, t) * (1.0 if scale is None else scale[:, None]))
 
 
 def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
@@ -327,7 +328,7 @@ def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
 @pytest.mark.parametrize("labelled", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_row_is_what_it_is_alone_beside_a_hard_one(labelled: bool, x64: None) -> None:
     """Each row has steps of its own: equal up to float64's rounding, where the solver's tolerance is 1e-2."""
-    x, scale = jnp.array([[0.3, -0.5], [30.0, -20.0], [jnp.nan, 0.0]]), jnp.array([0.9, 0.5, 0.7])
+    x, scale = jnp.array([[0.3, -0.5], [30.0, -20.0], [1e8, 0.0]]), jnp.array([0.9, 0.5, 0.7])
     together = beside(x, scale if labelled else None)
     alone = beside(
         jnp.tile(x[:1], (3, 1)), jnp.tile(scale[:1], 3) if labelled else None
