@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import _process
 import jax
 import numpy as np
 
@@ -45,36 +46,21 @@ def available(device: jax.Device, *, root: Path = Path("/")) -> int | None:
 
 
 def _of_machine(root: Path) -> Iterator[int]:
-    for line in _text(root / "proc/meminfo").splitlines():
+    for line in _process.read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield 1024 * int(line.split()[1])
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What the control groups that the process lies in leave of their limits, in either version of Linux's."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, kinds, path = line.split(":", 2)
-        if kinds == "":
-            place, names = root / "sys/fs/cgroup", ("memory.max", "memory.current")
-        elif "memory" in kinds.split(","):
-            place, names = root / "sys/fs/cgroup/memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        else:
-            continue
-        inner = place / path.strip("/")
-        for group in {place, inner, *(folder for folder in inner.parents if folder.is_relative_to(place))}:
-            limit, used = (_text(group / name).strip() for name in names)
-            if limit.isdigit() and used.isdigit():
-                files = dict(entry.split() for entry in _text(group / "memory.stat").splitlines())
-                # Pages of files that nobody has read lately are given back when memory is short.
-                idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
-                yield max(0, int(limit) - int(used) + idle)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    """What the control groups that the process lies in leave of their limits."""
+    for group, version in _process.groups("memory", root):
+        names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        limit, used = (_process.read(group / name).strip() for name in names)
+        if limit.isdigit() and used.isdigit():
+            files = dict(entry.split() for entry in _process.read(group / "memory.stat").splitlines())
+            # Pages of files that nobody has read lately are given back when memory is short.
+            idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
+            yield max(0, int(limit) - int(used) + idle)
 
 
 def fitting(function: Any, *arguments: Any, devices: list[jax.Device], change: str = SMALLER) -> Any:

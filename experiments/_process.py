@@ -65,27 +65,32 @@ def cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The cores that each control group above this process allows.
+    """The cores that each control group above this process allows."""
+    for group, version in groups("cpu", root):
+        files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+        limit = [word for name in files for word in read(group / name).split()]
+        if len(limit) == 2 and all(word.isdecimal() and int(word) for word in limit):  # -1 or max is no limit
+            yield int(limit[0]) / int(limit[1])
+
+
+def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:
+    """The control groups that this process lies in, inner ones first, each with its version, 1 or 2.
 
     Inside a container a group's own path is often not there, and the container's group is the root of the mount.
     """
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and controller not in controllers.split(","):
+            continue
         mount = root / "sys/fs/cgroup" / controllers
         here = mount / path.lstrip("/")
         for group in (here, *here.parents):
             if not group.is_relative_to(mount):
                 break
-            if controllers:  # v1
-                quota, period = (_read(group / f"cpu.cfs_{name}_us").split() for name in ("quota", "period"))
-                limit = [*quota, *period]
-            else:
-                limit = _read(group / "cpu.max").split()
-            if len(limit) == 2 and all(word.isdecimal() and int(word) for word in limit):  # -1 or max is no limit
-                yield int(limit[0]) / int(limit[1])
+            yield group, 1 if controllers else 2
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     """A file's text, none where it cannot be read."""
     try:
         return path.read_text()

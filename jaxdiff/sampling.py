@@ -58,7 +58,7 @@ def prior_sample(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, 
     if not isinstance(shape, tuple) or len(shape) < 1:
         raise ValueError(f"shape: expected a tuple [B, *D], got {shape}")
     like = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    noise = _rows.normal(_rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), like)
+    noise = _rows.normal(_rows.keys(key, shape[0], first=first), like)
     return schedule.sigma(1.0).astype(noise.dtype) * noise
 
 
