@@ -157,7 +157,7 @@ def key(name: str, value: Any) -> None:
 
 
 def row_key(name: str, value: Any) -> None:
-    """Require typed PRNG keys whose draws, mapped over rows, depend on each row's key alone: those of rbg do not."""
+    """Require typed PRNG keys whose draws under vmap depend on each row's key alone. Draws of rbg keys do not."""
     key(name, value)
     kind = str(jax.random.key_impl(value))
     if kind in ("rbg", "unsafe_rbg"):

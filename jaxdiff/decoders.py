@@ -110,7 +110,7 @@ def check_levels(num_levels: int, low: float, high: float) -> None:
 
 
 def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
-    """Require data that lie on the levels, within rounding, where they are known; say which rows do, where not.
+    """Require known data to lie on the levels, within rounding; of traced data say which rows do.
 
     Args:
       x_0: data, [B, *D], floating.

@@ -31,7 +31,7 @@ def hold_out(dataset: ImageDataset) -> Parts:
 
     Train is the split `train`, or the only one there is. Held out is `test`; without it `validation` (or valid, val,
     dev, eval); without that every fifth image of train, at most 10,000, in a fixed random order: of each class its
-    share, and never its only image. A labelled split comes before one with hidden labels, where train has labels.
+    share, and never its only image. If train has labels, a labelled split comes before one with hidden labels.
 
     Args:
       dataset: the set, with any splits.
