@@ -1,9 +1,10 @@
 """Simulation-based calibration of the posterior methods, and where the 2015 tilt fails.
 
-x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, by whatever it is ranked: here a coordinate
-that is seen, one that is not, and log p(y | x). A mixture of nine normals has the first quarter of its coordinates
-observed, which leaves the component open; the denoiser is exact, so what is not uniform is the sampler's. The second
-part is the error of log p(y) against the number of particles, on three modes.
+x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, by whatever it is
+ranked: here a coordinate that is seen, one that is not, and log p(y | x). A mixture of nine normals
+has the first quarter of its coordinates observed, which leaves the component open; the denoiser is
+exact, so what is not uniform is the sampler's. The second part is the error of log p(y) against the
+number of particles, on three modes.
 """
 
 import sys
@@ -65,7 +66,9 @@ def _seen(task: Task, y: jax.Array) -> observations.Observation:
 def _twisted(task: Task, y: jax.Array, proposal: bool = False) -> jd.Kernel:
     guided = guidance.mmps(task.denoiser, SCHEDULE, _seen(task, y), num_iterations=num_seen(len(y)))
     through = posterior.through(guided, SCHEDULE) if proposal else None
-    return posterior.twisted(task.denoiser, SCHEDULE, _seen(task, y), prior_std=task.std, proposal=through)
+    return posterior.twisted(
+        task.denoiser, SCHEDULE, _seen(task, y), prior_std=task.std, proposal=through
+    )
 
 
 def _guided(name: str) -> Method:
@@ -84,7 +87,10 @@ def _tilted(task: Task, y: jax.Array) -> jd.Kernel:
 METHODS = {
     "twisted": Method(_twisted, True),
     "twisted_mmps": Method(lambda task, y: _twisted(task, y, proposal=True), True),
-    "mcgdiff": Method(lambda task, y: posterior.inpaint(task.denoiser, SCHEDULE, y, task.observed, NOISE_STD), True),
+    "mcgdiff": Method(
+        lambda task, y: posterior.inpaint(task.denoiser, SCHEDULE, y, task.observed, NOISE_STD),
+        True,
+    ),
     "tilted": Method(_tilted, True),
     "tilted_unweighted": Method(_tilted),
     "dps": _guided("dps"),
@@ -137,12 +143,19 @@ def make_task(d: int) -> Task:
     random = np.random.default_rng(d)
     grid = np.array([(3.0 * i, 3.0 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
     plane = np.linalg.qr(random.normal(size=(d, 2)))[0]
-    means, variances = grid @ plane.T + 0.3 * random.normal(size=(9, d)), random.uniform(0.02, 0.2, (9, d))
+    means, variances = (
+        grid @ plane.T + 0.3 * random.normal(size=(9, d)),
+        random.uniform(0.02, 0.2, (9, d)),
+    )
     weights = random.dirichlet(np.full(9, 0.7))
-    law = jd.oracles.GaussianMixture(*(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, variances)))
+    law = jd.oracles.GaussianMixture(
+        *(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, variances))
+    )
     spread = weights @ (variances + (means - weights @ means) ** 2)
     observed = (jnp.arange(d) < num_seen(d)).astype(jnp.float32)
-    return Task(law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(spread.mean()), jnp.float32))
+    return Task(
+        law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(spread.mean()), jnp.float32)
+    )
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:
@@ -156,7 +169,9 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
             given = task.law.posterior(A, y[: num_seen(d)], NOISE_STD**2 * jnp.eye(num_seen(d)))
             return given.sample(keys[0], (options.draws,))
         method = METHODS[name]
-        x_init = jd.prior_sample(keys[0], SCHEDULE, (options.rows if method.weighted else options.draws, d))
+        x_init = jd.prior_sample(
+            keys[0], SCHEDULE, (options.rows if method.weighted else options.draws, d)
+        )
         resample = resampling.systematic() if method.weighted else None
         found = jd.sample(keys[1], method.make(task, y), x_init, ts, resample=resample)
         if not method.weighted:  # whatever weights a row may have
@@ -174,7 +189,9 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
 
     keys = jax.random.split(jax.random.key(options.seed), options.problems)
     # A few problems at a time: particles of all of them would not fit.
-    return np.asarray(jax.jit(lambda keys: jax.lax.map(rank, keys, batch_size=min(100, options.problems)))(keys))
+    return np.asarray(
+        jax.jit(lambda keys: jax.lax.map(rank, keys, batch_size=min(100, options.problems)))(keys)
+    )
 
 
 def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
@@ -182,13 +199,17 @@ def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
     found = ranks(name, d, options)
     counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
     p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
-    return {"d": d, "method": name, "p": p} | {k: v.tolist() for k, v in zip(STATISTICS, counts, strict=True)}
+    return {"d": d, "method": name, "p": p} | {
+        k: v.tolist() for k, v in zip(STATISTICS, counts, strict=True)
+    }
 
 
 def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
     """Three narrow modes in a plane, and what is seen of the first coordinate."""
     means = jnp.array([[-2.0, 0.5], [0.2, -1.0], [2.0, 1.5]])
-    law = jd.oracles.GaussianMixture(jnp.log(jnp.array([0.5, 0.3, 0.2])), means, jnp.array([0.05, 0.08, 0.04]))
+    law = jd.oracles.GaussianMixture(
+        jnp.log(jnp.array([0.5, 0.3, 0.2])), means, jnp.array([0.05, 0.08, 0.04])
+    )
     return law, jnp.array([1.1, 0.0])
 
 
@@ -207,21 +228,30 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     def one(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key)
         x_init = jd.prior_sample(keys[0], SCHEDULE, (num, 2))
-        return jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic()).log_evidence - exact
+        return (
+            jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic()).log_evidence
+            - exact
+        )
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), num), options.repeats)
-    errors = np.asarray(jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=max(1, 8192 // num)))(keys))
+    errors = np.asarray(
+        jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=max(1, 8192 // num)))(keys)
+    )
     return {"method": name, "particles": num, "errors": errors.tolist()}
 
 
 def kept(options: Options, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """A part: from its file, or measured and written there."""
-    settings = {field: value for field, value in dataclasses.asdict(options).items() if field in SETTINGS}
+    settings = {
+        field: value for field, value in dataclasses.asdict(options).items() if field in SETTINGS
+    }
     path = options.output / "parts" / f"{name}.json"
     if path.exists():
         part = json.loads(path.read_text())
         if part["settings"] != settings:
-            raise ValueError(f"output: {path} has other settings, {part['settings']}: choose another folder")
+            raise ValueError(
+                f"output: {path} has other settings, {part['settings']}: choose another folder"
+            )
         return part["found"]
     found = measure()
     training.write_json(path, {"settings": settings, "found": found})
@@ -247,14 +277,19 @@ def _save(figure: Any, path: Path) -> None:
 
 def histograms(rows: list[dict[str, Any]], path: Path) -> None:
     """The ranks of every method: a column a method, a row a dimension, with the band of 99% of uniform counts."""
-    names, dims = list(dict.fromkeys(row["method"] for row in rows)), sorted({row["d"] for row in rows})
+    names, dims = (
+        list(dict.fromkeys(row["method"] for row in rows)),
+        sorted({row["d"] for row in rows}),
+    )
     columns = -(-len(names) // 2)
     figure, axes = _axes(2 * len(dims), columns, (1.75 * columns, 2.9 * len(dims)), sharex=True)
     for row in rows:
         place, half = names.index(row["method"]) % columns, names.index(row["method"]) // columns
         axis = axes[half * len(dims) + dims.index(row["d"]), place]
         total, bins = sum(row["seen"]), len(row["seen"])
-        axis.axhspan(*(scipy.stats.binom.ppf(q, total, 1 / bins) for q in (0.005, 0.995)), color="0.85")
+        axis.axhspan(
+            *(scipy.stats.binom.ppf(q, total, 1 / bins) for q in (0.005, 0.995)), color="0.85"
+        )
         for statistic, color in zip(STATISTICS, ("C0", "C1", "C3"), strict=True):
             axis.stairs(row[statistic], np.arange(bins + 1) - 0.5, color=color, label=statistic)
         axis.set_title(f"{row['method']}, d = {row['d']}", fontsize=8)
@@ -264,7 +299,9 @@ def histograms(rows: list[dict[str, Any]], path: Path) -> None:
     for axis in axes.flat:
         axis.set_visible(axis.has_data())
     axes[0, 0].legend(fontsize=7, loc="upper center", ncols=2, columnspacing=0.8, handlelength=1)
-    figure.supxlabel("rank of the truth among the draws (grey: 99% of the counts of a uniform rank)", fontsize=9)
+    figure.supxlabel(
+        "rank of the truth among the draws (grey: 99% of the counts of a uniform rank)", fontsize=9
+    )
     _save(figure, path)
 
 
@@ -289,13 +326,22 @@ def main(options: Options) -> dict[str, Any]:
     """Measure what is missing, print, draw and save."""
     if any(d < 2 for d in options.dims):
         raise ValueError(f"dims: expected at least 2, got {options.dims}")
-    found: dict[str, Any] = {"machine": _cli.machine(), "options": json.loads(json.dumps(vars(options), default=str))}
+    found: dict[str, Any] = {
+        "machine": _cli.machine(),
+        "options": json.loads(json.dumps(vars(options), default=str)),
+    }
     found["ranks"] = ranked = []
-    for d, name in tqdm([(d, name) for d in options.dims for name in options.methods], desc="ranks", unit="method"):
+    for d, name in tqdm(
+        [(d, name) for d in options.dims for name in options.methods], desc="ranks", unit="method"
+    ):
         ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
         jax.clear_caches()
-    print(f"{_cli.machine()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins")
-    print("| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |")
+    print(
+        f"{_cli.machine()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins"
+    )
+    print(
+        "| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |"
+    )
     print("|---" * (1 + len(STATISTICS) * len(options.dims)) + "|")
     for name in options.methods:
         cells = [f"{p:.2g}" for row in ranked if row["method"] == name for p in row["p"]]
@@ -304,11 +350,16 @@ def main(options: Options) -> dict[str, Any]:
     found["evidence"] = errors = []
     points = [(name, num) for name in options.curves for num in options.particles]
     for name, num in tqdm(points, desc="evidence", unit="point"):
-        errors.append(kept(options, f"evidence-{name}-{num}", partial(evidence_errors, name, num, options)))
+        errors.append(
+            kept(options, f"evidence-{name}-{num}", partial(evidence_errors, name, num, options))
+        )
     if errors:
         print("root mean square error of log p(y) by number of particles, nats")
         for name in options.curves:
-            print(f"{name:24}" + "".join(f"{rms(row['errors']):9.3f}" for row in errors if row["method"] == name))
+            print(
+                f"{name:24}"
+                + "".join(f"{rms(row['errors']):9.3f}" for row in errors if row["method"] == name)
+            )
         curves(errors, options.output / "tilted.png")
     training.write_json(options.output / "calibration.json", found)
     return found

@@ -46,11 +46,16 @@ def make_problem(seed: int, d: int, d_y: int) -> Problem:
     grid = [(8.0 * i, 8.0 * j) for i in range(-2, 3) for j in range(-2, 3)]
     means, weights = np.tile(grid, (1, d // 2)), random.normal(size=len(grid)) ** 2
     weights /= weights.sum()
-    left, right = np.linalg.qr(random.normal(size=(d_y, d_y)))[0], np.linalg.qr(random.normal(size=(d, d_y)))[0]
+    left, right = (
+        np.linalg.qr(random.normal(size=(d_y, d_y)))[0],
+        np.linalg.qr(random.normal(size=(d, d_y)))[0],
+    )
     gain = np.sort(random.uniform(size=d_y))[::-1]
     A, noise_std = left * gain @ right.T, float(random.uniform() * gain[0])
     x = means[random.choice(len(means), p=weights)] + random.normal(size=d)
-    return Problem(np.log(weights), means, A, A @ x + noise_std * random.normal(size=d_y), noise_std)
+    return Problem(
+        np.log(weights), means, A, A @ x + noise_std * random.normal(size=d_y), noise_std
+    )
 
 
 def _joint(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
@@ -70,7 +75,8 @@ def log_evidence(problem: Problem) -> float:
 def exact_samples(seed: Any, problem: Problem, num: int) -> np.ndarray:
     """Exact posterior samples, [num, d]: a prior draw of the right component, corrected by its own observation.
 
-    x + K (y - A x - noise_std n) has the posterior's law (Matheron's rule), and no [d, d] matrix is made.
+    x + K (y - A x - noise_std n) has the posterior's law (Matheron's rule), and no [d, d] matrix is
+    made.
     """
     random = np.random.default_rng(seed)
     joint, gain = _joint(problem)
@@ -88,13 +94,21 @@ def make_denoiser(problem: Problem, schedule: jd.Schedule, dtype: Any = jnp.floa
 
 
 def _denoise(
-    log_weights: jax.Array, centred: jax.Array, centre: jax.Array, schedule: jd.Schedule, x: jax.Array, t: Any
+    log_weights: jax.Array,
+    centred: jax.Array,
+    centre: jax.Array,
+    schedule: jd.Schedule,
+    x: jax.Array,
+    t: Any,
 ) -> jax.Array:
     alpha, sigma = (jnp.reshape(v, (-1, 1)).astype(x.dtype) for v in schedule.alpha_sigma(t))
     total = alpha**2 + sigma**2
-    # |x|^2 is the same for all components and never computed: it would drown the differences in float32.
+    # |x|^2 is the same for all components and never computed: it would drown the differences in
+    # float32.
     moved = x - alpha * centre[None]
     squares = jnp.sum(centred**2, axis=1)[None]
     logits = log_weights[None] + alpha / total * (moved @ centred.T - alpha * squares / 2)
     pull = alpha / total
-    return centre[None] + pull * moved + (1 - alpha * pull) * jax.nn.softmax(logits, axis=1) @ centred
+    return (
+        centre[None] + pull * moved + (1 - alpha * pull) * jax.nn.softmax(logits, axis=1) @ centred
+    )

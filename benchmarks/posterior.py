@@ -1,10 +1,11 @@
 """Posteriors beside the exact ones, at equal network calls: the Gaussian-mixture benchmark of MCGdiff.
 
-A mixture of 25 unit normals is observed through a random matrix with noise, and each method's samples are compared with
-exact ones by the sliced Wasserstein-2 distance. The denoiser is exact: all error is the sampler's.
+A mixture of 25 unit normals is observed through a random matrix with noise, and each method's
+samples are compared with exact ones by the sliced Wasserstein-2 distance. The denoiser is exact:
+all error is the sampler's.
 
-A network call is one denoiser evaluation of one row, and its vector-Jacobian product is one more. Every method has
-rows x calls of them; how many steps it takes follows from what a step costs.
+A network call is one denoiser evaluation of one row, and its vector-Jacobian product is one more.
+Every method has rows x calls of them; how many steps it takes follows from what a step costs.
 """
 
 import sys
@@ -51,7 +52,9 @@ class Method(NamedTuple):
 
 
 def _observation(problem: Problem) -> observations.Observation:
-    return observations.linear(*(jnp.asarray(v, jnp.float32) for v in (problem.A, problem.y, problem.noise_std)))
+    return observations.linear(
+        *(jnp.asarray(v, jnp.float32) for v in (problem.A, problem.y, problem.noise_std))
+    )
 
 
 def _twisted(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
@@ -64,14 +67,20 @@ def _twisted_mmps(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: 
     return posterior.twisted(denoiser, schedule, seen, prior_std=problem.std, proposal=proposal)
 
 
-def _mcgdiff(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any, known: bool = False) -> jd.Kernel:
+def _mcgdiff(
+    problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any, known: bool = False
+) -> jd.Kernel:
     A, y = jnp.asarray(problem.A, jnp.float32), seen.y
     belief = None
-    if known:  # the mean and width of the data, in the coordinates of the kernel's own decomposition
+    if (
+        known
+    ):  # the mean and width of the data, in the coordinates of the kernel's own decomposition
         right = np.asarray(jnp.linalg.svd(A, full_matrices=False)[2], np.float64)
         mean, spread = problem.moments
         std = np.sqrt(1 + np.sum((spread @ right.T) ** 2, axis=0))
-        belief = posterior.gaussian_belief(schedule, *(jnp.asarray(v, jnp.float32) for v in (right @ mean, std)))
+        belief = posterior.gaussian_belief(
+            schedule, *(jnp.asarray(v, jnp.float32) for v in (right @ mean, std))
+        )
     return posterior.mcgdiff(denoiser, schedule, A, y, seen.noise_std, belief=belief)
 
 
@@ -90,11 +99,15 @@ def _norm(seen: Any, x_0: jax.Array) -> jax.Array:
     return -jnp.linalg.norm(seen.y - seen.operator(x_0))
 
 
-def _guided(name: str, problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
+def _guided(
+    name: str, problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any
+) -> jd.Kernel:
     d_y = len(problem.y)
     moment_matched = {
         "dps": lambda: guidance.dps(denoiser, schedule, Partial(_norm, seen), DPS_SCALE),
-        "pigdm": lambda: guidance.pigdm(denoiser, schedule, seen, prior_std=problem.std, num_iterations=d_y),
+        "pigdm": lambda: guidance.pigdm(
+            denoiser, schedule, seen, prior_std=problem.std, num_iterations=d_y
+        ),
         "tmpd": lambda: guidance.tmpd(denoiser, schedule, seen, num_iterations=d_y),
         "mmps": lambda: guidance.mmps(denoiser, schedule, seen, num_iterations=d_y),
     }
@@ -123,7 +136,16 @@ METHODS = {
     "split_gibbs": Method(_split_gibbs, lambda d_y: GIBBS_DENOISING, False),
 }
 MethodName = Literal[
-    "twisted", "twisted_mmps", "mcgdiff", "mcgdiff_belief", "tilted", "dps", "pigdm", "tmpd", "mmps", "split_gibbs"
+    "twisted",
+    "twisted_mmps",
+    "mcgdiff",
+    "mcgdiff_belief",
+    "tilted",
+    "dps",
+    "pigdm",
+    "tmpd",
+    "mmps",
+    "split_gibbs",
 ]
 FLOOR = "exact"
 
@@ -173,11 +195,19 @@ def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, A
     kernel = method.make(problem, schedule, make_denoiser(problem, schedule), _observation(problem))
     keys = jax.random.split(jax.random.key(seed), 3)
     shape = (options.rows, problem.means.shape[1])
-    x_init = jnp.zeros(shape) if name == "split_gibbs" else jd.prior_sample(keys[0], schedule, shape)
+    x_init = (
+        jnp.zeros(shape) if name == "split_gibbs" else jd.prior_sample(keys[0], schedule, shape)
+    )
     steps = max(2, options.calls // method.calls(len(problem.y)))
     ts = jd.grids.karras(schedule, steps)
-    found = jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic() if method.weighted else None)
-    x = resampling.draw(keys[2], found.log_weights, found.x, options.rows) if method.weighted else found.x
+    found = jd.sample(
+        keys[1], kernel, x_init, ts, resample=resampling.systematic() if method.weighted else None
+    )
+    x = (
+        resampling.draw(keys[2], found.log_weights, found.x, options.rows)
+        if method.weighted
+        else found.x
+    )
     said: dict[str, Any] = {"steps": steps}
     if method.weighted:
         ess = np.asarray(found.ess) / options.rows
@@ -188,11 +218,19 @@ def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, A
 
 def measure(seed: int, d: int, d_y: int, options: Options) -> dict[str, dict[str, Any]]:
     """Every method's figures on one problem; the part's file grows by a method at a time."""
-    settings: dict[str, Any] = {"rows": options.rows, "calls": options.calls, "slices": options.slices}
+    settings: dict[str, Any] = {
+        "rows": options.rows,
+        "calls": options.calls,
+        "slices": options.slices,
+    }
     path = options.output / "parts" / f"{d}-{d_y}-{seed}.json"
-    part: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
+    part: dict[str, Any] = (
+        json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
+    )
     if part["settings"] != settings:
-        raise ValueError(f"output: {path} has other settings, {part['settings']}: choose another folder, or delete it")
+        raise ValueError(
+            f"output: {path} has other settings, {part['settings']}: choose another folder, or delete it"
+        )
     todo = [name for name in (FLOOR, *options.methods) if name not in part["methods"]]
     if not todo:
         return part["methods"]
@@ -216,13 +254,25 @@ def summary(values: list[float | None]) -> dict[str, Any]:
     if not len(finite):
         return {"num": 0, "diverged": len(values)}
     low, median, high = np.quantile(finite, [0.25, 0.5, 0.75])
-    spread = 1.96 * float(np.std(finite, ddof=1) / np.sqrt(len(finite))) if len(finite) > 1 else float("nan")
-    figures = {"median": median, "low": low, "high": high, "mean": finite.mean(), "interval": spread}
+    spread = (
+        1.96 * float(np.std(finite, ddof=1) / np.sqrt(len(finite)))
+        if len(finite) > 1
+        else float("nan")
+    )
+    figures = {
+        "median": median,
+        "low": low,
+        "high": high,
+        "mean": finite.mean(),
+        "interval": spread,
+    }
     counts = {"num": len(finite), "diverged": len(values) - len(finite)}
     return counts | {name: float(value) for name, value in figures.items()}
 
 
-def summarise(parts: dict[tuple[int, int], list[dict[str, dict[str, Any]]]]) -> list[dict[str, Any]]:
+def summarise(
+    parts: dict[tuple[int, int], list[dict[str, dict[str, Any]]]],
+) -> list[dict[str, Any]]:
     """One row a method and size."""
     rows = []
     for (d, d_y), found in parts.items():
@@ -248,11 +298,19 @@ def table(rows: list[dict[str, Any]]) -> str:
     def mean(row: dict[str, Any]) -> str:
         figures = row["sliced_wasserstein"]
         lost = f" ({figures['diverged']} lost)" if figures["diverged"] else ""
-        return f"{figures['mean']:.2f} +- {figures['interval']:.2f}{lost}" if figures["num"] else "diverged"
+        return (
+            f"{figures['mean']:.2f} +- {figures['interval']:.2f}{lost}"
+            if figures["num"]
+            else "diverged"
+        )
 
     def median(row: dict[str, Any]) -> str:
         figures = row["sliced_wasserstein"]
-        return f"{figures['median']:.2f} ({figures['low']:.2f}-{figures['high']:.2f})" if figures["num"] else "diverged"
+        return (
+            f"{figures['median']:.2f} ({figures['low']:.2f}-{figures['high']:.2f})"
+            if figures["num"]
+            else "diverged"
+        )
 
     def evidence(row: dict[str, Any]) -> str:
         if not row.get("evidence_error", {}).get("num"):
@@ -266,7 +324,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     }
     lines = []
     for cell, title in titles.items():
-        lines += ["", title, "", "| method | " + " | ".join(f"{d}, {d_y}" for d, d_y in sizes) + " |"]
+        lines += [
+            "",
+            title,
+            "",
+            "| method | " + " | ".join(f"{d}, {d_y}" for d, d_y in sizes) + " |",
+        ]
         lines.append("|---" * (len(sizes) + 1) + "|")
         for name in names:
             cells = [cell(at[*size, name]) for size in sizes]
@@ -285,18 +348,36 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     dims, observed = (sorted({row[name] for row in rows}) for name in ("d", "d_y"))
     shape = (len(dims), len(observed))
     figure, axes = plt.subplots(
-        *shape, figsize=(3 * shape[1] + 1, 2 * shape[0] + 0.6), sharey=True, squeeze=False, layout="constrained"
+        *shape,
+        figsize=(3 * shape[1] + 1, 2 * shape[0] + 0.6),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for axis, (d, d_y) in zip(axes.flat, ((d, d_y) for d in dims for d_y in observed), strict=True):
-        here = [row for row in rows if (row["d"], row["d_y"]) == (d, d_y) and row["sliced_wasserstein"]["num"]]
+        here = [
+            row
+            for row in rows
+            if (row["d"], row["d_y"]) == (d, d_y) and row["sliced_wasserstein"]["num"]
+        ]
         for row in here:
             figures, color = row["sliced_wasserstein"], "k" if row["method"] == FLOOR else "C0"
             span = [[figures["median"] - figures["low"]], [figures["high"] - figures["median"]]]
-            axis.errorbar(figures["median"], row["method"], xerr=span, fmt="o", color=color, markersize=3, capsize=2)
+            axis.errorbar(
+                figures["median"],
+                row["method"],
+                xerr=span,
+                fmt="o",
+                color=color,
+                markersize=3,
+                capsize=2,
+            )
         axis.set(xscale="log", title=f"d = {d}, d_y = {d_y}")
         axis.tick_params(labelsize=7)
     axes[0, 0].invert_yaxis()
-    figure.supxlabel("sliced Wasserstein-2 to exact posterior samples: median and quartiles", fontsize=9)
+    figure.supxlabel(
+        "sliced Wasserstein-2 to exact posterior samples: median and quartiles", fontsize=9
+    )
     with training.atomic(path) as draft:
         figure.savefig(draft, dpi=100)
     plt.close(figure)

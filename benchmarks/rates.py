@@ -39,7 +39,13 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
-    samplers: tuple[_samplers.SamplerName, ...] = ("ancestral", "ddim", "heun", "dpmpp_2m", "unipc_2")
+    samplers: tuple[_samplers.SamplerName, ...] = (
+        "ancestral",
+        "ddim",
+        "heun",
+        "dpmpp_2m",
+        "unipc_2",
+    )
     """Kernels."""
     steps: tuple[int, ...] = (10, 20, 50)
     """Steps."""
@@ -59,7 +65,11 @@ def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> 
     program = _sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
     first = jnp.arange(devices) * per_device
     classes = run.model.num_classes
-    labels = None if classes is None else jnp.arange(devices * per_device).reshape(devices, per_device) % classes
+    labels = (
+        None
+        if classes is None
+        else jnp.arange(devices * per_device).reshape(devices, per_device) % classes
+    )
 
     def draw() -> float:
         began = time.monotonic()
@@ -76,11 +86,18 @@ def main(options: Options) -> list[dict[str, Any]]:
     _options.numbers(options, guidance=_options.FINITE)
     run = _sampling.load_run(options.run)
     if options.batch % jax.local_device_count():
-        raise ValueError(f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}")
+        raise ValueError(
+            f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}"
+        )
     if run.model.num_classes is None and options.guidance != 1:
-        raise ValueError(f"guidance: expected 1, because the run has no classes, got {options.guidance}")
+        raise ValueError(
+            f"guidance: expected 1, because the run has no classes, got {options.guidance}"
+        )
     cells = [(sampler, steps) for sampler in options.samplers for steps in options.steps]
-    draws = {cell: prepared(run, cell[0], cell[1], options) for cell in tqdm(cells, desc="compiling", unit="program")}
+    draws = {
+        cell: prepared(run, cell[0], cell[1], options)
+        for cell in tqdm(cells, desc="compiling", unit="program")
+    }
     rates: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
     for cell in tqdm(cells * options.rounds, desc="timing", unit="batch"):
         rates[cell].append(draws[cell]())
@@ -88,7 +105,9 @@ def main(options: Options) -> list[dict[str, Any]]:
         {
             "sampler": sampler,
             "steps": steps,
-            "calls": steps * _samplers.SAMPLERS[sampler].calls * (1 if options.guidance == 1 else 2),
+            "calls": steps
+            * _samplers.SAMPLERS[sampler].calls
+            * (1 if options.guidance == 1 else 2),
             "samples_per_second": statistics.median(rates[sampler, steps]),
             "all": rates[sampler, steps],
         }
@@ -98,11 +117,21 @@ def main(options: Options) -> list[dict[str, Any]]:
     for sampler in options.samplers:
         found = [statistics.median(rates[sampler, steps]) for steps in options.steps]
         print(f"{sampler:16}" + "".join(f"{rate:12.2f}" for rate in found))
-    result = {"machine": _cli.machine(), "batch": options.batch, "guidance": options.guidance, "rows": rows}
+    result = {
+        "machine": _cli.machine(),
+        "batch": options.batch,
+        "guidance": options.guidance,
+        "rows": rows,
+    }
     training.write_json(run.folder / "rates.json", result)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for sampler in options.samplers:
-        axis.plot(options.steps, [np.median(rates[sampler, steps]) for steps in options.steps], "o-", label=sampler)
+        axis.plot(
+            options.steps,
+            [np.median(rates[sampler, steps]) for steps in options.steps],
+            "o-",
+            label=sampler,
+        )
     axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="samples a second")
     axis.grid(alpha=0.3, which="both")
     axis.legend()

@@ -1,6 +1,7 @@
 """Speed of jaxdiff's UNet beside the same network in PyTorch, in turn, on this machine.
 
-Every ratio is PyTorch's time over jaxdiff's for the same work, run after run: above 1, jaxdiff is faster.
+Every ratio is PyTorch's time over jaxdiff's for the same work, run after run: above 1, jaxdiff is
+faster.
 """
 
 import sys
@@ -84,14 +85,25 @@ def check_equal(model: models.Model, params: Any) -> float:
     """Largest difference of the two networks' outputs, with parameters away from the zeros they begin with."""
     import torch
 
-    noisy = jax.tree.map(lambda leaf: leaf + 0.05 * np.random.default_rng(0).normal(size=leaf.shape), params)
-    x, t = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32), np.linspace(0.1, 0.9, 4, dtype="f")
+    noisy = jax.tree.map(
+        lambda leaf: leaf + 0.05 * np.random.default_rng(0).normal(size=leaf.shape), params
+    )
+    x, t = (
+        np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32),
+        np.linspace(0.1, 0.9, 4, dtype="f"),
+    )
     ours = np.asarray(jax.jit(model.apply)(noisy, x, t))
     with torch.no_grad():
-        theirs = torch_network(noisy)(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t)).permute(0, 2, 3, 1).numpy()
+        theirs = (
+            torch_network(noisy)(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t))
+            .permute(0, 2, 3, 1)
+            .numpy()
+        )
     error = float(np.max(np.abs(ours - theirs)) / np.max(np.abs(ours)))
     if error > 1e-4:
-        raise ValueError(f"the networks differ by {error:.1e} of the largest output: their times cannot be compared")
+        raise ValueError(
+            f"the networks differ by {error:.1e} of the largest output: their times cannot be compared"
+        )
     return error
 
 
@@ -129,7 +141,9 @@ def jax_sample(batch: int) -> Callable[[], None]:
     ts, rows = jd.grids.uniform(STEPS), batch // num_devices
 
     def draw(params: Any, first: jax.Array) -> jax.Array:
-        kernel = jd.kernels.ddim(jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE)
+        kernel = jd.kernels.ddim(
+            jd.make_denoiser(Partial(model.apply, params), SCHEDULE, "eps"), SCHEDULE
+        )
         x_init = jd.prior_sample(jax.random.key(0), SCHEDULE, (rows, *SHAPE), first=first)
         return jd.sample(jax.random.key(1), kernel, x_init, ts, first=first).x
 
@@ -160,7 +174,9 @@ def torch_sample(batch: int) -> Callable[[], None]:
     return run
 
 
-def race(name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int) -> dict[str, Any]:
+def race(
+    name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int
+) -> dict[str, Any]:
     """Times of both sides, in turn, after two runs that do not count."""
     sides = (ours, theirs)
     for side in sides * 2:
@@ -199,9 +215,9 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
     }
 
     def seconds(side: str, cache: str) -> float:
-        environment = {name: value for name, value in os.environ.items() if name != _process.MARK} | {
-            "JAX_COMPILATION_CACHE_DIR": cache
-        }
+        environment = {
+            name: value for name, value in os.environ.items() if name != _process.MARK
+        } | {"JAX_COMPILATION_CACHE_DIR": cache}
         began = time.perf_counter()
         subprocess.run([sys.executable, *sides[side]], check=True, env=environment)
         return time.perf_counter() - began
@@ -223,7 +239,9 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     ratio = np.array([row["ratio"] for row in rows])
-    spread = np.array([[row["ratio"] - row["ratio_min"], row["ratio_max"] - row["ratio"]] for row in rows]).T
+    spread = np.array(
+        [[row["ratio"] - row["ratio_min"], row["ratio_max"] - row["ratio"]] for row in rows]
+    ).T
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(rows) + 1.2), layout="constrained")
     axis.barh([row["name"] for row in rows], ratio, xerr=spread, color="C0", alpha=0.8, capsize=3)
     axis.axvline(1, color="k", linewidth=1)
@@ -240,7 +258,9 @@ def main(options: Options) -> None:
     try:
         import torch
     except ModuleNotFoundError:
-        raise ValueError("torch is not installed: run `make bench`, or pip install 'jaxdiff[bench]'") from None
+        raise ValueError(
+            "torch is not installed: run `make bench`, or pip install 'jaxdiff[bench]'"
+        ) from None
     model, params = jax_model()
     error = check_equal(model, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -249,12 +269,16 @@ def main(options: Options) -> None:
     rows = [race(f"training, batch {BATCH}", jax_train(), torch_train(), options.rounds)]
     for batch in (1, 16, 64):
         rounds = max(3, options.rounds // (1 if batch < 64 else 3))
-        rows.append(race(f"DDIM-{STEPS}, batch {batch}", jax_sample(batch), torch_sample(batch), rounds))
+        rows.append(
+            race(f"DDIM-{STEPS}, batch {batch}", jax_sample(batch), torch_sample(batch), rounds)
+        )
     rows += start_up(options.start_rounds) if options.start_rounds else []
     print(f"{'':22}{'jaxdiff s':>10}{'torch s':>10}{'ratio':>8}   range")
     for row in rows:
         span = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
-        print(f"{row['name']:22}{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}{row['ratio']:8.2f}   {span}")
+        print(
+            f"{row['name']:22}{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}{row['ratio']:8.2f}   {span}"
+        )
     print(f"training: {BATCH / rows[0]['jaxdiff_seconds']:.0f} images/s")
     training.write_json(options.output / "speed.json", {"machine": _cli.machine(), "rows": rows})
     picture(rows, options.output / "speed.png")

@@ -1,6 +1,7 @@
 """The network of `jaxdiff.models.unet` in PyTorch, layer by layer: the other side of the comparison in speed.py.
 
-As a script it does one training step and nothing else, and imports nothing of JAX: the start-up of a PyTorch user.
+As a script it does one training step and nothing else, and imports nothing of JAX: the start-up of
+a PyTorch user.
 """
 
 import json
@@ -47,14 +48,20 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         h = self.qkv(self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels))
         q, k, v = h.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, height, width, channels)
+        h = (
+            F.scaled_dot_product_attention(q, k, v)
+            .transpose(1, 2)
+            .reshape(batch, height, width, channels)
+        )
         return x + self.out(h).permute(0, 3, 1, 2)
 
 
 class TorchUNet(nn.Module):
     """x [B, C, H, W] and t [B] to [B, C, H, W]; unconditional, without dropout."""
 
-    def __init__(self, shape, *, channels, multipliers, num_blocks, attention, num_heads, norm_groups):
+    def __init__(
+        self, shape, *, channels, multipliers, num_blocks, attention, num_heads, norm_groups
+    ):
         super().__init__()
         self.num_blocks, width = num_blocks, 4 * channels
         widths = [channels * m for m in multipliers]
@@ -67,9 +74,15 @@ class TorchUNet(nn.Module):
 
         def block(width, attend):
             self.res.append(ResBlock(width, 4 * channels, norm_groups))
-            self.attend.append(Attention(width, num_heads, norm_groups) if attend else nn.Identity())
+            self.attend.append(
+                Attention(width, num_heads, norm_groups) if attend else nn.Identity()
+            )
 
-        levels = [(w, h in attention) for w, h in zip(widths, heights, strict=True) for _ in range(num_blocks)]
+        levels = [
+            (w, h in attention)
+            for w, h in zip(widths, heights, strict=True)
+            for _ in range(num_blocks)
+        ]
         for width, attend in [*levels, (widths[-1], True), (widths[-1], False), *reversed(levels)]:
             block(width, attend)
         for wide, narrow in zip(widths[1:], widths[:-1], strict=True):
@@ -112,8 +125,15 @@ class TorchUNet(nn.Module):
 
 def copy_weights(net, params):
     """Give net the parameters of the JAX network, params: the nested dict that `Model.init` returned."""
-    pairs = [(net.stem, params["stem"]), (net.head, params["head"]), (net.norm_out, params["norm_out"])]
-    pairs += [(net.time_1, params["Embedding_0"]["time_1"]), (net.time_2, params["Embedding_0"]["time_2"])]
+    pairs = [
+        (net.stem, params["stem"]),
+        (net.head, params["head"]),
+        (net.norm_out, params["norm_out"]),
+    ]
+    pairs += [
+        (net.time_1, params["Embedding_0"]["time_1"]),
+        (net.time_2, params["Embedding_0"]["time_2"]),
+    ]
     attend = [module for module in net.attend if isinstance(module, Attention)]
     pairs += [(module, params[f"ResBlock_{i}"]) for i, module in enumerate(net.res)]
     pairs += [(module, params[f"Attention_{i}"]) for i, module in enumerate(attend)]
@@ -146,7 +166,9 @@ def _copy(module, leaves):
 def training_step(net, shape, batch, rate):
     """Return a function that does one update: noise, forward, backward, Adam."""
     optimizer = torch.optim.Adam(net.parameters(), rate)
-    x_0 = (torch.rand(batch, shape[2], *shape[:2]) * 2 - 1).contiguous(memory_format=torch.channels_last)
+    x_0 = (torch.rand(batch, shape[2], *shape[:2]) * 2 - 1).contiguous(
+        memory_format=torch.channels_last
+    )
 
     def run():
         t, eps = torch.rand(batch), torch.randn_like(x_0)

@@ -1,8 +1,9 @@
 """Simulation-based calibration: where the truth lies among posterior samples, when it is itself a draw of the model.
 
-If x_0 is drawn of the model, y of p(y | x_0) and x of the posterior of y, then the truth's rank among the x is uniform,
-for any function of x and y (Talts et al. 2018, arXiv:1804.06788); the log-likelihood as such a function sees what
-functions of x alone do not (Modrak et al. 2023, arXiv:2211.02383).
+If x_0 is drawn of the model, y of p(y | x_0) and x of the posterior of y, then the truth's rank
+among the x is uniform, for any function of x and y (Talts et al. 2018, arXiv:1804.06788); the
+log-likelihood as such a function sees what functions of x alone do not (Modrak et al. 2023,
+arXiv:2211.02383).
 """
 
 from typing import Any
@@ -15,7 +16,9 @@ from jaxdiff.metrics import Estimate
 LEVELS = (0.5, 0.9)
 
 
-def ranks(truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: np.ndarray) -> np.ndarray:
+def ranks(
+    truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: np.ndarray
+) -> np.ndarray:
     """The truth's rank among weighted draws as a share, [F], of the values of F functions.
 
         (N (sum_i W_i [f_i < f] + u sum_i W_i [f_i = f]) + u) / (N + 1),   u ~ U[0, 1]
@@ -58,9 +61,19 @@ def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
     functions = {}
     for name, column in zip(names, shares.T, strict=True):
         statistic, p_value = uniformity(column)
-        covered = {f"coverage_{round(100 * level)}": coverage(column[:, None], level)._asdict() for level in LEVELS}
-        functions[name] = {"chi_square": statistic, "p_value": p_value, **covered, "ranks": column.tolist()}
-    overall = {f"coverage_{round(100 * level)}": coverage(shares, level)._asdict() for level in LEVELS}
+        covered = {
+            f"coverage_{round(100 * level)}": coverage(column[:, None], level)._asdict()
+            for level in LEVELS
+        }
+        functions[name] = {
+            "chi_square": statistic,
+            "p_value": p_value,
+            **covered,
+            "ranks": column.tolist(),
+        }
+    overall = {
+        f"coverage_{round(100 * level)}": coverage(shares, level)._asdict() for level in LEVELS
+    }
     # Bonferroni: the functions' tests are dependent.
     smallest = min(f["p_value"] for f in functions.values())
     return {
@@ -75,7 +88,8 @@ def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
 class Functions:
     """Test functions of an image: projections, and the log-likelihood.
 
-    Single pixels and the mean of what is hidden, the data's leading principal components, and the log-likelihood of y.
+    Single pixels and the mean of what is hidden, the data's leading principal components, and the
+    log-likelihood of y.
     """
 
     def __init__(self, train: np.ndarray, hidden: np.ndarray) -> None:
@@ -83,17 +97,29 @@ class Functions:
         open_ = hidden.reshape(-1) > 0
         varied = np.argsort(np.where(open_, -flat.var(0), 1))[:2]
         rows = [np.eye(size)[place] for place in varied] + [open_ / open_.sum()]
-        names = [f"pixel {place // hidden.shape[1]},{place % hidden.shape[1]}" for place in varied // hidden.shape[2]]
+        names = [
+            f"pixel {place // hidden.shape[1]},{place % hidden.shape[1]}"
+            for place in varied // hidden.shape[2]
+        ]
         centred = flat.astype(np.float64) - flat.mean(0, dtype=np.float64)
         # Of few images the covariance has few directions, and needs no size x size matrix.
         few = len(flat) < size
         vectors = (
-            np.linalg.svd(centred, full_matrices=False)[2].T if few else np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
+            np.linalg.svd(centred, full_matrices=False)[2].T
+            if few
+            else np.linalg.eigh(centred.T @ centred)[1][:, ::-1]
         )
         components = vectors[:, :3].T
         self.rows = np.stack([*rows, *components])
-        self.names = [*names, "mean intensity", *(f"component {n + 1}" for n in range(3)), "log-likelihood"]
+        self.names = [
+            *names,
+            "mean intensity",
+            *(f"component {n + 1}" for n in range(3)),
+            "log-likelihood",
+        ]
 
     def __call__(self, x: np.ndarray, log_likelihoods: np.ndarray) -> np.ndarray:
         """Their values at images [N, *D], [N, F]."""
-        return np.concatenate([x.reshape(len(x), -1) @ self.rows.T, log_likelihoods[:, None]], axis=1)
+        return np.concatenate(
+            [x.reshape(len(x), -1) @ self.rows.T, log_likelihoods[:, None]], axis=1
+        )

@@ -37,15 +37,18 @@ def one_line_errors() -> Iterator[None]:
             raise
         if os.environ.get("JAXDIFF_TRACEBACK"):
             raise
-        print(f"error: {training.first_line(error)} (JAXDIFF_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(
+            f"error: {training.first_line(error)} (JAXDIFF_TRACEBACK=1 shows where)",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
 def is_the_users(error: BaseException) -> bool:
     """Whether the user can mend an error: it is the machine's, or one that a check of ours has raised.
 
-    A check has a `raise` statement in jaxdiff or in a script. What the interpreter raises there (`None + 1`), and what
-    other packages raise, nobody has foreseen.
+    A check has a `raise` statement in jaxdiff or in a script. What the interpreter raises there
+    (`None + 1`), and what other packages raise, nobody has foreseen.
     """
     if isinstance(error, OSError):
         return True
@@ -63,7 +66,10 @@ def raised_by_us(error: BaseException) -> bool:
         trace = trace.tb_next
     code = trace.tb_frame.f_code
     path = Path(code.co_filename).resolve()
-    return any(map(path.is_relative_to, OURS)) and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return (
+        any(map(path.is_relative_to, OURS))
+        and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    )
 
 
 def machine() -> str:
@@ -71,5 +77,8 @@ def machine() -> str:
     device = jax.devices()[0].device_kind
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+    cpu = next(
+        (line.partition(":")[2].strip() for line in lines if "model name" in line),
+        platform.processor(),
+    )
     return f"{_process.cores()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"

@@ -62,7 +62,8 @@ class Diffusion:
     """Weight of the simple loss by noise level; none is the plain error of the prediction."""
     objective: Objective | None = None
     """simple is the denoising error; vlb the variational bound of a finite chain whose reverse variance is learned;
-    hybrid both, with little of the bound. None is simple, but for the learned schedule, which has its own bound."""
+    hybrid both, with little of the bound. None is simple, but for the learned schedule, which has
+    its own bound."""
     num_steps: int = 100
     """Steps T of the finite chain that vlb and hybrid train."""
     time_sampling: TimeSampling = "low_discrepancy"
@@ -111,7 +112,8 @@ class Config:
     """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     steps: int = 1500
     """Number of updates. A run may go on for longer than it was begun with: the learning rate is a function of the
-    step and of this number, so it rises again to that of a run of the new length, and falls to the new end."""
+    step and of this number, so it rises again to that of a run of the new length, and falls to the
+    new end."""
     batch_size: int = 128
     """Examples in an update, over all devices."""
     seed: int = 0
@@ -130,7 +132,10 @@ class Config:
 
 
 PRESETS: dict[str, tuple[str, Config]] = {
-    "digits": ("scikit-learn's 8x8 handwritten digits, inside the package: minutes on two cores", Config()),
+    "digits": (
+        "scikit-learn's 8x8 handwritten digits, inside the package: minutes on two cores",
+        Config(),
+    ),
     "mnist": (
         "MNIST, 28x28, on a few cores: a UNet on 2x2 patches",
         Config(
@@ -160,7 +165,14 @@ PRESETS: dict[str, tuple[str, Config]] = {
             steps=12000,
             batch_size=64,
             conditional=False,
-            network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2, fourier=(5, 7)),
+            network=Network(
+                channels=64,
+                multipliers=(1, 2),
+                num_blocks=2,
+                attention=(7,),
+                patch=2,
+                fourier=(5, 7),
+            ),
             diffusion=Diffusion(schedule="learned", prediction="levels"),
             optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
         ),
@@ -183,7 +195,8 @@ def parse_config(description: str) -> Config:
     return tyro.extras.overridable_config_cli(PRESETS, description=description)
 
 
-# What may be another when a run goes on, and why. A name of a section stands for all of it that is not named itself.
+# What may be another when a run goes on, and why. A name of a section stands for all of it that is
+# not named itself.
 BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "run": (True, "the folder may be moved"),
     "data_dir": (True, "the same data may lie elsewhere"),
@@ -221,20 +234,32 @@ def check(config: Config) -> None:
     if not network.multipliers:
         raise ValueError("network.multipliers: expected at least one level, got ()")
     if not all(0 <= n <= models.MOST_FOURIER for n in network.fourier):
-        raise ValueError(f"network.fourier: expected exponents 0 to {models.MOST_FOURIER}, got {network.fourier}")
+        raise ValueError(
+            f"network.fourier: expected exponents 0 to {models.MOST_FOURIER}, got {network.fourier}"
+        )
     names = (diffusion.schedule, diffusion.prediction)
     if (names[0] == "learned") != (names[1] == "levels"):
-        raise ValueError(f"schedule, prediction: expected learned and levels together or neither, got {names}")
+        raise ValueError(
+            f"schedule, prediction: expected learned and levels together or neither, got {names}"
+        )
     if names[0] == "learned" and config.conditional:
-        raise ValueError("conditional: expected False (--no-conditional) where the probability of the data is trained")
+        raise ValueError(
+            "conditional: expected False (--no-conditional) where the probability of the data is trained"
+        )
     if names[0] == "learned" and diffusion.objective is not None:
-        raise ValueError(f"objective: expected None with the learned schedule's own bound, got {diffusion.objective}")
+        raise ValueError(
+            f"objective: expected None with the learned schedule's own bound, got {diffusion.objective}"
+        )
     if names[1] != "levels":
         jd.prediction.check_start(make_schedule(config), names[1])
     if diffusion.weight != "none" and (names[0] == "learned" or diffusion.finite):
-        raise ValueError(f"weight: expected none but for the simple objective, got {diffusion.weight}")
+        raise ValueError(
+            f"weight: expected none but for the simple objective, got {diffusion.weight}"
+        )
     if diffusion.time_sampling == "loss_aware" and not diffusion.finite:
-        raise ValueError(f"time_sampling: expected loss_aware with vlb or hybrid only, got {diffusion.objective}")
+        raise ValueError(
+            f"time_sampling: expected loss_aware with vlb or hybrid only, got {diffusion.objective}"
+        )
 
 
 def check_network(config: Config, dataset: Dataset) -> None:
@@ -251,7 +276,9 @@ def check_network(config: Config, dataset: Dataset) -> None:
         return
     height, width = dataset.event_shape[:2]
     if network.patch > min(height, width):
-        raise ValueError(f"network.patch: expected at most the images' side, {min(height, width)}, got {network.patch}")
+        raise ValueError(
+            f"network.patch: expected at most the images' side, {min(height, width)}, got {network.patch}"
+        )
     heights = [math.ceil(height / network.patch)]
     for _ in network.multipliers[1:]:
         heights.append(math.ceil(heights[-1] / 2))
@@ -281,7 +308,9 @@ def check_same(config: Config) -> Config | None:
 def what_changes(before: Config, config: Config, step: int) -> str:
     """Which options a run goes on with that it did not have before, and what the learning rate does; "" if none."""
     old, new = _options.flat(before), _options.flat(config)
-    changed = [name for name in _changed(before, config, may=True) if name not in ("run", "data_dir")]
+    changed = [
+        name for name in _changed(before, config, may=True) if name not in ("run", "data_dir")
+    ]
     if not changed:
         return ""
     options = ", ".join(f"{name} {new[name]} (was {old[name]})" for name in changed)
@@ -296,7 +325,9 @@ def _changed(before: Config, config: Config, *, may: bool) -> dict[str, str]:
     """The options that differ and may, or may not, with the reason."""
     old, new = _options.flat(before), _options.flat(config)
     rules = {name: BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]] for name in new}
-    return {name: rules[name][1] for name in new if new[name] != old[name] and rules[name][0] == may}
+    return {
+        name: rules[name][1] for name in new if new[name] != old[name] and rules[name][0] == may
+    }
 
 
 def save(config: Config) -> None:
@@ -319,13 +350,17 @@ def load_config(run: Path) -> Config:
     """Read the configuration of a run folder."""
     path = run / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"run: {run} is no run folder (it has no config.json); train one with train.py")
+        raise FileNotFoundError(
+            f"run: {run} is no run folder (it has no config.json); train one with train.py"
+        )
     fields = _options.read_json(path)
     try:
         config = from_fields(fields, run)
         check(config)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; repair it, or train again with another --run") from error
+        raise ValueError(
+            f"{path}: {error}; repair it, or train again with another --run"
+        ) from error
     return config
 
 
@@ -352,7 +387,9 @@ def make_denoiser(config: Config, model: models.Model, num_levels: int | None) -
         apply = Partial(model.apply, params, **options)
         if diffusion.prediction == "levels":
             assert num_levels is not None  # make_model has seen to it
-            return jd.make_categorical_denoiser(jd.categorical.on_log_snr(apply, schedule), schedule, num_levels)
+            return jd.make_categorical_denoiser(
+                jd.categorical.on_log_snr(apply, schedule), schedule, num_levels
+            )
         return jd.make_denoiser(
             apply,
             schedule,
@@ -365,10 +402,13 @@ def make_denoiser(config: Config, model: models.Model, num_levels: int | None) -
     return make
 
 
-def make_chain(config: Config, schedule: jd.Schedule, *, levels: int | None, num_steps: int) -> jd.Chain:
+def make_chain(
+    config: Config, schedule: jd.Schedule, *, levels: int | None, num_steps: int
+) -> jd.Chain:
     """The finite chain of a run, still without its denoiser, with what that will say of the variance, and a decoder.
 
-    It is made outside of compiled functions, where the schedule has no values; there the denoiser is put in its place.
+    It is made outside of compiled functions, where the schedule has no values; there the denoiser
+    is put in its place.
     """
     decoder = jd.decoders.normal() if levels is None else jd.decoders.discretised_normal(levels)
     by_levels = config.diffusion.prediction == "levels"
@@ -383,7 +423,9 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
     num_classes = dataset.num_classes if config.conditional else None
     by_levels = config.diffusion.prediction == "levels"
     if by_levels and dataset.levels is None:
-        raise ValueError(f"prediction: expected another than levels, because {config.dataset} has none")
+        raise ValueError(
+            f"prediction: expected another than levels, because {config.dataset} has none"
+        )
     if len(dataset.event_shape) == 1:
         return models.mlp(
             width=network.channels,
@@ -432,7 +474,9 @@ def _rates(config: Config) -> dict[str, Any]:
     return {
         "learning_rate": optimizer.learning_rate,
         "num_steps": config.steps,
-        "warmup": min(optimizer.warmup, config.steps // 2),  # a short run warms up over its first half
+        "warmup": min(
+            optimizer.warmup, config.steps // 2
+        ),  # a short run warms up over its first half
         "final_scale": optimizer.final_scale,
     }
 
@@ -442,12 +486,16 @@ def remembers(config: Config) -> bool:
     return config.diffusion.time_sampling == "loss_aware"
 
 
-def abstract_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
+def abstract_state(
+    config: Config, model: models.Model, event_shape: tuple[int, ...]
+) -> training.TrainState:
     """What the run's state looks like, without computing it."""
     return jax.eval_shape(lambda: initial_state(config, model, event_shape))
 
 
-def initial_state(config: Config, model: models.Model, event_shape: tuple[int, ...]) -> training.TrainState:
+def initial_state(
+    config: Config, model: models.Model, event_shape: tuple[int, ...]
+) -> training.TrainState:
     """The run's state before its first step."""
     key_params, key_run = (key_of(config.seed, purpose) for purpose in ("parameters", "training"))
     learned = jd.schedules.learned_parameters() if config.diffusion.schedule == "learned" else {}

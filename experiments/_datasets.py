@@ -36,10 +36,15 @@ class Dataset:
         """Whether the examples can be read on this machine."""
         try:
             return bool(self.splits)
-        except (FileNotFoundError, ValueError):  # not there, or prepared in a way that cannot be read
+        except (
+            FileNotFoundError,
+            ValueError,
+        ):  # not there, or prepared in a way that cannot be read
             return False
 
-    def examples(self, split: str, index: Any = slice(None)) -> tuple[np.ndarray, np.ndarray | None]:
+    def examples(
+        self, split: str, index: Any = slice(None)
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """Examples and labels of a split, [N, *D] float32 and [N] int32 or None."""
         part = self.splits[split]
         return self.unit(part.images[index]), None if part.labels is None else part.labels[index]
@@ -48,10 +53,16 @@ class Dataset:
         """The first examples of a split."""
         return self.examples(split, slice(num))
 
-    def batches(self, batch_size: int, seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
+    def batches(
+        self, batch_size: int, seed: int
+    ) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
         """The batch of each step, a function of (seed, step) alone: a resumed run sees what it would have seen."""
         batches = data.batches(
-            self.splits["train"], batch_size=batch_size, seed=seed, rank=jax.process_index(), world=jax.process_count()
+            self.splits["train"],
+            batch_size=batch_size,
+            seed=seed,
+            rank=jax.process_index(),
+            world=jax.process_count(),
         )
 
         def batch(step: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -70,15 +81,27 @@ def load(config: Any) -> Dataset:
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
-    parts = data.hold_out(images)  # before anything is made of it: a set without held-out examples is refused
+    parts = data.hold_out(
+        images
+    )  # before anything is made of it: a set without held-out examples is refused
     return Dataset(
-        config.dataset, images.event_shape, images.num_classes, images.levels, lambda: _splits(images.name, parts)
+        config.dataset,
+        images.event_shape,
+        images.num_classes,
+        images.levels,
+        lambda: _splits(images.name, parts),
     )
 
 
 def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
     """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
-    return Dataset(name, event_shape, num_classes, levels, lambda: _splits(name, data.hold_out(data.load(name))))
+    return Dataset(
+        name,
+        event_shape,
+        num_classes,
+        levels,
+        lambda: _splits(name, data.hold_out(data.load(name))),
+    )
 
 
 def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
@@ -95,7 +118,9 @@ def _say(line: str) -> None:
 
 
 def _toy(name: str) -> dict[str, data.Split]:
-    keys = jax.random.split(jax.random.key(2015))  # the set is one and the same, whatever a run's seed
+    keys = jax.random.split(
+        jax.random.key(2015)
+    )  # the set is one and the same, whatever a run's seed
     return {
         split: data.Split(np.asarray(data.toy.sample(key, name, num)), None)
         for key, (split, num) in zip(keys, TOY_EXAMPLES.items(), strict=True)

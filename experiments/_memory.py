@@ -12,15 +12,19 @@ import numpy as np
 
 ANYWAY = "JAXDIFF_ANYWAY"
 GIB = 2**30
-NUMBERS = 2**24  # of examples as float64, held at once for a figure of many: the 20,000 first ones of MNIST
-SMALLER = "lower --batch-size, --network.channels or --network.multipliers, or use --network.patch 2"
+NUMBERS = (
+    2**24
+)  # of examples as float64, held at once for a figure of many: the 20,000 first ones of MNIST
+SMALLER = (
+    "lower --batch-size, --network.channels or --network.multipliers, or use --network.patch 2"
+)
 
 
 def in_chunks(function: Callable[..., Any], size: int, *rows: Any) -> Any:
     """A function of rows, so many of them at a time: its results joined, on the host.
 
-    Every chunk has one shape, so that one program serves them all: the last row fills up what the last chunk lacks, and
-    what comes of it is cut off. None stands for rows that there are not.
+    Every chunk has one shape, so that one program serves them all: the last row fills up what the
+    last chunk lacks, and what comes of it is cut off. None stands for rows that there are not.
     """
     num = max(len(part) for part in rows if part is not None)
     size, parts = min(size, num), []
@@ -54,20 +58,29 @@ def _of_machine(root: Path) -> Iterator[int]:
 def _of_groups(root: Path) -> Iterator[int]:
     """What the control groups that the process lies in leave of their limits."""
     for group, version in _process.groups("memory", root):
-        names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        names = (
+            ("memory.max", "memory.current")
+            if version == 2
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
         limit, used = (_process.read(group / name).strip() for name in names)
         if limit.isdigit() and used.isdigit():
-            files = dict(entry.split() for entry in _process.read(group / "memory.stat").splitlines())
+            files = dict(
+                entry.split() for entry in _process.read(group / "memory.stat").splitlines()
+            )
             # Pages of files that nobody has read lately are given back when memory is short.
             idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
             yield max(0, int(limit) - int(used) + idle)
 
 
-def fitting(function: Any, *arguments: Any, devices: list[jax.Device], change: str = SMALLER) -> Any:
+def fitting(
+    function: Any, *arguments: Any, devices: list[jax.Device], change: str = SMALLER
+) -> Any:
     """The compiled program of a mapped function, which takes these arguments; refused where memory will not do.
 
-    What the program needs besides its arguments is known when it is compiled, and here it is compiled once: the program
-    that was asked is the one that runs. Devices of a CPU share the machine's memory.
+    What the program needs besides its arguments is known when it is compiled, and here it is
+    compiled once: the program that was asked is the one that runs. Devices of a CPU share the
+    machine's memory.
 
     Raises:
       ValueError: it needs more than there is left, and JAXDIFF_ANYWAY=1 does not insist.

@@ -13,7 +13,9 @@ import jaxdiff as jd
 from jaxdiff import models, training
 
 
-def make_loss(config: _config.Config, model: models.Model, dataset: Dataset, *, training_time: bool = True) -> Any:
+def make_loss(
+    config: _config.Config, model: models.Model, dataset: Dataset, *, training_time: bool = True
+) -> Any:
     """The loss of a run, per example; without dropout, hidden labels and memory outside training."""
     if config.diffusion.finite:
         return _chain_loss(config, model, dataset, training_time)
@@ -37,19 +39,29 @@ def make_loss(config: _config.Config, model: models.Model, dataset: Dataset, *, 
     )
 
 
-def _chain_loss(config: _config.Config, model: models.Model, dataset: Dataset, training_time: bool) -> Any:
+def _chain_loss(
+    config: _config.Config, model: models.Model, dataset: Dataset, training_time: bool
+) -> Any:
     diffusion, schedule = config.diffusion, _config.make_schedule(config)
-    chain = _config.make_chain(config, schedule, levels=dataset.levels, num_steps=diffusion.num_steps)
+    chain = _config.make_chain(
+        config, schedule, levels=dataset.levels, num_steps=diffusion.num_steps
+    )
     denoiser_of = _config.make_denoiser(config, model, dataset.levels)
 
     def chain_of(params: Any, **options: Any) -> jd.Chain:
-        return dataclasses.replace(chain, denoiser=denoiser_of(params["network"], schedule, **options))
+        return dataclasses.replace(
+            chain, denoiser=denoiser_of(params["network"], schedule, **options)
+        )
 
-    hybrid = Partial(jd.losses.hybrid, prediction=diffusion.prediction, sigma_data=diffusion.sigma_data)
+    hybrid = Partial(
+        jd.losses.hybrid, prediction=diffusion.prediction, sigma_data=diffusion.sigma_data
+    )
     return training.chain_loss(
         hybrid if diffusion.objective == "hybrid" else _vlb_bits,
         chain_of,
-        time_sampling=diffusion.time_sampling if training_time or not _config.remembers(config) else "low_discrepancy",
+        time_sampling=diffusion.time_sampling
+        if training_time or not _config.remembers(config)
+        else "low_discrepancy",
         num_classes=model.num_classes,
         label_drop=config.label_drop if training_time else 0.0,
         dropout=training_time,
@@ -69,4 +81,6 @@ def make_weight(config: _config.Config) -> Any:
     name = config.diffusion.weight
     if name == "none":
         return None
-    return jd.losses.edm(config.diffusion.sigma_data) if name == "edm" else getattr(jd.losses, name)()
+    return (
+        jd.losses.edm(config.diffusion.sigma_data) if name == "edm" else getattr(jd.losses, name)()
+    )

@@ -19,7 +19,9 @@ NOISE = {"inpaint": 0.1, "half": 0.1, "denoise": 0.5, "deblur": 0.1, "superres":
 LARGEST = 4096  # values of an image whose matrices, size x size, are decomposed in a minute
 LEAST_CLASSIFIED = 5  # training images a class, a tenth of them (twice, with noise) to stop by
 NEVER = -30.0  # logit of a class without training images
-CLASSIFIER_NOISE = 0.3  # in the images the classifier learns from: its gradients are smooth, its doubt is honest
+CLASSIFIER_NOISE = (
+    0.3  # in the images the classifier learns from: its gradients are smooth, its doubt is honest
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,11 @@ class Task:
     Fields:
       name: of the task.
       draw: (key, x_0 [*D], label) -> y, a draw of p(y | x_0); a label of -1 is unknown.
-      likelihood: y -> the log-likelihood of one x_0, a pytree that is an argument of the compiled program.
+      likelihood: y -> the log-likelihood of one x_0, a pytree that is an argument of the compiled
+        program.
       picture: y -> an image [H, W, C] in [-1, 1] to look at.
-      residuals: (y, x [N, *D]) -> residuals in units of their standard deviation, [N, M]; None where y is a class.
+      residuals: (y, x [N, *D]) -> residuals in units of their standard deviation, [N, M]; None
+        where y is a class.
       noise_std: of y, or about it.
       hidden: [*D], 1 where the observation leaves the image open.
       linear: whether the likelihood is an `Observation`.
@@ -55,7 +59,9 @@ class Task:
 def make_task(name: str, dataset: Dataset, *, noise: float | None, peak: float, seed: int) -> Task:
     """The task of a name, for images of this data set."""
     if len(dataset.event_shape) != 3:
-        raise ValueError(f"run: expected one of images, got {dataset.name} of shape {dataset.event_shape}")
+        raise ValueError(
+            f"run: expected one of images, got {dataset.name} of shape {dataset.event_shape}"
+        )
     if noise is not None and noise <= 0:
         raise ValueError(f"noise: expected a positive standard deviation, got {noise}")
     if noise is not None and name not in NOISE:
@@ -180,13 +186,20 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
             f"got {len(seen)} and {len(x)} in all"
         )
     random = np.random.default_rng(seed)
-    noisy = np.concatenate([x, x + CLASSIFIER_NOISE * random.normal(size=x.shape)]).reshape(2 * len(x), -1)
+    noisy = np.concatenate([x, x + CLASSIFIER_NOISE * random.normal(size=x.shape)]).reshape(
+        2 * len(x), -1
+    )
     network = MLPClassifier((64,), alpha=1e-2, early_stopping=True, random_state=seed)
     network.fit(noisy, np.concatenate([label, label]))
     hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
     layers = [hidden, _of_all_classes(last, network.classes_, num_classes)]
     layers = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in layers]
-    means = np.stack([x[label == number].mean(0) if number in seen else x.mean(0) for number in range(num_classes)])
+    means = np.stack(
+        [
+            x[label == number].mean(0) if number in seen else x.mean(0)
+            for number in range(num_classes)
+        ]
+    )
     return Partial(_perceptron, layers), means
 
 

@@ -24,7 +24,9 @@ def counts(options: Any, **least: int) -> None:
         value = _named(options, name)
         for each in value if isinstance(value, tuple) else (value,):
             if each is not None and each < smallest:
-                raise ValueError(f"{name.replace('__', '.')}: expected at least {smallest}, got {each}")
+                raise ValueError(
+                    f"{name.replace('__', '.')}: expected at least {smallest}, got {each}"
+                )
 
 
 def numbers(options: Any, **allowed: tuple[str, Callable[[float], bool]]) -> None:
@@ -67,7 +69,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:  # no text, no JSON, or nested without end
-        raise ValueError(f"{path}: expected JSON, got {str(error) or type(error).__name__}") from error
+        raise ValueError(
+            f"{path}: expected JSON, got {str(error) or type(error).__name__}"
+        ) from error
 
 
 def read(kind: Any, fields: Any, where: str = "") -> Any:
@@ -77,11 +81,15 @@ def read(kind: Any, fields: Any, where: str = "") -> Any:
     prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
     for name in fields.keys() - hints.keys():
-        raise ValueError(f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them")
+        raise ValueError(
+            f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them"
+        )
     for each in dataclasses.fields(kind):
         if each.name not in fields:
             raise ValueError(f"{prefix}{each.name}: expected a value, got none")
-    return kind(**{name: _read_value(hint, fields[name], prefix + name) for name, hint in hints.items()})
+    return kind(
+        **{name: _read_value(hint, fields[name], prefix + name) for name, hint in hints.items()}
+    )
 
 
 def _read_value(hint: Any, value: Any, where: str) -> Any:
@@ -94,7 +102,9 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _read_value(inner, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{where}: expected one of {', '.join(arguments)}, got {_shown(value)}")
+            raise ValueError(
+                f"{where}: expected one of {', '.join(arguments)}, got {_shown(value)}"
+            )
         return value
     if origin is tuple and isinstance(value, list):
         return tuple(_read_value(arguments[0], each, where) for each in value)
@@ -103,7 +113,9 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint:
-        expected = {tuple: "a list", Path: "a path"}.get(origin or hint, getattr(hint, "__name__", str(hint)))
+        expected = {tuple: "a list", Path: "a path"}.get(
+            origin or hint, getattr(hint, "__name__", str(hint))
+        )
         raise ValueError(f"{where}: expected {expected}, got {_shown(value)}")
     return value
 

@@ -52,8 +52,8 @@ class Mnist:
 def parzen(x: np.ndarray, dataset: Any) -> metrics.Comparison:
     """The protocol, in nats: data in [0, 1], width by 1,000 held-out training images, 10,000 test images.
 
-    The training images that choose the width are the first of the last sixth (of MNIST: 10,000); of the others as many
-    as there are samples stand for those of a perfect model.
+    The training images that choose the width are the first of the last sixth (of MNIST: 10,000); of
+    the others as many as there are samples stand for those of a perfect model.
     """
     (others, last), (test, _) = others_and_last(dataset), dataset.examples("test")
 
@@ -84,12 +84,20 @@ def mnist(options: Mnist) -> bool:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     most = len(others_and_last(run.dataset)[0])
     if most < 10 or len(run.dataset.splits["test"].images) < 2:
-        raise ValueError("run: expected a set of at least 12 training images and 2 held out, for widths and densities")
+        raise ValueError(
+            "run: expected a set of at least 12 training images and 2 held out, for widths and densities"
+        )
     if options.num > most:
-        raise ValueError(f"num: expected at most {most}, as many as a perfect model has, got {options.num}")
+        raise ValueError(
+            f"num: expected at most {most}, as many as a perfect model has, got {options.num}"
+        )
     if run.model.num_classes is None and options.guidance != 1:
-        raise ValueError(f"guidance: expected 1, because the run has no classes, got {options.guidance}")
-    labels = None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
+        raise ValueError(
+            f"guidance: expected 1, because the run has no classes, got {options.guidance}"
+        )
+    labels = (
+        None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
+    )
     x = _sampling.generate(
         run,
         options.num,
@@ -108,18 +116,27 @@ def mnist(options: Mnist) -> bool:
     for name, (value, error) in rows.items():
         print(f"{name:44} {value:8.1f} +- {error:.1f}")
     estimators = _probability.Estimators(
-        run, _probability.Probability(examples=options.examples, steps=options.chain_steps), seed=options.seed
+        run,
+        _probability.Probability(examples=options.examples, steps=options.chain_steps),
+        seed=options.seed,
     )
     held_out, _ = run.dataset.head("test", options.examples)
     bound = _probability.bound(estimators, held_out)
     null = _probability.null(estimators, held_out)
     k, error, base = bound.nats / BIT, bound.nats_se / BIT, null.nats / BIT
-    print(f"K, {bound.name}: {k:.0f} +- {error:.0f} bits an image, {bound.bits_per_dim:.3f} bits/dim")
+    print(
+        f"K, {bound.name}: {k:.0f} +- {error:.0f} bits an image, {bound.bits_per_dim:.3f} bits/dim"
+    )
     print(f"L_null {base:.0f} bits, K - L_null {k - base:.0f} bits (the paper has no K of MNIST)")
     result = {
         "machine": _cli.machine(),
         "parzen_bits": rows,
-        "K": {"value": k, "standard_error": error, "L_null": base, "bits_per_dim": bound.bits_per_dim},
+        "K": {
+            "value": k,
+            "standard_error": error,
+            "L_null": base,
+            "bits_per_dim": bound.bits_per_dim,
+        },
         "options": {name: str(value) for name, value in vars(options).items()},
     }
     training.write_json(run.folder / "parzen.json", result)

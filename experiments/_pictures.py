@@ -34,7 +34,9 @@ def grid(x: np.ndarray, columns: int = 8, pad: int = 1) -> np.ndarray:
     cells = np.ones((rows * columns, height + pad, width + pad, 3), np.float32)
     cells[:num, :height, :width] = np.clip((x[..., : 3 if channels >= 3 else 1] + 1) / 2, 0, 1)
     sheet = cells.reshape(rows, columns, height + pad, width + pad, 3).swapaxes(1, 2)
-    return sheet.reshape(rows * (height + pad), columns * (width + pad), 3)[: -pad or None, : -pad or None]
+    return sheet.reshape(rows * (height + pad), columns * (width + pad), 3)[
+        : -pad or None, : -pad or None
+    ]
 
 
 def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
@@ -51,13 +53,17 @@ def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
 def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray | None, path: Path) -> None:
     """Samples next to real examples, where those are at hand."""
     shown = {"samples": x} | ({} if real is None else {f"real {dataset.name}": real})
-    figure, axes = plt.subplots(1, len(shown), figsize=(5 * len(shown), 5.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(5 * len(shown), 5.2), layout="constrained", squeeze=False
+    )
     for axis, (title, images) in zip(axes[0], shown.items(), strict=True):
         show(axis, images, title)
     save(figure, path)
 
 
-def neighbours(x: np.ndarray, distance: np.ndarray, nearest: np.ndarray, path: Path, *, num: int = 16) -> None:
+def neighbours(
+    x: np.ndarray, distance: np.ndarray, nearest: np.ndarray, path: Path, *, num: int = 16
+) -> None:
     """Samples above their nearest training examples: the first ones, and the nearest of all."""
     figure, axes = plt.subplots(2, 1, figsize=(10, 3.2), layout="constrained")
     order = {
@@ -76,7 +82,9 @@ def neighbours(x: np.ndarray, distance: np.ndarray, nearest: np.ndarray, path: P
 
 def strips(shown: dict[str, np.ndarray], path: Path) -> None:
     """Rows of images [K, columns, *D], a block a title."""
-    figure, axes = plt.subplots(len(shown), 1, figsize=(8, 4.6 * len(shown)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(shown), 1, figsize=(8, 4.6 * len(shown)), layout="constrained", squeeze=False
+    )
     for axis, (title, x) in zip(axes[:, 0], shown.items(), strict=True):
         show(axis, x.reshape(-1, *x.shape[2:]), title, x.shape[1])
     save(figure, path)
@@ -88,7 +96,9 @@ def forward(schedule: jd.Schedule, dataset: Dataset, real: np.ndarray, path: Pat
     x_0 = jnp.asarray(real[:6] if real.ndim == 4 else real)
     eps = jax.random.normal(jax.random.key(0), x_0.shape)
     states = [np.asarray(jd.q_sample(schedule, x_0, float(t), eps)) for t in ts]
-    figure, axes = plt.subplots(1, len(ts), figsize=(1.5 * len(ts), 9 if real.ndim == 4 else 2), layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(ts), figsize=(1.5 * len(ts), 9 if real.ndim == 4 else 2), layout="constrained"
+    )
     scale = [float(np.hypot(*map(np.asarray, schedule.alpha_sigma(float(t))))) for t in ts]
     for axis, t, x, size in zip(axes, ts, states, scale, strict=True):
         # A variance-exploding state is shown at the scale of the data.
@@ -96,20 +106,25 @@ def forward(schedule: jd.Schedule, dataset: Dataset, real: np.ndarray, path: Pat
     save(figure, path)
 
 
-def reverse(dataset: Dataset, trajectory: np.ndarray, path: Path, *, scale: int = 6, milliseconds: int = 80) -> None:
+def reverse(
+    dataset: Dataset, trajectory: np.ndarray, path: Path, *, scale: int = 6, milliseconds: int = 80
+) -> None:
     """The reverse process as a GIF: states [S, N, *D] from noise to data, with a pause at the end."""
     if trajectory.ndim == 5:
         frames = [grid(x / max(1.0, float(np.std(x)))) for x in trajectory]
         stills = [Image.fromarray((255 * frame).astype(np.uint8)) for frame in frames]
         scale = max(1, min(scale, 640 // stills[0].width))
         stills = [
-            still.resize((still.width * scale, still.height * scale), Image.Resampling.NEAREST) for still in stills
+            still.resize((still.width * scale, still.height * scale), Image.Resampling.NEAREST)
+            for still in stills
         ]
     else:
         stills = [_points(x) for x in trajectory]
     pauses = [milliseconds] * (len(stills) - 1) + [1500]
     with atomic(path) as draft:
-        stills[0].save(draft, save_all=True, append_images=stills[1:], duration=pauses, loop=0, optimize=True)
+        stills[0].save(
+            draft, save_all=True, append_images=stills[1:], duration=pauses, loop=0, optimize=True
+        )
 
 
 def _points(x: np.ndarray) -> Image.Image:
@@ -130,7 +145,9 @@ def loss_curve(log: list[dict[str, float]], path: Path) -> None:
         width = max(2, len(losses) // 20)
         mean = np.convolve(losses, np.ones(width) / width, mode="valid")
         axis.plot(steps[width - 1 :], mean, color="C0", label=f"running mean of {width}")
-    axis.plot(*_column(log, "held_out_loss"), "o-", color="C1", label="held out, averaged parameters")
+    axis.plot(
+        *_column(log, "held_out_loss"), "o-", color="C1", label="held out, averaged parameters"
+    )
     axis.set(xlabel="step", ylabel="loss", yscale="log")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
@@ -150,11 +167,15 @@ def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
     error = np.asarray([row["x_0_error"] for row in rows])
     axis.plot(log_snr, error, "o-", label="network")
     axis.fill_between(
-        log_snr, *(error + sign * 2 * np.asarray([row["x_0_error_se"] for row in rows]) for sign in (-1, 1)), alpha=0.3
+        log_snr,
+        *(error + sign * 2 * np.asarray([row["x_0_error_se"] for row in rows]) for sign in (-1, 1)),
+        alpha=0.3,
     )
     axis.plot(log_snr, [row["mean_error"] for row in rows], "--", label="the data's mean")
     axis.plot(log_snr, [row["gaussian_error"] for row in rows], ":", label="best linear denoiser")
-    axis.set(xlabel="log signal-to-noise ratio (nats)", ylabel="mean squared error of x_0", yscale="log")
+    axis.set(
+        xlabel="log signal-to-noise ratio (nats)", ylabel="mean squared error of x_0", yscale="log"
+    )
     axis.invert_xaxis()
     axis.grid(alpha=0.3, which="both")
     axis.legend()
@@ -164,10 +185,22 @@ def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
 def samplers(results: list[dict[str, Any]], path: Path) -> None:
     """Error against network calls: each sampler with its best grid, and each grid with its best sampler."""
     panels = [
-        ("sampler", "sliced_wasserstein", "sliced Wasserstein-2 to reference samples\neach sampler, its best grid"),
-        ("grid", "sliced_wasserstein", "sliced Wasserstein-2 to reference samples\neach grid, its best sampler"),
+        (
+            "sampler",
+            "sliced_wasserstein",
+            "sliced Wasserstein-2 to reference samples\neach sampler, its best grid",
+        ),
+        (
+            "grid",
+            "sliced_wasserstein",
+            "sliced Wasserstein-2 to reference samples\neach grid, its best sampler",
+        ),
         ("sampler", "moments", "Frechet distance of the moments\neach sampler, its best grid"),
-        ("sampler", "same_noise", "distance from the ODE from the same noise\neach solver, its best grid"),
+        (
+            "sampler",
+            "same_noise",
+            "distance from the ODE from the same noise\neach solver, its best grid",
+        ),
     ]
     figure = plt.figure(figsize=(20, 5.4 * len(results)), layout="constrained")
     parts: Any = figure.subfigures(len(results), 1, squeeze=False)
@@ -192,7 +225,13 @@ def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: 
             axis.plot(*line, style, marker=marker, color=f"C{number % 10}", label=name)
     floors = {"sliced_wasserstein": "floor", "moments": "moments_floor"}
     if figure_name in floors:
-        axis.axhline(result[floors[figure_name]], color="k", linestyle=":", linewidth=1, label="exact samples")
+        axis.axhline(
+            result[floors[figure_name]],
+            color="k",
+            linestyle=":",
+            linewidth=1,
+            label="exact samples",
+        )
     calls = sorted({row["calls"] for row in result["rows"]})
     axis.set(xscale="log", yscale="log", xlabel="network calls", xticks=calls, xticklabels=calls)
     axis.set_title(title, fontsize=10)
@@ -204,12 +243,25 @@ def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: 
 def orders(rows: list[dict[str, Any]], path: Path) -> None:
     """Error against number of steps on logarithmic axes, one panel a family: the slope is the order."""
     families = list(dict.fromkeys(row["family"] for row in rows))
-    figure, axes = plt.subplots(1, len(families), figsize=(5.5 * len(families), 5), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(
+        1, len(families), figsize=(5.5 * len(families), 5), layout="constrained", sharey=True
+    )
     for axis, family in zip(np.atleast_1d(axes), families, strict=True):
         for number, row in enumerate(row for row in rows if row["family"] == family):
             label = f"{row['sampler']}: {row['slope']:.2f}"
-            axis.plot(row["steps"], row["errors"], marker="o^sDvP*X"[number % 8], markersize=4, label=label)
-        axis.set(xscale="log", yscale="log", xlabel="steps", title=f"{family}: slopes of the last three points")
+            axis.plot(
+                row["steps"],
+                row["errors"],
+                marker="o^sDvP*X"[number % 8],
+                markersize=4,
+                label=label,
+            )
+        axis.set(
+            xscale="log",
+            yscale="log",
+            xlabel="steps",
+            title=f"{family}: slopes of the last three points",
+        )
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     np.atleast_1d(axes)[0].set_ylabel("median error of the end state")
@@ -224,7 +276,10 @@ def bound_terms(terms: dict[str, np.ndarray], path: Path) -> None:
     axes[0].step(log_snr[:-1], inner, where="post", label="transitions")
     errors = 2 * terms["bits_se"][1:-1]
     axes[0].fill_between(log_snr[:-1], inner - errors, inner + errors, step="post", alpha=0.3)
-    axes[0].set_title(f"bits per dimension of each step (prior {bits[0]:.2g}, decoder {bits[-1]:.2g})", fontsize=10)
+    axes[0].set_title(
+        f"bits per dimension of each step (prior {bits[0]:.2g}, decoder {bits[-1]:.2g})",
+        fontsize=10,
+    )
     axes[1].plot(log_snr, np.cumsum(bits[:-1]), label="from noise to data")
     axes[1].axhline(bits.sum(), color="k", linestyle=":", label="with the decoder")
     axes[1].set_title(f"adding up to {bits.sum():.3f}", fontsize=10)
@@ -243,15 +298,21 @@ def crooks(works: dict[str, np.ndarray], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     low, high = np.quantile(np.concatenate([forward, reverse]), [0.002, 0.998])
     bins = np.linspace(low, high, 41).tolist()
-    axis.hist(forward, bins, density=True, alpha=0.5, label=f"forward paths (mean {forward.mean():.2f})")
-    axis.hist(reverse, bins, density=True, alpha=0.5, label=f"reverse paths (mean {reverse.mean():.2f})")
+    axis.hist(
+        forward, bins, density=True, alpha=0.5, label=f"forward paths (mean {forward.mean():.2f})"
+    )
+    axis.hist(
+        reverse, bins, density=True, alpha=0.5, label=f"reverse paths (mean {reverse.mean():.2f})"
+    )
     axis.axvline(0, color="k", linestyle=":", label="log p(x_0), the middle of its bounds")
     axis.set(xlabel="log weight of a path minus log p(x_0), nats", ylabel="density")
     axis.legend()
     save(figure, path)
 
 
-def bound_by_paths(held_out: dict[str, np.ndarray], works: dict[str, np.ndarray], size: int, path: Path) -> None:
+def bound_by_paths(
+    held_out: dict[str, np.ndarray], works: dict[str, np.ndarray], size: int, path: Path
+) -> None:
     """The bound against the number of paths K: held-out data from below, simulated data from both sides."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     to_bits = -1 / (size * np.log(2))
@@ -259,14 +320,19 @@ def bound_by_paths(held_out: dict[str, np.ndarray], works: dict[str, np.ndarray]
     def curve(log_w: np.ndarray, first: np.ndarray | None = None) -> tuple[list[int], list[float]]:
         """log-mean-exp over the first K paths; `first` stands in for one of them."""
         counts = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= log_w.shape[1]]
-        columns = log_w if first is None else np.concatenate([first[:, None], log_w[:, :-1]], axis=1)
+        columns = (
+            log_w if first is None else np.concatenate([first[:, None], log_w[:, :-1]], axis=1)
+        )
         return counts, [
-            float(np.mean(np.logaddexp.reduce(columns[:, :k], axis=1) - np.log(k))) * to_bits for k in counts
+            float(np.mean(np.logaddexp.reduce(columns[:, :k], axis=1) - np.log(k))) * to_bits
+            for k in counts
         ]
 
     axes[0].plot(*curve(held_out["log_w"]), "o-", label="held out: upper bound of the bits")
     axes[1].plot(*curve(-works["forward"]), "o-", label="simulated: from forward paths")
-    axes[1].plot(*curve(-works["forward"], works["reverse"]), "s-", label="simulated: with the reverse path")
+    axes[1].plot(
+        *curve(-works["forward"], works["reverse"]), "s-", label="simulated: with the reverse path"
+    )
     for axis in axes:
         axis.set(xscale="log", xlabel="number of paths K", ylabel="bits per dimension")
         axis.grid(alpha=0.3)

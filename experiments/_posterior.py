@@ -68,17 +68,23 @@ class Problem:
     @property
     def ts(self) -> jax.Array:
         """The grid: the model whose posterior is asked for is the ancestral chain on it."""
-        return jd.grids.uniform(self.options.steps, start=float(self.schedule.time(self.options.start)))
+        return jd.grids.uniform(
+            self.options.steps, start=float(self.schedule.time(self.options.start))
+        )
 
 
 def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
     """The problem, with the training data's moments."""
     _options.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
-        raise ValueError(f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}")
+        raise ValueError(
+            f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}"
+        )
     train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
     if len(train) < 2:
-        raise ValueError(f"run: expected at least 2 training images, for their moments, got {len(train)}")
+        raise ValueError(
+            f"run: expected at least 2 training images, for their moments, got {len(train)}"
+        )
     flat = train.reshape(len(train), -1).astype(np.float64)
     std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std
     mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
@@ -112,18 +118,26 @@ def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
     if problem.task.masked:
         if problem.options.belief == "data":
             std = jnp.maximum(problem.std, floor)
-            belief = posterior.gaussian_belief(problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape))
-        return posterior.inpaint(denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief)
+            belief = posterior.gaussian_belief(
+                problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape)
+            )
+        return posterior.inpaint(
+            denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief
+        )
     event, size = problem.task.hidden.shape, problem.mean.size
     require_matrix("mcgdiff", size)
     covariance = problem.covariance
     assert covariance is not None  # of an image this small
-    matrix = jax.vmap(lambda x: seen.operator(x.reshape(event)).reshape(-1), out_axes=1)(jnp.eye(size))
+    matrix = jax.vmap(lambda x: seen.operator(x.reshape(event)).reshape(-1), out_axes=1)(
+        jnp.eye(size)
+    )
     if problem.options.belief == "data":
         right = jnp.linalg.svd(matrix, full_matrices=False)[2]  # mcgdiff's own
         std = jnp.maximum(jnp.sqrt(jnp.sum((right @ covariance) * right, axis=1)), floor)
         belief = posterior.gaussian_belief(problem.schedule, right @ problem.mean, std)
-    return posterior.mcgdiff(denoiser, problem.schedule, matrix, y.reshape(-1), seen.noise_std, belief=belief)
+    return posterior.mcgdiff(
+        denoiser, problem.schedule, matrix, y.reshape(-1), seen.noise_std, belief=belief
+    )
 
 
 def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
@@ -141,7 +155,9 @@ def _tilted(problem: Problem, denoiser: Any, likelihood: Any) -> jd.Kernel:
 
 
 def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = None) -> jd.Kernel:
-    return posterior.twisted(denoiser, problem.schedule, likelihood, prior_std=problem.prior_std, proposal=proposal)
+    return posterior.twisted(
+        denoiser, problem.schedule, likelihood, prior_std=problem.prior_std, proposal=proposal
+    )
 
 
 def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Partial:
@@ -182,18 +198,24 @@ METHODS = {
 
 def fitting(task: Task) -> list[str]:
     """The methods that the task's likelihood allows; those worth comparing come first."""
-    too_large = {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()  # of its operator's matrix
+    too_large = (
+        {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
+    )  # of its operator's matrix
     return [name for name in METHODS if _fits(METHODS[name], task) and name not in too_large]
 
 
 def _fits(method: Method, task: Task) -> bool:
-    return {"any": True, "linear": task.linear, "mask": task.name in ("inpaint", "half")}[method.needs]
+    return {"any": True, "linear": task.linear, "mask": task.name in ("inpaint", "half")}[
+        method.needs
+    ]
 
 
 def check_method(name: str, task: Task) -> None:
     """Say which methods there are, where this one does not fit."""
     if not _fits(METHODS[name], task):
-        raise ValueError(f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, got {name}")
+        raise ValueError(
+            f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, got {name}"
+        )
 
 
 def grid_of(name: str, problem: Problem) -> jax.Array:
@@ -214,7 +236,10 @@ def calls_of(name: str, problem: Problem, particles: int) -> int:
 
 def equal_particles(name: str, problem: Problem) -> int:
     """As many particles as cost what the chosen number costs in twisted."""
-    one, budget = calls_of(name, problem, 1), calls_of("twisted", problem, problem.options.particles)
+    one, budget = (
+        calls_of(name, problem, 1),
+        calls_of("twisted", problem, problem.options.particles),
+    )
     return max(2, budget // one)
 
 
@@ -234,8 +259,9 @@ def draw(
 ) -> Drawn:  # fmt: skip
     """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
 
-    Images that are done are kept in files, each named by a digest of all that it depends on: more images, or an option
-    of another method, leave it as it is. Labels ask for the class-conditional model, one an image.
+    Images that are done are kept in files, each named by a digest of all that it depends on: more
+    images, or an option of another method, leave it as it is. Labels ask for the class-conditional
+    model, one an image.
     """
     number = problem.options.particles if particles is None else particles
     likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
@@ -254,7 +280,10 @@ def draw(
         kept = [made.get(i, part) for i, part in enumerate(kept)]
         _parts.trim(folder)
     parts = [part for part in kept if part is not None]
-    fields = {f: np.stack([part[f] for part in parts]) for f in ("x", "log_weights", "log_evidence", "ess")}
+    fields = {
+        f: np.stack([part[f] for part in parts])
+        for f in ("x", "log_weights", "log_evidence", "ess")
+    }
     # The median leaves out the compilation that the first of them waited for.
     return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
 
@@ -268,9 +297,13 @@ def _draw_missing(
     num_devices, at_once = jax.local_device_count(), problem.options.at_once
     program = _program(run, problem, name, number)
     size = num_devices * at_once
-    for first in tqdm(range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size):
+    for first in tqdm(
+        range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size
+    ):
         group = missing[first : first + size]
-        index = np.resize(group, size)  # the last group again and again, where it has come to an end
+        index = np.resize(
+            group, size
+        )  # the last group again and again, where it has come to an end
 
         def spread(leaves: Any, index: np.ndarray = index) -> Any:
             stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
@@ -278,7 +311,12 @@ def _draw_missing(
 
         keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
         label = None if labels is None else spread(labels)
-        arguments = run.params, keys, jax.tree.map(lambda *leaves: spread(leaves), *likelihoods), label
+        arguments = (
+            run.params,
+            keys,
+            jax.tree.map(lambda *leaves: spread(leaves), *likelihoods),
+            label,
+        )
         began = time.monotonic()
         out = jax.tree.map(np.asarray, program(*arguments))
         _sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
@@ -298,9 +336,18 @@ def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> An
         key_prior, key_run = jax.random.split(key)
         given = None if label is None else jnp.full(number, label)
         denoiser = run.with_params(params).denoiser(given)
-        x_init = _sampling.pure_noise(key_prior, run.schedule, (number, *run.dataset.event_shape), ts)
-        out = jd.sample(key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample)
-        return {"x": out.x, "log_weights": out.log_weights, "log_evidence": out.log_evidence, "ess": out.ess}
+        x_init = _sampling.pure_noise(
+            key_prior, run.schedule, (number, *run.dataset.event_shape), ts
+        )
+        out = jd.sample(
+            key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample
+        )
+        return {
+            "x": out.x,
+            "log_weights": out.log_weights,
+            "log_evidence": out.log_evidence,
+            "ess": out.ess,
+        }
 
     return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
 
@@ -309,7 +356,12 @@ def _digest(run: _sampling.Run, problem: Problem, name: str, settings: list[Any]
     """Of what all images of a method depend on."""
     method, options = METHODS[name], problem.options
     settings = [name, *settings, problem.task.name, problem.task.noise_std]
-    settings += [MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS, dataclasses.asdict(run.config.diffusion)]
+    settings += [
+        MMPS_ITERATIONS,
+        REPAINT_RESAMPLES,
+        GIBBS_STEPS,
+        dataclasses.asdict(run.config.diffusion),
+    ]
     if method.weighted:
         settings += [options.scheme, options.threshold]
     arrays: list[Any] = [run.params, run.schedule, grid_of(name, problem)]

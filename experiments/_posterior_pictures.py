@@ -23,7 +23,10 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
     Of several methods one draw and the mean of each.
     """
     num = min(8, len(seen.ys))
-    columns = [("truth", list(seen.x_0[:num])), ("observed", [task.picture(y) for y in seen.ys[:num]])]
+    columns = [
+        ("truth", list(seen.x_0[:num])),
+        ("observed", [task.picture(y) for y in seen.ys[:num]]),
+    ]
     for name, drawn in draws.items():
         picked = [_picked(key, drawn, i) for i in range(num)]
         mean, std = zip(*(_moments(drawn, i) for i in range(num)), strict=True)
@@ -33,12 +36,16 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
         else:
             columns += [(name, [p[0] for p in picked]), ("mean", list(mean))]
     size = (0.95 * len(columns), num)
-    figure, axes = plt.subplots(num, len(columns), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        num, len(columns), figsize=size, layout="constrained", squeeze=False
+    )
     for column, (title, images) in enumerate(columns):
         axes[0, column].set_title(title, fontsize=8)
         for row, image in enumerate(images):
             shown = np.clip((np.asarray(image, np.float32) + 1) / 2, 0, 1)
-            axes[row, column].imshow(shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1)
+            axes[row, column].imshow(
+                shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1
+            )
             axes[row, column].axis("off")
     _pictures.save(figure, path)
 
@@ -46,7 +53,9 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
 def _picked(key: jax.Array, drawn: Any, i: int) -> np.ndarray:
     """Equally weighted draws of one image, in no order."""
     key_draw, key_order = jax.random.split(jax.random.fold_in(key, i))
-    x = resampling.draw(key_draw, jnp.asarray(drawn.log_weights[i]), jnp.asarray(drawn.x[i]), 4 * DRAWS)
+    x = resampling.draw(
+        key_draw, jnp.asarray(drawn.log_weights[i]), jnp.asarray(drawn.x[i]), 4 * DRAWS
+    )
     return np.asarray(jax.random.permutation(key_order, x))[:DRAWS]
 
 
@@ -60,7 +69,11 @@ def calibration(found: list[dict[str, Any]], path: Path) -> None:
     """Histograms of ranks, a row a method; grey: where 99% of the counts of a uniform rank lie."""
     names = list(found[0]["calibration"]["functions"])
     figure, axes = plt.subplots(
-        len(found), len(names), figsize=(1.9 * len(names), 0.6 + 1.3 * len(found)), layout="constrained", squeeze=False
+        len(found),
+        len(names),
+        figsize=(1.9 * len(names), 0.6 + 1.3 * len(found)),
+        layout="constrained",
+        squeeze=False,
     )
     for row, method in enumerate(found):
         summary = method["calibration"]

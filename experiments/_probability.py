@@ -56,8 +56,9 @@ class Probability:
 LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
 
 
-# Rows of one compiled call, on each device: these, or a batch of the run's training if that is smaller. The randomness
-# of a row depends on it, and not on the number of devices. Annealing has all latents of its rows in one batch.
+# Rows of one compiled call, on each device: these, or a batch of the run's training if that is
+# smaller. The randomness of a row depends on it, and not on the number of devices. Annealing has
+# all latents of its rows in one batch.
 CHUNK, AIS_CHUNK = 64, 8
 LEAST_FITTED = 20  # training examples of a density that is fitted without a network
 AIS_LEAPFROG = 5  # gradients a move
@@ -83,22 +84,31 @@ class Row:
 class Estimators:
     """The estimators of one run, their parts kept in files as they are done.
 
-    A part's file is named by a digest of what it depends on: the parameters, its rows of the data, the seed, and the
-    options of its own estimator. Another option leaves the other parts, and parts of its earlier values, as they are.
+    A part's file is named by a digest of what it depends on: the parameters, its rows of the data,
+    the seed, and the options of its own estimator. Another option leaves the other parts, and parts
+    of its earlier values, as they are.
     """
 
     def __init__(self, run: _sampling.Run, options: Probability, *, seed: int) -> None:
         trained = run.config.diffusion.num_steps if run.config.diffusion.finite else 100
         self.steps = trained if options.steps is None else options.steps
-        self.run, self.options, self.seed = run, dataclasses.replace(options, steps=self.steps), seed
+        self.run, self.options, self.seed = (
+            run,
+            dataclasses.replace(options, steps=self.steps),
+            seed,
+        )
         self.size = math.prod(run.dataset.event_shape)
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
-        self.without_denoiser = _config.make_chain(run.config, run.schedule, levels=self.levels, num_steps=self.steps)
+        self.without_denoiser = _config.make_chain(
+            run.config, run.schedule, levels=self.levels, num_steps=self.steps
+        )
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
-        self.made_of = _sampling.digest([VERSION, seed, self.levels, network], (run.params, run.schedule))
+        self.made_of = _sampling.digest(
+            [VERSION, seed, self.levels, network], (run.params, run.schedule)
+        )
 
     def chain(self, denoiser: Any) -> jd.Chain:
         """The finite chain of as many steps as asked for."""
@@ -119,7 +129,9 @@ class Estimators:
         The settings are all that the function depends on beside the run, its data and the seed.
         """
         num_devices, size = jax.local_device_count(), self.chunk if size is None else size
-        key = jax.random.fold_in(jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16))
+        key = jax.random.fold_in(
+            jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
+        )
         compiled = self.compiled(function)
         parts: list[dict[str, np.ndarray]] = []
         numbers = range(0, -(-num // size), num_devices)
@@ -129,14 +141,20 @@ class Estimators:
             kept = [_parts.read(path) for path in paths]
             if any(part is None for part in kept):
                 began = time.monotonic()
-                index = [np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)]
+                index = [
+                    np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)
+                ]
                 x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
-                keys = jnp.stack([jax.random.fold_in(key, n) for n in range(first, first + num_devices)])
+                keys = jnp.stack(
+                    [jax.random.fold_in(key, n) for n in range(first, first + num_devices)]
+                )
                 out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
                 seconds = np.asarray([(time.monotonic() - began) / len(group)])
                 for place, n in enumerate(group):
                     if kept[place] is None:
-                        made = {field: value[place][: num - n * size] for field, value in out.items()}
+                        made = {
+                            field: value[place][: num - n * size] for field, value in out.items()
+                        }
                         kept[place] = _parts.write(paths[place], made | {"seconds": seconds})
             parts += [part for part in kept if part is not None]
         joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
@@ -150,7 +168,9 @@ class Estimators:
 
         return jax.pmap(chunk, in_axes=(None, 0, 0))
 
-    def path(self, name: str, n: int, x_0: np.ndarray | None, num: int, size: int, settings: Any) -> Path:
+    def path(
+        self, name: str, n: int, x_0: np.ndarray | None, num: int, size: int, settings: Any
+    ) -> Path:
         """Where part n is kept: more rows leave the whole parts as they are."""
         count = min(size, num - n * size)
         rows = None if x_0 is None else x_0[n * size : n * size + count]
@@ -158,24 +178,45 @@ class Estimators:
         return self.run.folder / "probability" / f"{name}-{n}-{digest}.npz"
 
     def add(
-        self, name: str, kind: str, data: str, log_prob: np.ndarray, calls: int, seconds: float, *, density: bool
+        self,
+        name: str,
+        kind: str,
+        data: str,
+        log_prob: np.ndarray,
+        calls: int,
+        seconds: float,
+        *,
+        density: bool,
     ) -> None:
         """A line of the table from the log-probabilities of the examples."""
-        nats, nats_se = float(np.mean(log_prob)), float(np.std(log_prob, ddof=1) / np.sqrt(len(log_prob)))
+        nats, nats_se = (
+            float(np.mean(log_prob)),
+            float(np.std(log_prob, ddof=1) / np.sqrt(len(log_prob))),
+        )
         width = self.width if density else None
         bits = float(likelihood.bits_per_dim(nats, self.size, bin_width=width))
         if density and width is not None:
             nats = -bits * self.size * math.log(2)  # of the levels, so that all lines compare
         bits_se = nats_se / (self.size * math.log(2))
-        self.rows.append(Row(name, kind, data, nats, nats_se, bits, bits_se, calls, len(log_prob), seconds))
+        self.rows.append(
+            Row(name, kind, data, nats, nats_se, bits, bits_se, calls, len(log_prob), seconds)
+        )
 
 
-def _rows(x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tuple[int, ...]) -> np.ndarray:
+def _rows(
+    x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tuple[int, ...]
+) -> np.ndarray:
     """Rows by number, the last one again where they have come to an end; zeros where nothing is given."""
-    return np.zeros((len(index), *event_shape), np.float32) if x_0 is None else x_0[np.minimum(index, num - 1)]
+    return (
+        np.zeros((len(index), *event_shape), np.float32)
+        if x_0 is None
+        else x_0[np.minimum(index, num - 1)]
+    )
 
 
-def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[list[Row], dict[str, Any]]:
+def estimate(
+    run: _sampling.Run, options: Probability, *, seed: int
+) -> tuple[list[Row], dict[str, Any]]:
     """All estimates, and what the pictures show of them."""
     estimators = Estimators(run, options, seed=seed)
     held_out, _ = run.dataset.head("test", options.examples)
@@ -192,9 +233,13 @@ def estimate(run: _sampling.Run, options: Probability, *, seed: int) -> tuple[li
         _flow(estimators, held_out[: options.ode_examples])
     num_train = len(run.dataset.splits["train"].images)
     if options.baselines and num_train < LEAST_FITTED:
-        print(f"no baselines: they are fitted to at least {LEAST_FITTED} training examples, and there are {num_train}")
+        print(
+            f"no baselines: they are fitted to at least {LEAST_FITTED} training examples, and there are {num_train}"
+        )
     elif options.baselines and estimators.size > LARGEST:
-        print(f"no densities without a network: their covariances of {estimators.size}^2 entries would take too long")
+        print(
+            f"no densities without a network: their covariances of {estimators.size}^2 entries would take too long"
+        )
     elif options.baselines:
         _baselines(estimators, held_out)
     _parts.trim(run.folder / "probability")
@@ -212,19 +257,27 @@ def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
     decoder = jd.decoders.normal() if levels is None else jd.decoders.categorical(levels)
 
     def bound(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
-        value = likelihood.continuous_elbo(key, denoiser, run.schedule, x_0, decoder=decoder, num_times=options.times)
+        value = likelihood.continuous_elbo(
+            key, denoiser, run.schedule, x_0, decoder=decoder, num_times=options.times
+        )
         return {"log_prob": value}
 
-    out, seconds = estimators.mapped("continuous", bound, held_out, len(held_out), settings=[options.times])
+    out, seconds = estimators.mapped(
+        "continuous", bound, held_out, len(held_out), settings=[options.times]
+    )
     name = "bound in continuous time"
-    estimators.add(name, "lower", "held out", out["log_prob"], options.times, seconds, density=levels is None)
+    estimators.add(
+        name, "lower", "held out", out["log_prob"], options.times, seconds, density=levels is None
+    )
 
 
 def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray]:
     def terms(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         return {"terms": likelihood.vlb_terms(key, estimators.chain(denoiser), x_0).T}
 
-    out, seconds = estimators.mapped("terms", terms, held_out, len(held_out), settings=[estimators.steps])
+    out, seconds = estimators.mapped(
+        "terms", terms, held_out, len(held_out), settings=[estimators.steps]
+    )
     density = estimators.levels is None
     log_prob = -out["terms"].sum(1)
     estimators.add(
@@ -248,7 +301,11 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     options, density = estimators.options, estimators.levels is None
 
     def paths(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
-        return {"log_w": likelihood.paths_log_weights(key, estimators.chain(denoiser), x_0, options.paths).T}
+        return {
+            "log_w": likelihood.paths_log_weights(
+                key, estimators.chain(denoiser), x_0, options.paths
+            ).T
+        }
 
     out, seconds = estimators.mapped(
         "paths", paths, held_out, len(held_out), settings=[estimators.steps, options.paths]
@@ -258,9 +315,17 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     calls = estimators.steps * options.paths
     name = f"paths, T = {estimators.steps}, K = "
     estimators.add(
-        name + "1", "lower", "held out", log_w[:, 0], estimators.steps, seconds / options.paths, density=density
+        name + "1",
+        "lower",
+        "held out",
+        log_w[:, 0],
+        estimators.steps,
+        seconds / options.paths,
+        density=density,
     )
-    estimators.add(f"{name}{options.paths}", "lower", "held out", tight, calls, seconds, density=density)
+    estimators.add(
+        f"{name}{options.paths}", "lower", "held out", tight, calls, seconds, density=density
+    )
     return {"log_w": log_w}
 
 
@@ -268,7 +333,9 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
     options, density = estimators.options, estimators.levels is None
 
     def both(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
-        bounds = work.bidirectional_bounds(key, estimators.chain(denoiser), x_0.shape, num_paths=options.paths)
+        bounds = work.bidirectional_bounds(
+            key, estimators.chain(denoiser), x_0.shape, num_paths=options.paths
+        )
         works = {"forward": bounds.forward_work.T, "reverse": bounds.reverse_work}
         return {"lower": bounds.lower, "upper": bounds.upper} | works
 
@@ -293,7 +360,9 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
     def lower(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         run = work.ais_run(key, estimators.chain(denoiser), x_0, save_every=1, **annealing)
         assert run.trajectory is not None  # asked for
-        moved = jnp.any(jnp.diff(run.trajectory, axis=0) != 0, axis=tuple(range(2, run.trajectory.ndim)))
+        moved = jnp.any(
+            jnp.diff(run.trajectory, axis=0) != 0, axis=tuple(range(2, run.trajectory.ndim))
+        )
         return {"log_prob": run.log_weights, "accepted": jnp.mean(moved, axis=0)}
 
     def both(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
@@ -303,18 +372,29 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
     size = max(1, AIS_CHUNK * estimators.chunk // CHUNK)
     num, name = len(held_out), f"annealing, {options.ais_temperatures} temperatures"
     chunks: dict[str, Any] = {"size": size, "settings": [estimators.steps, *annealing.values()]}
-    calls = estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)  # a gradient counts as one
+    calls = (
+        estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)
+    )  # a gradient counts as one
     out, seconds = estimators.mapped("ais", lower, held_out, num, **chunks)
     estimators.add(name, "lower", "held out", out["log_prob"], calls, seconds, density=density)
     bounds, seconds = estimators.mapped("ais-both", both, None, num, **chunks)
     for kind in ("lower", "upper"):
-        estimators.add(f"{name}, both ways", kind, "simulated", bounds[kind], 2 * calls, seconds, density=density)
+        estimators.add(
+            f"{name}, both ways",
+            kind,
+            "simulated",
+            bounds[kind],
+            2 * calls,
+            seconds,
+            density=density,
+        )
     return float(out["accepted"].mean())
 
 
 def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
     """The ODE's density of data spread over their bins; of data on the levels alone it has none (a network that gives
-    logits knows no others), and there it is the prior of the state at t = 0, which the decoder turns into levels."""
+    logits knows no others), and there it is the prior of the state at t = 0, which the decoder
+    turns into levels."""
     run, options, levels = estimators.run, estimators.options, estimators.levels
     by_levels = run.config.diffusion.prediction == "levels"
 
@@ -334,7 +414,9 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
         x = jd.decoders.normal().sample(key_state, q)
         last = jd.forward.q_likelihood(run.schedule, x, 0.0)
         reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
-        return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)}
+        return {
+            "log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)
+        }
 
     function, settings = bound if by_levels else density, [options.ode_steps]
     out, seconds = estimators.mapped("flow", function, held_out, len(held_out), settings=settings)
@@ -364,7 +446,11 @@ def _train(estimators: Estimators) -> tuple[np.ndarray, np.ndarray | None]:
 def _spread(estimators: Estimators, seed: int, x: np.ndarray) -> np.ndarray:
     """Vectors, float64; of levels, spread over their bins."""
     levels, key = estimators.levels, jax.random.key(estimators.seed + seed)
-    x = x if levels is None else np.asarray(jd.decoders.uniform_dequantise(key, jnp.asarray(x), levels))
+    x = (
+        x
+        if levels is None
+        else np.asarray(jd.decoders.uniform_dequantise(key, jnp.asarray(x), levels))
+    )
     return x.reshape(len(x), -1).astype(np.float64)
 
 
@@ -385,7 +471,9 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
         return max(models, key=lambda model: model.fit(fit).score_samples(validate).mean())
 
     def mixture(number: int) -> Any:
-        return GaussianMixture(number, covariance_type="full", reg_covar=1e-3, random_state=estimators.seed)
+        return GaussianMixture(
+            number, covariance_type="full", reg_covar=1e-3, random_state=estimators.seed
+        )
 
     chosen = best([mixture(number) for number in (5, 10, 20, 40) if number <= len(fit)])
     kernel = best([KernelDensity(bandwidth=width) for width in np.geomspace(0.1, 0.8, 8)])
@@ -396,12 +484,22 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     }
     for name, log_prob in models.items():
         began = time.monotonic()
-        estimators.add(name, "density", "held out", log_prob(held_out), 0, time.monotonic() - began, density=True)
+        estimators.add(
+            name,
+            "density",
+            "held out",
+            log_prob(held_out),
+            0,
+            time.monotonic() - began,
+            density=True,
+        )
 
 
 def print_table(rows: list[Row]) -> None:
     """The table, a line an estimator."""
-    print(f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} {'calls':>7} {'n':>6} {'s':>7}")
+    print(
+        f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} {'calls':>7} {'n':>6} {'s':>7}"
+    )
     for row in rows:
         nats = f"{row.nats:.2f} +- {row.nats_se:.2f}"
         bits = f"{row.bits_per_dim:.4f} +- {row.bits_per_dim_se:.4f}"

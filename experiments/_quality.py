@@ -17,12 +17,18 @@ REAL = "_real_vs_real"  # ends the name of a figure's floor
 
 
 def measure(
-    run: _sampling.Run, x: np.ndarray, labels: np.ndarray | None, *, seed: int, classifier_steps: int | None
+    run: _sampling.Run,
+    x: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    seed: int,
+    classifier_steps: int | None,
 ) -> dict[str, Any]:
     """All figures of samples, each beside its floor, which is real data in place of samples.
 
-    Held-out examples are what samples are compared with. Training examples are the floor, but for what the classifier
-    sees, which knows them too well: there it is the other half of the held-out examples, and so at most half of them.
+    Held-out examples are what samples are compared with. Training examples are the floor, but for
+    what the classifier sees, which knows them too well: there it is the other half of the held-out
+    examples, and so at most half of them.
     """
     num = len(x)
     random = np.random.default_rng(seed)
@@ -31,7 +37,9 @@ def measure(
     other, _ = run.dataset.examples("train", random.permutation(train.num_examples)[:num])
     found: dict[str, Any] = {"num_samples": num}
     _note(
-        found, "nearest_neighbour_accuracy", jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other)
+        found,
+        "nearest_neighbour_accuracy",
+        jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other),
     )
     found |= copies(run, x, real)
     if train.labels is None or held_out.labels is None or x.ndim != 4:
@@ -42,7 +50,10 @@ def measure(
     features, classes = read(x)
     if labels is not None:
         hits = classes == labels
-        found |= {"recognised": float(np.mean(hits)), "recognised_se": float(np.std(hits) / np.sqrt(num))}
+        found |= {
+            "recognised": float(np.mean(hits)),
+            "recognised_se": float(np.std(hits) / np.sqrt(num)),
+        }
     halves = np.array_split(held_out_features[random.permutation(held_out.num_examples)], 2)
     seen = [part[: min(num, len(halves[1]))] for part in (features, *halves)]
     found["num_features"] = len(seen[0])
@@ -61,13 +72,16 @@ def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray) -> dict[str, flo
 
         ratio = median_i min_j |x_i - train_j| / median_i min_j |real_i - train_j|
 
-    A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the held-out data.
+    A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the
+    held-out data.
     """
     shown = np.clip(x, -1, 1) if x.ndim == 4 else x
     distance, index = nearest(run.dataset, shown)
     usual, _ = nearest(run.dataset, real)
     if x.ndim == 4:
-        _pictures.neighbours(x, distance, run.dataset.examples("train", index)[0], run.folder / "neighbours.png")
+        _pictures.neighbours(
+            x, distance, run.dataset.examples("train", index)[0], run.folder / "neighbours.png"
+        )
     return {
         "training_distance_ratio": float(np.median(distance) / np.median(usual)),
         "nearer_than_1_percent_of_held_out": float(np.mean(distance < np.quantile(usual, 0.01))),
@@ -80,7 +94,9 @@ def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     distance, index = np.full(len(x), np.inf), np.zeros(len(x), int)
     for start in range(0, dataset.splits["train"].num_examples, step):
         train, _ = dataset.examples("train", slice(start, start + step))
-        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(train.reshape(len(train), -1))
+        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(
+            train.reshape(len(train), -1)
+        )
         here, place = (a[:, 0] for a in search.kneighbors(x.reshape(len(x), -1)))
         distance, index = np.where(here < distance, (here, start + place), (distance, index))
     return distance, index.astype(int)

@@ -17,7 +17,9 @@ from tqdm import tqdm
 from jaxdiff import training
 
 BATCH, READ, LEARNING_RATE = 256, 1000, 2e-3
-NUMBERS = 2**22  # of a batch's images together: of 64x64x3 there are 256 and more, of 256x256x3 they are 21
+NUMBERS = (
+    2**22
+)  # of a batch's images together: of 64x64x3 there are 256 and more, of 256x256x3 they are 21
 MOST_STEPS, MOST_EPOCHS = 1200, 60  # whichever is less
 VERSION = 2  # of all that the classifier is made by: one of another version is not read
 FEATURES = 128
@@ -47,14 +49,19 @@ class Recogniser:
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, FEATURES] and the most probable class [N] of images, which are first kept within [-1, 1]."""
-        features, logits = _memory.in_chunks(lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x)
+        features, logits = _memory.in_chunks(
+            lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x
+        )
         return features, logits.argmax(1)
 
     def read(self, dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
         """The same of a whole split, whose images are made floating some at a time."""
         images = dataset.splits[split].images
         step = at_once(READ, images)
-        parts = [self(dataset.examples(split, slice(start, start + step))[0]) for start in range(0, len(images), step)]
+        parts = [
+            self(dataset.examples(split, slice(start, start + step))[0])
+            for start in range(0, len(images), step)
+        ]
         features, classes = zip(*parts, strict=True)
         return np.concatenate(features), np.concatenate(classes)
 
@@ -79,7 +86,11 @@ def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
     if steps is None:
         steps = min(MOST_STEPS, MOST_EPOCHS * max(1, len(labels) // BATCH))
     network = Network(int(labels.max()) + 1)
-    folder = run.folder / "recogniser" / _sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+    folder = (
+        run.folder
+        / "recogniser"
+        / _sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+    )
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 
     def initial() -> training.TrainState:
@@ -87,7 +98,10 @@ def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
         params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
         return training.init_state(keys[1], params, optimizer)
 
-    with training.lock(folder, wait=True), training.Checkpoints(folder) as checkpoints:  # of two, one trains it
+    with (
+        training.lock(folder, wait=True),
+        training.Checkpoints(folder) as checkpoints,
+    ):  # of two, one trains it
         state = checkpoints.restore(jax.eval_shape(initial))
         if state is None:
             state = fit(network, dataset, jax.jit(initial)(), optimizer, steps)
@@ -105,7 +119,9 @@ def fit(
         _, logits = network.apply({"params": params}, jax.vmap(shifted)(rows.keys, x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
-    devices = jax.local_devices()[: len(dataset.splits["train"].images)]  # of few images, one each at most
+    devices = jax.local_devices()[
+        : len(dataset.splits["train"].images)
+    ]  # of few images, one each at most
     update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
     images = dataset.splits["train"].images
     size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)

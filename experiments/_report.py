@@ -22,10 +22,11 @@ PAGE = Template("""<!doctype html>
 <meta charset="utf-8">
 <title>jaxdiff: $title</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-  img { max-width: 100%; image-rendering: pixelated; border: 1px solid #ddd }
+  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #222 } img { max-width: 100%; image-rendering: pixelated; border: 1px solid #ddd }
   figure { margin: 2rem 0 } figcaption { color: #555 }
-  table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
+  table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd;
+  text-align: left }
 </style>
 <h1>$title</h1>
 <table>$summary</table>
@@ -41,8 +42,13 @@ def write(run: Path, summary: dict[str, Any], denoising: list[dict[str, float]])
     figures = "\n".join(_figure(run / name, text) for name, text in PICTURES.items())
     rows = "\n".join(_row(name.replace("_", " "), value) for name, value in summary.items())
     head = "<tr>" + "".join(f"<th>{name.replace('_', ' ')}</th>" for name in denoising[0]) + "</tr>"
-    body = "\n".join("<tr>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>" for row in denoising)
-    page = PAGE.substitute(title=html.escape(run.name), summary=rows, figures=figures, denoising=head + body)
+    body = "\n".join(
+        "<tr>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>"
+        for row in denoising
+    )
+    page = PAGE.substitute(
+        title=html.escape(run.name), summary=rows, figures=figures, denoising=head + body
+    )
     with atomic(run / "report.html") as draft:
         draft.write_text(page)
 

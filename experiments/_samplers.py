@@ -13,7 +13,8 @@ class Sampler(NamedTuple):
     """A kernel and what it costs.
 
     Fields:
-      make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option, if it has one.
+      make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option, if it
+        has one.
       calls: network calls a step.
       noise: what the noise means to it, "" if nothing.
       ode: whether it solves the probability-flow ODE where the noise is 0.
@@ -50,7 +51,9 @@ SamplerName = Literal[
 GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 
 
-def make_kernel(name: str, denoiser: Any, schedule: jd.Schedule, noise: Any, *, variance: str = "small") -> jd.Kernel:
+def make_kernel(
+    name: str, denoiser: Any, schedule: jd.Schedule, noise: Any, *, variance: str = "small"
+) -> jd.Kernel:
     """The kernel of a name; the reverse variance is the ancestral one's."""
     if name == "ancestral":
         return kernels.ancestral(denoiser, schedule, variance)

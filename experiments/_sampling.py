@@ -41,10 +41,16 @@ class Run:
         """The same run with other parameters, such as a program's traced argument."""
         return dataclasses.replace(self, params=params)
 
-    def denoiser(self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None) -> Partial:
+    def denoiser(
+        self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None
+    ) -> Partial:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
         self.model.check_label(label)
-        make = partial(_config.make_denoiser(self.config, self.model, self.dataset.levels), self.params, self.schedule)
+        make = partial(
+            _config.make_denoiser(self.config, self.model, self.dataset.levels),
+            self.params,
+            self.schedule,
+        )
         if label is None:
             return make(threshold=threshold)
         given = make(label=label, threshold=threshold)
@@ -64,7 +70,9 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     dataset = _datasets.load(config)
     model = _config.make_model(config, dataset)
     with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
-        state = checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape), best=best)
+        state = checkpoints.restore(
+            _config.abstract_state(config, model, dataset.event_shape), best=best
+        )
     if state is None:
         raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
     params = state.ema_params
@@ -116,10 +124,13 @@ def generate(
 ) -> Generated:
     """Draw samples in chunks over all devices: sample i depends on (seed, i) alone.
 
-    Every chunk has the same shape, so that one program serves them all; what the last one has too much is cut off.
-    Chunks are kept in files where asked for, each by what it depends on, and read instead of being drawn again.
+    Every chunk has the same shape, so that one program serves them all; what the last one has too
+    much is cut off. Chunks are kept in files where asked for, each by what it depends on, and read
+    instead of being drawn again.
     """
-    _options.counts(SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1)
+    _options.counts(
+        SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1
+    )
     ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
     num_devices, event = jax.local_device_count(), run.dataset.event_shape
     per_device = -(-min(batch_size, num) // num_devices)
@@ -140,7 +151,9 @@ def generate(
         if kept is not None:
             pieces.append(kept["x"])
             continue
-        trajectory = mapped(run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices))
+        trajectory = mapped(
+            run.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices)
+        )
         states = np.asarray(trajectory).reshape(-1, whole, *event)
         require_finite(states[-1])
         pieces.append(states if not pieces else states[-1:])
@@ -164,7 +177,11 @@ def pure_noise(
     key: jax.Array, schedule: jd.Schedule, shape: tuple[int, ...], ts: jax.Array, *, first: Any = 0
 ) -> jax.Array:
     """What the model has at the start of a grid: normal, of the noise's width there."""
-    return schedule.sigma(ts[0]) / schedule.sigma(1.0) * jd.prior_sample(key, schedule, shape, first=first)
+    return (
+        schedule.sigma(ts[0])
+        / schedule.sigma(1.0)
+        * jd.prior_sample(key, schedule, shape, first=first)
+    )
 
 
 def program(

@@ -45,4 +45,7 @@ class Watch:
             now = time.monotonic()
             if now >= self._due:
                 self._due = now + self._patience
-                tqdm.write(f"still waiting for {self._what}: {now - self._since:.0f} s so far", file=sys.stderr)
+                tqdm.write(
+                    f"still waiting for {self._what}: {now - self._since:.0f} s so far",
+                    file=sys.stderr,
+                )

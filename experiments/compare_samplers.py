@@ -1,7 +1,8 @@
 """Compare the samplers: error against number of network calls, on a closed-form mixture and on a trained run.
 
-On the mixture the denoiser is exact, so all error is the sampler's. On a trained run samples are compared with those of
-many small steps of the same network, so that the network's own error stays out of it.
+On the mixture the denoiser is exact, so all error is the sampler's. On a trained run samples are
+compared with those of many small steps of the same network, so that the network's own error stays
+out of it.
 """
 
 import _process
@@ -72,7 +73,11 @@ def mixture(seed: int) -> jd.oracles.GaussianMixture:
     random = np.random.default_rng(seed)
     turns = np.linalg.qr(random.normal(size=(6, 4, 4)))[0]
     covariances = np.einsum("kij,kj,klj->kil", turns, random.uniform(0.01, 0.25, (6, 4)), turns)
-    arrays = (np.log(random.dirichlet(np.full(6, 3.0))), random.normal(scale=1.2, size=(6, 4)), covariances)
+    arrays = (
+        np.log(random.dirichlet(np.full(6, 3.0))),
+        random.normal(scale=1.2, size=(6, 4)),
+        covariances,
+    )
     return jd.oracles.GaussianMixture(*(jnp.asarray(array, jnp.float32) for array in arrays))
 
 
@@ -81,7 +86,9 @@ def moments(law: jd.oracles.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     weights = np.asarray(jax.nn.softmax(law.log_weights), np.float64)
     means = np.asarray(law.means, np.float64)
     mean = weights @ means
-    second = np.einsum("k,kij->ij", weights, np.asarray(law.covariances) + means[:, :, None] * means[:, None, :])
+    second = np.einsum(
+        "k,kij->ij", weights, np.asarray(law.covariances) + means[:, :, None] * means[:, None, :]
+    )
     return mean, second - np.outer(mean, mean)
 
 
@@ -95,22 +102,36 @@ def grids(
     options: Options, error: Callable[[jax.Array], float], schedule: jd.Schedule
 ) -> Callable[[str, int], jax.Array]:
     """The grid of a name and a number of steps; the optimised one needs the denoiser's error by time."""
-    best = optimised(error, schedule, max(80, 2 * max(options.calls))) if "optimised" in options.grids else None
+    best = (
+        optimised(error, schedule, max(80, 2 * max(options.calls)))
+        if "optimised" in options.grids
+        else None
+    )
 
     def grid_of(grid: str, steps: int) -> jax.Array:
-        return best(steps) if best and grid == "optimised" else _samplers.make_grid(schedule, grid, steps)
+        return (
+            best(steps)
+            if best and grid == "optimised"
+            else _samplers.make_grid(schedule, grid, steps)
+        )
 
     return grid_of
 
 
-def optimised(error: Callable[[jax.Array], float], schedule: jd.Schedule, size: int) -> Callable[[int], jax.Array]:
+def optimised(
+    error: Callable[[jax.Array], float], schedule: jd.Schedule, size: int
+) -> Callable[[int], jax.Array]:
     """The grid of the least variational gap, from a table of this size of the denoiser's error."""
     low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
     log_snr = np.linspace(low, high, size)
     times = schedule.time(jnp.asarray(log_snr, jnp.float32))
     errors = np.minimum.accumulate([error(t) for t in times])
-    errors = errors * (1 - 1e-6 * np.arange(len(errors)))  # falling, where the measured error does not
-    return lambda steps: jd.grids.optimised(schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors))
+    errors = errors * (
+        1 - 1e-6 * np.arange(len(errors))
+    )  # falling, where the measured error does not
+    return lambda steps: jd.grids.optimised(
+        schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors)
+    )
 
 
 def cases(options: Options) -> Iterator[tuple[str, str, int]]:
@@ -118,7 +139,9 @@ def cases(options: Options) -> Iterator[tuple[str, str, int]]:
     for name in options.samplers:
         for grid in options.grids:
             for calls in options.calls:
-                if calls // _samplers.SAMPLERS[name].calls >= 3:  # one step at each steep end, and one between
+                if (
+                    calls // _samplers.SAMPLERS[name].calls >= 3
+                ):  # one step at each steep end, and one between
                     yield name, grid, calls
 
 
@@ -141,7 +164,8 @@ def measure(
             "moments": moments_error(x),
             "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if _samplers.SAMPLERS[name].ode else None,
         })  # fmt: skip
-        # Every case is a program of its own, used once: hundreds of them would fill the process's memory map.
+        # Every case is a program of its own, used once: hundreds of them would fill the process's
+        # memory map.
         jax.clear_caches()
     return rows
 
@@ -154,11 +178,15 @@ def on_mixture(options: Options) -> dict[str, Any]:
     denoiser, x_init = law.denoiser(schedule), jd.prior_sample(keys[3], schedule, (options.num, 4))
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
-        return np.asarray(jd.sample(keys[4], _samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x)
+        return np.asarray(
+            jd.sample(keys[4], _samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x
+        )
 
     @jax.jit
     def errors(t: jax.Array) -> jax.Array:
-        return jd.losses.denoising_error(jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t).mean()
+        return jd.losses.denoising_error(
+            jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t
+        ).mean()
 
     exact, grid_of = moments(law), grids(options, lambda t: float(errors(t)), schedule)
 
@@ -191,20 +219,31 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
         for i in range(2)
     )
     x_0, label = run.dataset.head("test", 256)
-    keys, size = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0))), run.config.batch_size
+    keys, size = (
+        jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0))),
+        run.config.batch_size,
+    )
 
     @jax.jit
-    def errors(params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None) -> jax.Array:
-        return jd.losses.denoising_error(key, run.with_params(params).denoiser(label), run.schedule, x_0, t)
+    def errors(
+        params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
+    ) -> jax.Array:
+        return jd.losses.denoising_error(
+            key, run.with_params(params).denoiser(label), run.schedule, x_0, t
+        )
 
     def error(t: jax.Array) -> float:
         given = None if num_classes is None else label
-        return float(np.mean(_memory.in_chunks(Partial(errors, run.params, t), size, keys, x_0, given)))
+        return float(
+            np.mean(_memory.in_chunks(Partial(errors, run.params, t), size, keys, x_0, given))
+        )
 
     grid_of = grids(options, error, run.schedule)
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
-        return _sampling.generate(run, num, seed=options.seed, labels=labels, sampler=name, ts=ts, batch_size=size).x
+        return _sampling.generate(
+            run, num, seed=options.seed, labels=labels, sampler=name, ts=ts, batch_size=size
+        ).x
 
     def moments_error(x: np.ndarray) -> float:
         return jd.metrics.frechet_distance(x, reference).value
@@ -220,8 +259,9 @@ def on_run(options: Options, run: _sampling.Run) -> dict[str, Any]:
 def orders(seed: int) -> list[dict[str, Any]]:
     """Errors of the solvers of the probability-flow ODE by number of steps, on the way from log-SNR -8 to 6.
 
-    float64, one schedule of each family, against UniPC-2 at 4096 steps. Errors are medians: a few trajectories pass
-    between two basins, where any small error grows. The slope is that of the last three counts.
+    float64, one schedule of each family, against UniPC-2 at 4096 steps. Errors are medians: a few
+    trajectories pass between two basins, where any small error grows. The slope is that of the last
+    three counts.
     """
     counts, rows = (8, 16, 32, 64, 128, 256, 512), []
     deterministic = [name for name, sampler in _samplers.SAMPLERS.items() if sampler.ode]
@@ -231,7 +271,9 @@ def orders(seed: int) -> list[dict[str, Any]]:
             schedule = SCHEDULES[family]()
             start = law.diffuse(schedule, schedule.time(-8.0)).sample(jax.random.key(seed), (64,))
 
-            def solve(name: str, steps: int, schedule: jd.Schedule = schedule, start: jax.Array = start) -> np.ndarray:
+            def solve(
+                name: str, steps: int, schedule: jd.Schedule = schedule, start: jax.Array = start
+            ) -> np.ndarray:
                 kernel = _samplers.SAMPLERS[name].make(law.denoiser(schedule), schedule, 0.0)
                 ts = schedule.time(jnp.linspace(-8.0, 6.0, steps + 1))
                 return np.asarray(jd.sample(jax.random.key(0), kernel, start, ts).x)
@@ -241,7 +283,15 @@ def orders(seed: int) -> list[dict[str, Any]]:
                 errors = [float(np.median(np.abs(solve(name, steps) - exact))) for steps in counts]
                 slope = -float(np.polyfit(np.log(counts[-3:]), np.log(errors[-3:]), 1)[0])
                 jax.clear_caches()
-                rows.append({"family": family, "sampler": name, "steps": counts, "errors": errors, "slope": slope})
+                rows.append(
+                    {
+                        "family": family,
+                        "sampler": name,
+                        "steps": counts,
+                        "errors": errors,
+                        "slope": slope,
+                    }
+                )
     return rows
 
 
@@ -250,14 +300,24 @@ def table(result: dict[str, Any]) -> str:
     calls = sorted({row["calls"] for row in result["rows"]})
     lines = [result["title"]]
     for figure, what in (
-        ("sliced_wasserstein", f"sliced Wasserstein-2; {result['floor']:.4f} between two sets of exact samples"),
-        ("same_noise", "root mean square distance from the solution of the ODE from the same noise"),
+        (
+            "sliced_wasserstein",
+            f"sliced Wasserstein-2; {result['floor']:.4f} between two sets of exact samples",
+        ),
+        (
+            "same_noise",
+            "root mean square distance from the solution of the ODE from the same noise",
+        ),
     ):
         lines += [what, f"{'':16}" + "".join(f"{f'{c} calls':>20}" for c in calls)]
-        for name in dict.fromkeys(row["sampler"] for row in result["rows"] if row[figure] is not None):
+        for name in dict.fromkeys(
+            row["sampler"] for row in result["rows"] if row[figure] is not None
+        ):
             cells = []
             for c in calls:
-                here = [row for row in result["rows"] if row["sampler"] == name and row["calls"] == c]
+                here = [
+                    row for row in result["rows"] if row["sampler"] == name and row["calls"] == c
+                ]
                 best = min(here, key=lambda row: row[figure], default=None)
                 cells.append("-" if best is None else f"{best[figure]:.4f} {best['grid']}")
             lines.append(f"{name:16}" + "".join(f"{cell:>20}" for cell in cells))
@@ -277,7 +337,10 @@ def compare(options: Options) -> list[dict[str, Any]]:
         found["orders"] = orders(options.seed)
         _pictures.orders(found["orders"], options.output / "orders.png")
     found["results"] = results = []
-    for measured in (lambda: on_mixture(options), None if run is None else lambda: on_run(options, run)):
+    for measured in (
+        lambda: on_mixture(options),
+        None if run is None else lambda: on_run(options, run),
+    ):
         if measured is not None:
             results.append(measured())
             print(table(results[-1]), end="\n\n")

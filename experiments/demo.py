@@ -37,7 +37,9 @@ def main(options: Options) -> int:
     if not train.train(config):
         return 130
     trained = time.monotonic()
-    none = _probability.Probability(examples=0)  # the bound is another objective's: the digits-likelihood preset
+    none = _probability.Probability(
+        examples=0
+    )  # the bound is another objective's: the digits-likelihood preset
     evaluation = evaluate.evaluate(evaluate.Options(run=options.run, probability=none))
     ended = time.monotonic()
     summary = {

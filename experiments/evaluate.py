@@ -58,8 +58,8 @@ class Options:
 def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, float]]:
     """Mean squared error of x_0, by time, with its standard error over examples.
 
-    Two denoisers that need no network stand beside it: the data's mean, and the best linear one, which is the exact
-    denoiser of a normal distribution with the data's mean and covariance.
+    Two denoisers that need no network stand beside it: the data's mean, and the best linear one,
+    which is the exact denoiser of a normal distribution with the data's mean and covariance.
     """
     x_0, label = run.dataset.head("test", options.examples)
     if run.model.num_classes is None:
@@ -71,11 +71,19 @@ def denoising_errors(run: _sampling.Run, options: Options) -> list[dict[str, flo
 
     @jax.jit
     def errors(
-        linear: Any, params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
+        linear: Any,
+        params: Any,
+        t: jax.Array,
+        key: jax.Array,
+        x_0: jax.Array,
+        label: jax.Array | None,
     ) -> tuple[jax.Array, ...]:
         network, vectors = run.with_params(params).denoiser(label), x_0.reshape(len(x_0), -1)
         pairs = ((network, x_0), (Partial(linear, run.schedule), vectors))
-        return tuple(jd.losses.denoising_error(key, d, run.schedule, x, t) / vectors.shape[1] for d, x in pairs)
+        return tuple(
+            jd.losses.denoising_error(key, d, run.schedule, x, t) / vectors.shape[1]
+            for d, x in pairs
+        )
 
     mean_error = float(np.mean((x_0.reshape(len(x_0), -1) - np.asarray(linear.args[0])) ** 2))
     rows = []
@@ -100,8 +108,9 @@ def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> Partial:
 
         D(x_t) = m + sum_i g(l_i) v_i v_i^T (x_t - alpha m),   g(l) = alpha l / (alpha^2 l + sigma^2)
 
-    The covariance has min(N - 1, d) directions v_i with variance, and of few examples no d x d matrix is made: the v_i
-    come of the examples' inner products. In all other directions the variance is the ridge, which is added to all.
+    The covariance has min(N - 1, d) directions v_i with variance, and of few examples no d x d
+    matrix is made: the v_i come of the examples' inner products. In all other directions the
+    variance is the ridge, which is added to all.
     """
     flat = x_0.reshape(len(x_0), -1).astype(np.float64)
     mean = flat.mean(0)
@@ -111,7 +120,9 @@ def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> Partial:
     kept = values > 1e-12 * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     vectors = centred.T @ vectors / np.sqrt(values) if few else vectors
-    return Partial(_linear, *(jnp.asarray(v, jnp.float32) for v in (mean, values + ridge, vectors, ridge)))
+    return Partial(
+        _linear, *(jnp.asarray(v, jnp.float32) for v in (mean, values + ridge, vectors, ridge))
+    )
 
 
 def _linear(
@@ -126,13 +137,17 @@ def _linear(
 
 def sample_quality(run: _sampling.Run, options: Options) -> dict[str, Any]:
     """What an independent classifier, two-sample metrics and a search for copies say of samples."""
-    num = min(options.samples, *(len(split.images) for split in run.dataset.splits.values()))  # as many real ones
+    num = min(
+        options.samples, *(len(split.images) for split in run.dataset.splits.values())
+    )  # as many real ones
     labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
     x = _sampling.generate(
         run, num, seed=options.seed, labels=labels, guidance=options.guidance,
         sampler=options.sampler, steps=options.steps, keep=True, batch_size=run.config.batch_size,
     ).x  # fmt: skip
-    return _quality.measure(run, x, labels, seed=options.seed, classifier_steps=options.classifier_steps)
+    return _quality.measure(
+        run, x, labels, seed=options.seed, classifier_steps=options.classifier_steps
+    )
 
 
 def probability(run: _sampling.Run, options: Options) -> list[dict[str, Any]]:
@@ -145,7 +160,9 @@ def probability(run: _sampling.Run, options: Options) -> list[dict[str, Any]]:
         _pictures.crooks(shown["works"], run.folder / "crooks.png")
         _pictures.bound_by_paths(shown["paths"], shown["works"], size, run.folder / "paths.png")
     if "acceptance" in shown:
-        print(f"annealing accepted {shown['acceptance']:.0%} of its moves (--probability.ais-step-size)")
+        print(
+            f"annealing accepted {shown['acceptance']:.0%} of its moves (--probability.ais-step-size)"
+        )
     return [dataclasses.asdict(row) for row in rows]
 
 
@@ -167,7 +184,9 @@ def check(options: Options) -> None:
     _options.counts(options, num_times=1, examples=2, samples=0, steps=1, classifier_steps=1)
     if 0 < options.samples < 10:
         raise ValueError(f"samples: expected at least 10, or 0 for none, got {options.samples}")
-    _options.numbers(options, guidance=_options.FINITE, probability__ais_step_size=_options.POSITIVE)
+    _options.numbers(
+        options, guidance=_options.FINITE, probability__ais_step_size=_options.POSITIVE
+    )
     _options.counts(
         options, probability__examples=0, probability__term_examples=2, probability__steps=1, probability__times=2,
         probability__paths=1, probability__path_examples=0, probability__ode_steps=1, probability__ode_examples=0,
@@ -176,7 +195,9 @@ def check(options: Options) -> None:
     for name in ("examples", "path_examples", "ode_examples", "ais_examples"):
         value = getattr(options.probability, name)
         if value == 1:
-            raise ValueError(f"probability.{name}: expected at least 2 for a standard error, or 0 for none, got 1")
+            raise ValueError(
+                f"probability.{name}: expected at least 2 for a standard error, or 0 for none, got 1"
+            )
 
 
 def possible(run: _sampling.Run, options: Options) -> Options:
@@ -184,7 +205,9 @@ def possible(run: _sampling.Run, options: Options) -> Options:
     num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
     if min(num_train, num_held_out) < 2:
         got = f"{num_train} and {num_held_out}"
-        raise ValueError(f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, got {got}")
+        raise ValueError(
+            f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, got {got}"
+        )
     if options.samples and min(num_train, num_held_out) < 10:
         print(
             "no samples: they are compared with at least 10 training and 10 held-out examples, "

@@ -41,13 +41,19 @@ class Options:
 def about(run: _sampling.Run, source: str) -> dict[str, Any]:
     """What `zoo.read` needs beside the parameters, and how they came about."""
     config = run.config
-    if len(run.dataset.event_shape) != 3 or config.diffusion.schedule in ("learned", "ddpm") or config.diffusion.finite:
+    if (
+        len(run.dataset.event_shape) != 3
+        or config.diffusion.schedule in ("learned", "ddpm")
+        or config.diffusion.finite
+    ):
         raise ValueError(
             "run: expected one of images with a named schedule and the simple objective, "
             f"got {config.dataset} with {config.diffusion.schedule}, {config.diffusion.objective}"
         )
     arguments = inspect.signature(models.unet).parameters
-    config = dataclasses.replace(config, run=Path("runs") / config.run.name, data_dir=None)  # nothing of this machine
+    config = dataclasses.replace(
+        config, run=Path("runs") / config.run.name, data_dir=None
+    )  # nothing of this machine
     return {
         "unet": {name: getattr(run.model.module, name) for name in arguments},
         "schedule": config.diffusion.schedule,
@@ -66,13 +72,17 @@ def main(options: Options) -> Path:
     output = options.output or run.folder / f"{run.config.dataset}.npz"
     if output.suffix != ".npz":
         raise ValueError(f"output: expected a name that ends in .npz, got {output}")
-    arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(run.params)
+    arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(
+        run.params
+    )
     with training.atomic(output) as draft:
         np.savez_compressed(draft, **arrays)
     content = output.read_bytes()
     read = zoo.read(output.stem, content)
     loss = train.held_out_loss(run.config, run.dataset, run.model)
-    before, after = (float(loss({"network": params, "schedule": {}})) for params in (run.params, read.params))
+    before, after = (
+        float(loss({"network": params, "schedule": {}})) for params in (run.params, read.params)
+    )
     num = sum(leaf.size for leaf in jax.tree.leaves(read.params))
     print(f"{output}: {num} parameters in {len(content) / 1e6:.2f} MB")
     print(f"held-out loss {before:.5f} before rounding, {after:.5f} after")

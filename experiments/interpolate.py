@@ -73,11 +73,15 @@ def through_classes(run: _sampling.Run, options: Options) -> np.ndarray:
     num_classes, event = run.model.num_classes, run.dataset.event_shape
     assert num_classes is not None  # the caller has seen to it
     labels = np.tile(np.arange(num_classes), options.strips)
-    latents = jd.prior_sample(_config.key_of(options.seed, "latents"), run.schedule, (options.strips, *event))
+    latents = jd.prior_sample(
+        _config.key_of(options.seed, "latents"), run.schedule, (options.strips, *event)
+    )
 
     @jax.jit
     def decode(params: object, x: jax.Array, labels: jax.Array) -> jax.Array:
-        return jd.sample(jax.random.key(0), _kernel(run, params, labels), x, jd.grids.uniform(options.steps)).x
+        return jd.sample(
+            jax.random.key(0), _kernel(run, params, labels), x, jd.grids.uniform(options.steps)
+        ).x
 
     repeated = np.repeat(latents, num_classes, axis=0)
     x = _memory.in_chunks(Partial(decode, run.params), run.config.batch_size, repeated, labels)
@@ -94,7 +98,9 @@ def pairs(run: _sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
     split = run.dataset.splits["test"]
     images, labels = split.images, split.labels
     if options.strips > len(images) // 20:
-        raise ValueError(f"strips: expected at most a 20th of the {len(images)} held-out images, got {options.strips}")
+        raise ValueError(
+            f"strips: expected at most a 20th of the {len(images)} held-out images, got {options.strips}"
+        )
     order = np.random.default_rng(options.seed).permutation(len(images))
     first, rest = order[: options.strips], order[options.strips :].tolist()
     second = []
@@ -117,9 +123,15 @@ def main(options: Options) -> np.ndarray:
     strips = between(run, x_0, y_0, options)
     _sampling.require_finite(strips)
     error = np.abs(strips[:, [0, -1]] - np.stack([x_0, y_0], axis=1)).mean()
-    print(f"the ends, encoded and decoded, differ from the images by {error:.4f} on average (images in [-1, 1])")
+    print(
+        f"the ends, encoded and decoded, differ from the images by {error:.4f} on average (images in [-1, 1])"
+    )
     ends = [np.asarray(v)[:, None] for v in (x_0, y_0)]
-    shown = {"held-out image, between latents, held-out image": np.concatenate([ends[0], strips, ends[1]], axis=1)}
+    shown = {
+        "held-out image, between latents, held-out image": np.concatenate(
+            [ends[0], strips, ends[1]], axis=1
+        )
+    }
     if run.model.num_classes is not None:
         shown["one latent in every class"] = through_classes(run, options)
     _pictures.strips(shown, run.folder / "interpolation.png")

@@ -3,9 +3,10 @@
 python experiments/posterior.py RUN --task inpaint
 python experiments/posterior.py RUN --task inpaint --compare     # every method at equal network calls
 
-Held-out images are observed (a part of them, blurred, in noise, ...), and particles are drawn from p(x_0 | y) of the
-model. Calibration asks whether they are: images drawn from the model itself are observed, and their ranks among
-posterior samples have to be uniform. A call is one of the network on one image; a vector-Jacobian product is one more.
+Held-out images are observed (a part of them, blurred, in noise, ...), and particles are drawn from
+p(x_0 | y) of the model. Calibration asks whether they are: images drawn from the model itself are
+observed, and their ranks among posterior samples have to be uniform. A call is one of the network
+on one image; a vector-Jacobian product is one more.
 """
 
 import _process
@@ -59,7 +60,9 @@ class Options:
     """Standard deviation of the observation's noise, images in [-1, 1]; each task has its own if not given."""
     peak: float = 8.0
     """Mean count of a white pixel, for --task poisson."""
-    sampling: tyro.conf.OmitArgPrefixes[_posterior.Particles] = field(default_factory=_posterior.Particles)
+    sampling: tyro.conf.OmitArgPrefixes[_posterior.Particles] = field(
+        default_factory=_posterior.Particles
+    )
     """How samples are drawn."""
     seed: int = 0
     """Image i depends on (seed, i) alone."""
@@ -76,7 +79,9 @@ class Observed:
     ys: list[np.ndarray]
 
 
-def observe(task: _observing.Task, x_0: np.ndarray, labels: np.ndarray | None, *, seed: int, what: str) -> Observed:
+def observe(
+    task: _observing.Task, x_0: np.ndarray, labels: np.ndarray | None, *, seed: int, what: str
+) -> Observed:
     """Draw an observation of each image; one without a label has -1."""
     labels = np.full(len(x_0), -1) if labels is None else labels
     key = _config.key_of(seed, what)
@@ -93,19 +98,30 @@ def held_out(run: _sampling.Run, task: _observing.Task, options: Options) -> Obs
     return observe(task, x_0, labels, seed=options.seed, what=f"observe {task.name}")
 
 
-def from_the_model(run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options) -> Observed:
+def from_the_model(
+    run: _sampling.Run, task: _observing.Task, ts: jax.Array, options: Options
+) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
     num, seed = options.calibration, _options.another(options.seed)
     x_0 = _sampling.generate(
-        run, num, seed=seed, sampler="ancestral", variance="small", ts=ts, batch_size=run.config.batch_size
+        run,
+        num,
+        seed=seed,
+        sampler="ancestral",
+        variance="small",
+        ts=ts,
+        batch_size=run.config.batch_size,
     ).x
     return observe(task, x_0, None, seed=seed, what=f"observe {task.name}")
 
 
-def figures(task: _observing.Task, seen: Observed, drawn: _posterior.Drawn) -> list[dict[str, float]]:
+def figures(
+    task: _observing.Task, seen: Observed, drawn: _posterior.Drawn
+) -> list[dict[str, float]]:
     """What each image's samples say: evidence, effective sample size, and how near they are to the truth and to y.
 
-    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel: the least for the truth's own posterior, on average.
+    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel: the least for the truth's own
+    posterior, on average.
     """
     rows = []
     for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
@@ -128,7 +144,12 @@ def figures(task: _observing.Task, seen: Observed, drawn: _posterior.Drawn) -> l
 
 
 def calibrate(
-    run: _sampling.Run, problem: _posterior.Problem, name: str, seen: Observed, options: Options, particles: int
+    run: _sampling.Run,
+    problem: _posterior.Problem,
+    name: str,
+    seen: Observed,
+    options: Options,
+    particles: int,
 ) -> dict[str, Any]:
     """Ranks of the model's own images among their posterior samples, and what they say."""
     train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
@@ -144,18 +165,29 @@ def calibrate(
     shares = []
     for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
         both = np.concatenate([truth[None], drawn.x[i]])
-        values = functions(both, np.asarray(log_r(problem.task.likelihood(jnp.asarray(y)), jnp.asarray(both))))
+        values = functions(
+            both, np.asarray(log_r(problem.task.likelihood(jnp.asarray(y)), jnp.asarray(both)))
+        )
         shares.append(_calibration.ranks(values[0], values[1:], drawn.log_weights[i], uniform[i]))
     return _calibration.summary(np.stack(shares), functions.names)
 
 
 def one_method(
-    run: _sampling.Run, problem: _posterior.Problem, name: str, options: Options, seen: Observed, own: Observed | None
+    run: _sampling.Run,
+    problem: _posterior.Problem,
+    name: str,
+    options: Options,
+    seen: Observed,
+    own: Observed | None,
 ) -> tuple[_posterior.Drawn, dict[str, Any]]:
     """Draw, measure and calibrate with one method, at the calls that are given to it."""
-    particles = _posterior.equal_particles(name, problem) if options.compare else options.sampling.particles
+    particles = (
+        _posterior.equal_particles(name, problem) if options.compare else options.sampling.particles
+    )
     what = f"posterior {problem.task.name}"
-    drawn = _posterior.draw(run, problem, name, seen.ys, seed=options.seed, what=what, particles=particles)
+    drawn = _posterior.draw(
+        run, problem, name, seen.ys, seed=options.seed, what=what, particles=particles
+    )
     rows = figures(problem.task, seen, drawn)
     found: dict[str, Any] = {
         "method": name,
@@ -171,7 +203,9 @@ def one_method(
     return drawn, found
 
 
-def by_class(run: _sampling.Run, problem: _posterior.Problem, options: Options, seen: Observed) -> dict[str, Any]:
+def by_class(
+    run: _sampling.Run, problem: _posterior.Problem, options: Options, seen: Observed
+) -> dict[str, Any]:
     """The evidence of each class's own model, image by image: Bayes' rule makes a classifier of it."""
     num_classes = run.model.num_classes
     if num_classes is None or not _posterior.METHODS[options.method].weighted:
@@ -180,24 +214,48 @@ def by_class(run: _sampling.Run, problem: _posterior.Problem, options: Options, 
     for number in range(num_classes):
         labels = np.full(len(seen.ys), number)
         what = f"class {number} of {problem.task.name}"
-        drawn = _posterior.draw(run, problem, options.method, seen.ys, seed=options.seed, what=what, labels=labels)
+        drawn = _posterior.draw(
+            run, problem, options.method, seen.ys, seed=options.seed, what=what, labels=labels
+        )
         log_evidence.append(drawn.log_evidence)
     table = np.stack(log_evidence, axis=1)
     probability = np.asarray(jax.nn.softmax(jnp.asarray(table), axis=1))
     right = table.argmax(1) == seen.labels
     print(f"the class of the largest evidence is the label in {right.sum()} of {len(right)} images")
-    return {"log_evidence": table.tolist(), "probability": probability.tolist(), "accuracy": float(right.mean())}
+    return {
+        "log_evidence": table.tolist(),
+        "probability": probability.tolist(),
+        "accuracy": float(right.mean()),
+    }
 
 
 def print_table(found: list[dict[str, Any]], task: _observing.Task) -> None:
     """A line a method, means over the images."""
-    head = ("log p(y)", "ESS", "least ESS", "PSNR", "energy score", "residual^2", "50%", "90%", "p of ranks")
-    print(f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals of that level hold")
+    head = (
+        "log p(y)",
+        "ESS",
+        "least ESS",
+        "PSNR",
+        "energy score",
+        "residual^2",
+        "50%",
+        "90%",
+        "p of ranks",
+    )
+    print(
+        f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals of that level hold"
+    )
     print(f"{'':14}{'N':>6}{'calls':>8}{'s':>7}" + "".join(f"{name:>14}" for name in head))
     for row in found:
         mean, calibration = row["mean"], row.get("calibration")
         evidence = f"{mean['log_evidence']:.4g}" if row["weighted"] else "-"
-        cells = [evidence, *(f"{mean[field]:.4g}" for field in ("ess", "least_ess", "psnr_of_mean", "energy_score"))]
+        cells = [
+            evidence,
+            *(
+                f"{mean[field]:.4g}"
+                for field in ("ess", "least_ess", "psnr_of_mean", "energy_score")
+            ),
+        ]
         cells.append(f"{mean['residual']:.4g}" if "residual" in mean else "-")
         if calibration is None:
             cells += ["-"] * 3
@@ -214,22 +272,30 @@ def check(options: Options) -> None:
     _options.counts(options, images=1, calibration=0)
     _options.counts(options.sampling, particles=2, steps=2, at_once=1)
     if 0 < options.calibration < 10:
-        raise ValueError(f"calibration: expected 0, or at least 10 images, got {options.calibration}")
+        raise ValueError(
+            f"calibration: expected 0, or at least 10 images, got {options.calibration}"
+        )
     width = ("a positive standard deviation", _options.POSITIVE[1])
     _options.numbers(options, noise=width, peak=("a positive mean count", _options.POSITIVE[1]))
-    _options.numbers(options.sampling, start=_options.FINITE, threshold=_options.NOT_NEGATIVE, prior_std=width)
+    _options.numbers(
+        options.sampling, start=_options.FINITE, threshold=_options.NOT_NEGATIVE, prior_std=width
+    )
 
 
 def main(options: Options) -> dict[str, Any]:
     """Observe, draw, measure, print, draw pictures and save."""
     check(options)
     run = _sampling.load_run(options.run, best=options.best)
-    task = _observing.make_task(options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed)
+    task = _observing.make_task(
+        options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
+    )
     if not options.compare:
         _posterior.check_method(options.method, task)
     problem = _posterior.make_problem(task, run, options.sampling)
     names = _posterior.fitting(task) if options.compare else [options.method]
-    folder = run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
+    folder = (
+        run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
+    )
     seen = held_out(run, task, options)
     own = from_the_model(run, task, problem.ts, options) if options.calibration else None
     found, draws = [], {}
@@ -237,11 +303,18 @@ def main(options: Options) -> dict[str, Any]:
         draws[name], row = one_method(run, problem, name, options, seen, own)
         found.append(row)
     print_table(found, task)
-    result: dict[str, Any] = {"machine": _cli.machine(), "step": run.step, "task": task.name, "methods": found}
+    result: dict[str, Any] = {
+        "machine": _cli.machine(),
+        "step": run.step,
+        "task": task.name,
+        "methods": found,
+    }
     result["options"] = dataclasses.asdict(options) | {"run": str(options.run)}
     if options.classes:
         result["classes"] = by_class(run, problem, options, seen)
-    _pictures.samples(task, seen, draws, folder / "posterior.png", key=_config.key_of(options.seed, "pictures"))
+    _pictures.samples(
+        task, seen, draws, folder / "posterior.png", key=_config.key_of(options.seed, "pictures")
+    )
     if own is not None:
         _pictures.calibration(found, folder / "calibration.png")
     training.write_json(folder / "posterior.json", result)

@@ -4,9 +4,10 @@ python experiments/reproduce_2015.py heartbeat      # the binomial process
 python experiments/reproduce_2015.py swiss_roll     # the Gaussian process, its schedule learned with the network
 python experiments/reproduce_2015.py mnist          # Parzen windows on samples of a trained run, and its bound
 
-K is a lower bound on the mean log-probability of the data, in bits; L_null is that of data without structure: bits of
-the data's base rate, an isotropic normal law of the data's mean and variance. The same command again goes on with a run
-that was stopped. (Sohl-Dickstein et al. 2015, arXiv:1503.03585, Tables 1 and 2, Figures 1 and 2.)
+K is a lower bound on the mean log-probability of the data, in bits; L_null is that of data without
+structure: bits of the data's base rate, an isotropic normal law of the data's mean and variance.
+The same command again goes on with a run that was stopped. (Sohl-Dickstein et al. 2015,
+arXiv:1503.03585, Tables 1 and 2, Figures 1 and 2.)
 """
 
 import _process
@@ -95,10 +96,15 @@ class SwissRoll(Options):
     examples: int = 4000
     noise: float = 0.0025
     """Standard deviation of the noise around the curve, in standard deviations of the data. That of the paper's
-    roll is not known to us: this one allows a gain of 7.0 bits at most, where the paper's model has 6.45."""
+    roll is not known to us: this one allows a gain of 7.0 bits at most, where the paper's model has
+    6.45."""
 
 
-MAY_CHANGE = {"steps", "learning_rate", "examples"}  # where a run goes on; the rate is a function of step and steps
+MAY_CHANGE = {
+    "steps",
+    "learning_rate",
+    "examples",
+}  # where a run goes on; the rate is a function of step and steps
 
 
 class Problem(NamedTuple):
@@ -123,20 +129,36 @@ def fit(options: Options, problem: Problem) -> Any | None:
 
 
 def _fit(options: Options, problem: Problem) -> Any | None:
-    optimizer = training.make_optimizer(options.learning_rate, num_steps=options.steps, warmup=min(100, options.steps))
+    optimizer = training.make_optimizer(
+        options.learning_rate, num_steps=options.steps, warmup=min(100, options.steps)
+    )
     devices = jax.local_devices()[:1]  # programs this small gain nothing from a second device
 
     def initial() -> training.TrainState:
-        return training.init_state(_config.key_of(options.seed, "training"), problem.init(), optimizer)
+        return training.init_state(
+            _config.key_of(options.seed, "training"), problem.init(), optimizer
+        )
 
     with training.Checkpoints(options.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(jax.eval_shape(initial))
         state = jax.jit(initial)() if state is None else state
         first = int(state.step)
-        update = training.pmap_step(training.make_step(problem.loss, optimizer, ema_decay=0.998), devices)
+        update = training.pmap_step(
+            training.make_step(problem.loss, optimizer, ema_decay=0.998), devices
+        )
         replicated, done = training.replicate(state, devices), first
-        bar = tqdm(range(first, options.steps), initial=first, total=options.steps, unit="step", desc=options.run.name)
-        with train.stopping() as stop, training.Log(options.run, step=first) as log, _watch.Watch() as watch:
+        bar = tqdm(
+            range(first, options.steps),
+            initial=first,
+            total=options.steps,
+            unit="step",
+            desc=options.run.name,
+        )
+        with (
+            train.stopping() as stop,
+            training.Log(options.run, step=first) as log,
+            _watch.Watch() as watch,
+        ):
             for n in bar:
                 watch(f"step {n + 1} of {options.steps}")
                 replicated, metrics = update(replicated, training.shard(problem.batch(n), 1))
@@ -171,14 +193,20 @@ def check_same(options: Options) -> None:
     path = options.run / "options.json"
     old = _options.read_json(path) if path.exists() else new
     if not isinstance(old, dict):
-        raise ValueError(f"{path}: expected the run's options, got {type(old).__name__}; give another --run")
+        raise ValueError(
+            f"{path}: expected the run's options, got {type(old).__name__}; give another --run"
+        )
     differing = [name for name in new if new[name] != old.get(name) and name not in MAY_CHANGE]
     if differing:
-        raise ValueError(f"run: {options.run} was begun with another {', '.join(differing)}; give another --run")
+        raise ValueError(
+            f"run: {options.run} was begun with another {', '.join(differing)}; give another --run"
+        )
     training.write_json(path, new)
 
 
-def report(options: Options, rows: dict[str, tuple[float, float]], null: float, paper: tuple[float, float]) -> None:
+def report(
+    options: Options, rows: dict[str, tuple[float, float]], null: float, paper: tuple[float, float]
+) -> None:
     """Print and save K, L_null and the gain, in bits, beside the paper's.
 
     Args:
@@ -211,7 +239,10 @@ def heartbeats() -> oracles.BinaryLaw:
 def heartbeat(options: Heartbeat) -> bool:
     """Train on heartbeats, measure K, draw; False if stopped."""
     check(options)
-    law, schedule = heartbeats(), jd.schedules.rectified_flow()  # the paper's schedule: alpha_t = 1 - t
+    law, schedule = (
+        heartbeats(),
+        jd.schedules.rectified_flow(),
+    )  # the paper's schedule: alpha_t = 1 - t
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
 
@@ -219,7 +250,9 @@ def heartbeat(options: Heartbeat) -> bool:
         return binomial.make_denoiser(Partial(model.apply, params), schedule)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
-        times = jd.losses.low_discrepancy_times(rows.key, len(x_0), first=rows.first, total=rows.total)
+        times = jd.losses.low_discrepancy_times(
+            rows.key, len(x_0), first=rows.first, total=rows.total
+        )
         index = (times * options.chain_steps).astype(int)
         return binomial.vlb(rows.keys, denoiser_of(params), schedule, ts, x_0, index=index) / BIT
 
@@ -235,7 +268,9 @@ def heartbeat(options: Heartbeat) -> bool:
     def bound(denoiser: Partial) -> tuple[float, float]:
         """The bound's mean over all five sequences, which is exact, and over paths, which is not."""
         x_0 = jnp.tile(law.sequences, (options.examples, 1))
-        terms = jax.jit(binomial.vlb_terms)(jax.random.key(options.seed), denoiser, schedule, ts, x_0)
+        terms = jax.jit(binomial.vlb_terms)(
+            jax.random.key(options.seed), denoiser, schedule, ts, x_0
+        )
         return mean_bits(-terms.sum(0).reshape(-1, 5).mean(1))
 
     null = -20 * float(binomial_entropy(0.2)) / BIT
@@ -248,13 +283,21 @@ def heartbeat(options: Heartbeat) -> bool:
     kernel = binomial.ancestral(denoiser_of(params), schedule)
     x_init = binomial.prior_sample(jax.random.key(_options.another(options.seed)), (1000, 20))
     samples = jd.sample(
-        jax.random.key(_options.another(options.seed, 2)), kernel, x_init, ts, save_every=-(-options.chain_steps // 2)
+        jax.random.key(_options.another(options.seed, 2)),
+        kernel,
+        x_init,
+        ts,
+        save_every=-(-options.chain_steps // 2),
     )
     assert samples.trajectory is not None
     counts = np.exp(np.asarray(law.log_prob(samples.x))) > 0
     phases = np.argmax(np.asarray(samples.x)[counts][:, :5], axis=1)
-    print(f"of 1000 samples {counts.sum()} are heartbeats, by phase {np.bincount(phases, minlength=5).tolist()}")
-    draw_heartbeat(law, schedule, np.asarray(samples.trajectory)[:, :40], options.run / "heartbeat.png")
+    print(
+        f"of 1000 samples {counts.sum()} are heartbeats, by phase {np.bincount(phases, minlength=5).tolist()}"
+    )
+    draw_heartbeat(
+        law, schedule, np.asarray(samples.trajectory)[:, :40], options.run / "heartbeat.png"
+    )
     return True
 
 
@@ -263,7 +306,9 @@ def binomial_entropy(p: float) -> float:
     return -p * math.log(p) - (1 - p) * math.log(1 - p)
 
 
-def draw_heartbeat(law: oracles.BinaryLaw, schedule: jd.Schedule, reverse: np.ndarray, path: Path) -> None:
+def draw_heartbeat(
+    law: oracles.BinaryLaw, schedule: jd.Schedule, reverse: np.ndarray, path: Path
+) -> None:
     """Data dissolving and samples appearing, 40 sequences each, at t = 0, 1/2, 1 and back."""
     x_0 = law.sample(jax.random.key(0), (40,))
     figure, axes = plt.subplots(2, 3, figsize=(9, 9), layout="constrained")
@@ -313,7 +358,9 @@ def swiss_roll(options: SwissRoll) -> bool:
     """Train on the roll, measure K, draw; False if stopped."""
     check(options)
     if not 0 < options.noise < math.inf:
-        raise ValueError(f"noise: expected a positive width (a curve without has no density), got {options.noise}")
+        raise ValueError(
+            f"noise: expected a positive width (a curve without has no density), got {options.noise}"
+        )
     model = models.mlp(width=options.width, depth=options.depth)
     decoder = jd.decoders.normal()
 
@@ -323,7 +370,9 @@ def swiss_roll(options: SwissRoll) -> bool:
         return model.apply(params, features, t)[:, :2]
 
     def make_denoiser(params: Any, schedule: jd.Schedule, **_: Any) -> Any:
-        return jd.make_denoiser(jd.categorical.on_log_snr(Partial(network, params), schedule), schedule, "eps")
+        return jd.make_denoiser(
+            jd.categorical.on_log_snr(Partial(network, params), schedule), schedule, "eps"
+        )
 
     bits = training.likelihood_loss(make_denoiser, decoder=decoder, dropout=False)  # a dimension
 
@@ -347,13 +396,20 @@ def swiss_roll(options: SwissRoll) -> bool:
     x_0 = roll(options, 0, options.examples)
     key = jax.random.key(options.seed)
     rows = {
-        f"K, the trained chain of {options.chain_steps} steps": mean_bits(jax.jit(jd.likelihood.elbo)(key, chain, x_0)),
+        f"K, the trained chain of {options.chain_steps} steps": mean_bits(
+            jax.jit(jd.likelihood.elbo)(key, chain, x_0)
+        ),
         "the data's own": mean_bits(log_density(options, x_0)),
     }
     report(options, rows, -math.log2(2 * math.pi * math.e), (2.35, 6.45))
     x_init = jd.prior_sample(jax.random.key(_options.another(options.seed)), schedule, (2000, 2))
     samples = jd.sample(key, jd.kernels.ancestral(denoiser, schedule), x_init, ts, save_every=1)
-    draw_swiss_roll(chain, roll(options, 0, 2000), np.asarray(samples.trajectory), options.run / "swiss_roll.png")
+    draw_swiss_roll(
+        chain,
+        roll(options, 0, 2000),
+        np.asarray(samples.trajectory),
+        options.run / "swiss_roll.png",
+    )
     return True
 
 
@@ -363,28 +419,40 @@ def draw_swiss_roll(chain: jd.Chain, x_0: np.ndarray, reverse: np.ndarray, path:
     Of the chain's own times those next to the data, where the shape goes and where it is gone.
     """
     figure, axes = plt.subplots(3, 3, figsize=(9, 9.3), layout="constrained")
-    places = np.stack(np.meshgrid(*2 * [np.linspace(-2.4, 2.4, 17)]), axis=-1).reshape(-1, 2).astype(np.float32)
+    places = (
+        np.stack(np.meshgrid(*2 * [np.linspace(-2.4, 2.4, 17)]), axis=-1)
+        .reshape(-1, 2)
+        .astype(np.float32)
+    )
     eps = jax.random.normal(jax.random.key(0), x_0.shape)
     log_snrs = np.asarray(chain.schedule.log_snr(chain.ts))
     for column, level in enumerate((log_snrs[-1], 3.5, -4.0)):
         n = int(np.argmin(np.abs(log_snrs - level)))
         t = float(chain.ts[n])
         axes[0, column].scatter(
-            *np.asarray(jd.q_sample(chain.schedule, jnp.asarray(x_0), t, eps)).T, s=1, color="tab:blue"
+            *np.asarray(jd.q_sample(chain.schedule, jnp.asarray(x_0), t, eps)).T,
+            s=1,
+            color="tab:blue",
         )
         axes[1, column].scatter(*reverse[n].T, s=1, color="tab:orange")
         x_t = places * float(jnp.hypot(*chain.schedule.alpha_sigma(t)))
-        pull = np.asarray(jd.prediction.x_0_of(chain.denoiser(jnp.asarray(x_t), t), jnp.asarray(x_t))) - x_t
+        pull = (
+            np.asarray(jd.prediction.x_0_of(chain.denoiser(jnp.asarray(x_t), t), jnp.asarray(x_t)))
+            - x_t
+        )
         axes[2, column].quiver(*x_t.T, *pull.T, angles="xy", width=0.004, color="tab:green")
         for row, what in enumerate(("data", "the model", "D(x, t) - x")):
-            axes[row, column].set_title(f"{what}, t = {t:.2f} (log-SNR {log_snrs[n]:.1f})", fontsize=10)
+            axes[row, column].set_title(
+                f"{what}, t = {t:.2f} (log-SNR {log_snrs[n]:.1f})", fontsize=10
+            )
             axes[row, column].set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
     _pictures.save(figure, path)
 
 
 def main() -> None:
     done = tyro.extras.subcommand_cli_from_dict(
-        {"heartbeat": run_heartbeat, "swiss_roll": run_swiss_roll, "mnist": run_mnist}, description=__doc__
+        {"heartbeat": run_heartbeat, "swiss_roll": run_swiss_roll, "mnist": run_mnist},
+        description=__doc__,
     )
     sys.exit(0 if done else 130)
 

@@ -74,7 +74,9 @@ def check(options: Options) -> None:
     _options.counts(options, num=1, steps=1, batch_size=1, labels=0)
     _options.numbers(options, guidance=_options.FINITE, noise=_options.NOT_NEGATIVE)
     if options.noise and not _samplers.SAMPLERS[options.sampler].noise:
-        raise ValueError(f"noise: expected none with --sampler {options.sampler}, which has no such option")
+        raise ValueError(
+            f"noise: expected none with --sampler {options.sampler}, which has no such option"
+        )
 
 
 def main(options: Options) -> None:
@@ -104,7 +106,9 @@ def main(options: Options) -> None:
     real = run.dataset.head("train", min(options.num, 100))[0] if run.dataset.is_here else None
     _pictures.samples(run.dataset, generated.x[:100], real, folder / "samples.png")
     _pictures.reverse(run.dataset, generated.trajectory[:, :64], folder / "reverse.gif")
-    print(f"{options.num} samples of step {run.step} in {seconds:.1f} s with compilation: {folder / 'samples.png'}")
+    print(
+        f"{options.num} samples of step {run.step} in {seconds:.1f} s with compilation: {folder / 'samples.png'}"
+    )
 
 
 if __name__ == "__main__":

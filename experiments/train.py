@@ -1,7 +1,7 @@
 """Train a diffusion model; the same command again goes on with a run that was stopped.
 
-A run whose updates take more memory than there is left is refused before its first step; JAXDIFF_ANYWAY=1 insists on
-it.
+A run whose updates take more memory than there is left is refused before its first step;
+JAXDIFF_ANYWAY=1 insists on it.
 """
 
 import _process
@@ -85,7 +85,9 @@ def _train(config: _config.Config, dataset: _datasets.Dataset, model: models.Mod
             print(f"{config.run} is trained already ({step} steps)")
     if int(state.step) < config.steps:
         command = shlex.join([sys.executable, *sys.argv])
-        print(f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {command}")
+        print(
+            f"stopped at step {int(state.step)} of {config.steps}, saved; to go on, repeat:\n  {command}"
+        )
         return False
     if not all((config.run / name).exists() for name in PICTURES):
         pictures(config, dataset)
@@ -102,7 +104,9 @@ def loop(
     """The updates from the state's step on, with log, evaluation and checkpoints; returns the last state saved."""
     devices = jax.local_devices()
     batches = dataset.batches(config.batch_size, config.seed)
-    training.shard(batches(0), len(devices))  # an uneven batch is refused before anything is written
+    training.shard(
+        batches(0), len(devices)
+    )  # an uneven batch is refused before anything is written
     step = training.make_step(
         _objective.make_loss(config, model, dataset),
         _config.make_optimizer(config),
@@ -114,16 +118,23 @@ def loop(
     example = training.shard(batches(first), len(devices))
     with _watch.Watch() as watch:
         watch("the program of an update, which is compiled")
-        update = _memory.fitting(training.pmap_step(step, devices), replicated, example, devices=devices)
+        update = _memory.fitting(
+            training.pmap_step(step, devices), replicated, example, devices=devices
+        )
     _config.save(config)
     bar = tqdm(total=config.steps, initial=first, unit="step", desc=config.run.name)
     began, examples = time.monotonic(), 0
     metrics: dict[str, jax.Array] = {}
-    with stopping() as stop, training.Log(config.run, step=first) as log, bar, _watch.Watch() as watch:
+    with (
+        stopping() as stop,
+        training.Log(config.run, step=first) as log,
+        bar,
+        _watch.Watch() as watch,
+    ):
         for n in range(first, config.steps):
             batch = training.shard(batches(n), len(devices))
-            # The next batch is made meanwhile, but no update is sent before the last is done: CPU devices that wait
-            # for each other in many at once run out of threads.
+            # The next batch is made meanwhile, but no update is sent before the last is done: CPU
+            # devices that wait for each other in many at once run out of threads.
             jax.block_until_ready(metrics)
             watch(f"step {n + 1} of {config.steps} on {len(devices)} devices")
             replicated, metrics = update(replicated, batch)
@@ -153,22 +164,31 @@ def loop(
 def require_finite(step: int, loss: float) -> None:
     """Stop before a checkpoint keeps a run that has diverged."""
     if not np.isfinite(loss):
-        raise FloatingPointError(f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate")
+        raise FloatingPointError(
+            f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate"
+        )
 
 
-def held_out_loss(config: _config.Config, dataset: _datasets.Dataset, model: models.Model) -> Callable[[Any], float]:
+def held_out_loss(
+    config: _config.Config, dataset: _datasets.Dataset, model: models.Model
+) -> Callable[[Any], float]:
     """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes.
 
-    A device's share of a batch at a time: the value is the mean over all rows, whatever the size of the chunks, since a
-    row's time and noise depend on its number in the whole.
+    A device's share of a batch at a time: the value is the mean over all rows, whatever the size of
+    the chunks, since a row's time and noise depend on its number in the whole.
     """
     loss = _objective.make_loss(config, model, dataset, training_time=False)
     num = min(EVAL_EXAMPLES, len(dataset.splits["test"].images))
     key = _config.key_of(config.seed, "held out")
-    keys, size = jax.random.split(key, num), min(num, max(1, config.batch_size // jax.local_device_count()))
+    keys, size = (
+        jax.random.split(key, num),
+        min(num, max(1, config.batch_size // jax.local_device_count())),
+    )
 
     @jax.jit
-    def losses(params: Any, first: Any, keys: jax.Array, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+    def losses(
+        params: Any, first: Any, keys: jax.Array, batch: tuple[jax.Array, jax.Array | None]
+    ) -> jax.Array:
         return loss(params, training.Rows(key, keys, first, num), batch)
 
     def evaluate(params: Any) -> float:

@@ -24,7 +24,9 @@ def known(value: Any) -> np.ndarray | None:
 def concrete(name: str, value: Any) -> None:
     """Require a value that is known now."""
     if known(value) is None:
-        raise TypeError(f"{name}: expected values that are known, got a traced array (make it outside of jit)")
+        raise TypeError(
+            f"{name}: expected values that are known, got a traced array (make it outside of jit)"
+        )
 
 
 def floating(name: str, x: Any) -> None:
@@ -34,7 +36,11 @@ def floating(name: str, x: Any) -> None:
         hint = " (jnp.asarray makes one)" if isinstance(x, list | tuple | float) else ""
         raise TypeError(f"{name}: expected a floating array, got {type(x).__name__}{hint}")
     if not jnp.issubdtype(dtype, jnp.floating):
-        hint = " (scale images to [-1, 1] first; other data by .astype(float))" if _whole(dtype) else ""
+        hint = (
+            " (scale images to [-1, 1] first; other data by .astype(float))"
+            if _whole(dtype)
+            else ""
+        )
         raise TypeError(f"{name}: expected a floating dtype, got {dtype}{hint}")
 
 
@@ -46,7 +52,13 @@ def data(name: str, x: Any) -> None:
     here = not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or x.is_fully_addressable
     now = known(x) if jnp.ndim(x) == 4 and here else None
     # Other data may have any scale; whole numbers up to 255 are an image's levels.
-    if now is not None and now.size and now.min() >= 0 and 16 < now.max() <= 255 and (now == np.round(now)).all():
+    if (
+        now is not None
+        and now.size
+        and now.min() >= 0
+        and 16 < now.max() <= 255
+        and (now == np.round(now)).all()
+    ):
         raise ValueError(
             f"{name}: expected images scaled to [-1, 1], got whole numbers in {now.min():g} .. {now.max():g} "
             "(data.to_unit scales integers)"
@@ -57,7 +69,10 @@ def same_shape(name: str, x: Any, other_name: str, other: Any) -> None:
     """Require x to have the shape of other."""
     if jnp.shape(x) != jnp.shape(other):
         one, two = jnp.shape(x), jnp.shape(other)
-        swapped = len(one) == len(two) == 4 and two in (one[:1] + one[2:] + one[1:2], one[:1] + one[3:] + one[1:3])
+        swapped = len(one) == len(two) == 4 and two in (
+            one[:1] + one[2:] + one[1:2],
+            one[:1] + one[3:] + one[1:3],
+        )
         hint = CHANNELS_LAST if swapped else ""
         raise ValueError(f"{name}: expected the shape of {other_name}, {two}, got {one}{hint}")
 
@@ -133,7 +148,9 @@ def values(
         shown = now.ravel()[first : first + 1 + now.size - good.size].tolist()
         where = f" at index {first} of {now.size}" if now.ndim else ""
         said = "" if hint is None else hint(now)
-        raise ValueError(f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{said}")
+        raise ValueError(
+            f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{said}"
+        )
 
 
 def mask(name: str, value: Any) -> None:
@@ -141,7 +158,12 @@ def mask(name: str, value: Any) -> None:
     dtype = jnp.result_type(value)
     if not any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)):
         raise TypeError(f"{name}: expected a mask of bool, int or float, got dtype {dtype}")
-    values(name, value, "a mask of 0 and 1 (for any other array: `mask > 0`)", lambda v: (v == 0) | (v == 1))
+    values(
+        name,
+        value,
+        "a mask of 0 and 1 (for any other array: `mask > 0`)",
+        lambda v: (v == 0) | (v == 1),
+    )
 
 
 def key(name: str, value: Any) -> None:
@@ -171,14 +193,18 @@ def one_key(name: str, value: Any) -> None:
     """Require a single typed PRNG key, one that rows can be given keys from."""
     row_key(name, value)
     if value.shape != ():
-        raise ValueError(f"{name}: expected one key, shape (), got {value.shape} (key[0] is the first of them)")
+        raise ValueError(
+            f"{name}: expected one key, shape (), got {value.shape} (key[0] is the first of them)"
+        )
 
 
 def grid(name: str, ts: Any) -> None:
     """Require decreasing times in [0, 1], at least two."""
     dtype = _numbers(name, ts, "an array of times")
     if np.ndim(ts) != 1 or np.size(ts) < 2:
-        raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got shape {np.shape(ts)}")
+        raise ValueError(
+            f"{name}: expected a vector of at least 2 times (1 step), got shape {np.shape(ts)}"
+        )
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating dtype, times in [0, 1], got {dtype}{STEPS}")
     values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1), hint=_counted)
@@ -194,7 +220,9 @@ def _numbers(name: str, value: Any, expected: str) -> Any:
         except ValueError:  # lists of several lengths
             dtype = np.dtype(object)
     if not jnp.issubdtype(dtype, jnp.number) and not jnp.issubdtype(dtype, jnp.bool):
-        raise TypeError(f"{name}: expected {expected}, got {value if value is None else type(value).__name__}")
+        raise TypeError(
+            f"{name}: expected {expected}, got {value if value is None else type(value).__name__}"
+        )
     return dtype
 
 

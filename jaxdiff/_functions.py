@@ -1,7 +1,8 @@
 """Functions as pytrees: what is static, what is traced, and the one place where it is decided.
 
-Schedules, denoisers and kernels are `jax.tree_util.Partial`: a static function whose array arguments are leaves. They
-go through jit, vmap and pmap as arguments, so new parameters never compile a program again.
+Schedules, denoisers and kernels are `jax.tree_util.Partial`: a static function whose array
+arguments are leaves. They go through jit, vmap and pmap as arguments, so new parameters never
+compile a program again.
 """
 
 import functools
@@ -34,7 +35,8 @@ def as_function(name: str, function: Callable) -> Partial:
 known_ahead = jax.ensure_compile_time_eval()
 """A decorator: what depends on no traced argument has its value now, inside of jit as outside of it.
 
-So a grid or a table that is made from plain numbers in a compiled function is as known as one made before it.
+So a grid or a table that is made from plain numbers in a compiled function is as known as one made
+before it.
 """
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jaxdiff._functions import Static
 
-# Rows of A that are counted one by one; where there are more, as many random vectors tell their lengths.
+# Rows of A that are counted one by one; where there are more, as many random vectors tell their
+# lengths.
 _EXACT_ROWS = 256
 
 
@@ -21,18 +22,23 @@ def squared_rows(operator: Callable, like: Any) -> jax.Array:
       operator: A, one x [*D] -> [*M], linear; an offset does not count.
       like: shape and dtype of x.
     Returns:
-      [*M]: exact for 256 rows and fewer; for more within a tenth (standard error at most sqrt(2 / 256)), and exact in a
-      row with one entry.
-    Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); Bekas et al. 2007, Appl. Numer. Math. 57.
+      [*M]: exact for 256 rows and fewer; for more within a tenth (standard error at most sqrt(2 /
+      256)), and exact in a row with one entry.
+    Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); Bekas et al. 2007, Appl. Numer.
+    Math. 57.
     """
     zeros = jnp.zeros(like.shape, like.dtype)
     predicted, pull = jax.vjp(operator, zeros)
     if predicted.size <= _EXACT_ROWS:
         one = lambda e: jnp.sum(pull(e.reshape(predicted.shape))[0] ** 2)  # noqa: E731
-        return jax.lax.map(one, jnp.eye(predicted.size, dtype=predicted.dtype), batch_size=16).reshape(predicted.shape)
+        return jax.lax.map(
+            one, jnp.eye(predicted.size, dtype=predicted.dtype), batch_size=16
+        ).reshape(predicted.shape)
 
     def add(n: Any, total: jax.Array) -> jax.Array:
-        signs = jax.random.rademacher(jax.random.fold_in(jax.random.key(0), n), zeros.shape, zeros.dtype)
+        signs = jax.random.rademacher(
+            jax.random.fold_in(jax.random.key(0), n), zeros.shape, zeros.dtype
+        )
         return total + jax.jvp(operator, (zeros,), (signs,))[1] ** 2
 
     return jax.lax.fori_loop(0, _EXACT_ROWS, add, jnp.zeros_like(predicted)) / _EXACT_ROWS
@@ -47,8 +53,12 @@ def block_means(factor: Static, x_0: jax.Array) -> jax.Array:
     """The means of blocks of factor x factor pixels, [H / factor, W / factor, C]."""
     height, width, channels = x_0.shape
     if height % factor.value or width % factor.value:
-        raise ValueError(f"x_0: expected sides that are multiples of {factor.value}, got {x_0.shape}")
-    blocks = x_0.reshape(height // factor.value, factor.value, width // factor.value, factor.value, channels)
+        raise ValueError(
+            f"x_0: expected sides that are multiples of {factor.value}, got {x_0.shape}"
+        )
+    blocks = x_0.reshape(
+        height // factor.value, factor.value, width // factor.value, factor.value, channels
+    )
     return blocks.mean(axis=(1, 3))
 
 

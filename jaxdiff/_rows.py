@@ -8,21 +8,27 @@ import numpy as np
 
 from jaxdiff import _checks
 
-NO_ROW = np.uint32(2**32 - 1)  # the index that no row has: its key is that of what belongs to all of them
+NO_ROW = np.uint32(
+    2**32 - 1
+)  # the index that no row has: its key is that of what belongs to all of them
 
 
 def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") -> jax.Array:
     """One key a row, [B]: an array of row keys as it is, a single key folded with the row's index.
 
-    Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that it depends neither
-    on the batch size nor on how a run is cut into chunks or spread over devices.
+    Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that
+    it depends neither on the batch size nor on how a run is cut into chunks or spread over devices.
     """
     _checks.row_key(name, key)
     if key.ndim == 0:
-        index = jnp.asarray(first_index(first, num_rows)).astype(jnp.uint32) + jnp.arange(num_rows, dtype=jnp.uint32)
+        index = jnp.asarray(first_index(first, num_rows)).astype(jnp.uint32) + jnp.arange(
+            num_rows, dtype=jnp.uint32
+        )
         return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
     if key.shape != (num_rows,):
-        raise ValueError(f"{name}: expected one key or one a row, shape () or ({num_rows},), got {key.shape}")
+        raise ValueError(
+            f"{name}: expected one key or one a row, shape () or ({num_rows},), got {key.shape}"
+        )
     return key
 
 
@@ -32,7 +38,12 @@ def first_index(first: Any, num_rows: int) -> Any:
     if jnp.shape(first) != ():
         raise ValueError(f"first: expected one index, shape (), got {jnp.shape(first)}")
     room = int(NO_ROW) - num_rows
-    _checks.values("first", first, f"an index of at most {room}, with {num_rows} rows from it on", lambda i: i <= room)
+    _checks.values(
+        "first",
+        first,
+        f"an index of at most {room}, with {num_rows} rows from it on",
+        lambda i: i <= room,
+    )
     return first if _checks.known(first) is None else np.uint32(first)
 
 
@@ -57,7 +68,11 @@ def pick(values: jax.Array, index: Any) -> jax.Array:
 
 def expand(value: jax.Array, x: Any) -> jax.Array:
     """Append axes to a per-row value, [] or [B], until it broadcasts against x, [B, *D]."""
-    return jnp.reshape(value, jnp.shape(value) + (1,) * (jnp.ndim(x) - jnp.ndim(value))) if jnp.ndim(value) else value
+    return (
+        jnp.reshape(value, jnp.shape(value) + (1,) * (jnp.ndim(x) - jnp.ndim(value)))
+        if jnp.ndim(value)
+        else value
+    )
 
 
 def all_finite(x: jax.Array) -> jax.Array:

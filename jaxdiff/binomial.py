@@ -2,10 +2,11 @@
 
     q(x_t | x_0) = B(x_t; alpha_t x_0 + (1 - alpha_t) / 2)
 
-A bit survives to time t with probability alpha_t, or is drawn anew; B(x; p) is 1 with probability p, and everything is
-independent by component. alpha is that of a `Schedule` (its sigma plays no part): of signs in place of bits it is the
-scale of the mean, as everywhere else. The paper's own choice, beta_t = 1 / (T - t + 1), destroys the same share of the
-data in each step: alpha_t = 1 - t, which is `schedules.rectified_flow()`. A Bernoulli law is its probability of a one.
+A bit survives to time t with probability alpha_t, or is drawn anew; B(x; p) is 1 with probability
+p, and everything is independent by component. alpha is that of a `Schedule` (its sigma plays no
+part): of signs in place of bits it is the scale of the mean, as everywhere else. The paper's own
+choice, beta_t = 1 / (T - t + 1), destroys the same share of the data in each step: alpha_t = 1 - t,
+which is `schedules.rectified_flow()`. A Bernoulli law is its probability of a one.
 
 States are floating zeros and ones, so that the one driver runs them.
 """
@@ -66,7 +67,9 @@ def q_transition(schedule: Schedule, x_s: jax.Array, s: Any, t: Any) -> jax.Arra
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Table App.1.
     """
     _checks.floating("x_s", x_s)
-    return _kept(level(schedule, t, x_s).alpha / level(schedule, s, x_s).alpha, x_s).astype(x_s.dtype)
+    return _kept(level(schedule, t, x_s).alpha / level(schedule, s, x_s).alpha, x_s).astype(
+        x_s.dtype
+    )
 
 
 def _kept(share: jax.Array, x: Any) -> jax.Array:
@@ -78,7 +81,8 @@ def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: A
 
         q(x_s = 1 | x_t, x_0) = q(x_t | x_s = 1) q(x_s = 1 | x_0) / q(x_t | x_0)
 
-    With D = P(x_0 = 1 | x_t) in place of x_0 it is the reverse process, the mixture over what x_0 may be:
+    With D = P(x_0 = 1 | x_t) in place of x_0 it is the reverse process, the mixture over what x_0
+    may be:
 
         p(x_s | x_t) = D q(x_s | x_t, 1) + (1 - D) q(x_s | x_t, 0)
 
@@ -93,16 +97,19 @@ def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: A
     Raises:
       ValueError: shapes do not fit, or a time is no time for x_t.
       TypeError: x_t or x_0 is an integer array.
-    Numerics: where there is no noise at s it is x_0. An x_0 that x_t excludes (no noise at t) has a posterior of zero.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (11) for its use; the mixture: Austin et al. 2021,
-      arXiv:2107.03006, Eq. (4).
+    Numerics: where there is no noise at s it is x_0. An x_0 that x_t excludes (no noise at t) has a
+      posterior of zero.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (11) for its use; the mixture: Austin
+      et al. 2021, arXiv:2107.03006, Eq. (4).
     """
     _checks.floating("x_t", x_t)
     _checks.floating("x_0", x_0)
     _checks.same_shape("x_0", x_0, "x_t", x_t)
     early, late = level(schedule, s, x_t).alpha, level(schedule, t, x_t).alpha
     forward = _likelihood(_kept(late / early, 1.0), x_t)  # q(x_t | x_s = 1)
-    of = [_bayes(_kept(early, bit), _likelihood(_kept(late, bit), x_t), forward) for bit in (0.0, 1.0)]
+    of = [
+        _bayes(_kept(early, bit), _likelihood(_kept(late, bit), x_t), forward) for bit in (0.0, 1.0)
+    ]
     return (of[0] + x_0 * (of[1] - of[0])).astype(x_t.dtype)
 
 
@@ -130,7 +137,9 @@ def draw(key: jax.Array, probability: jax.Array) -> jax.Array:
       TypeError: key is no typed key, or probability is not floating.
     """
     _checks.floating("probability", probability)
-    return jax.vmap(jax.random.bernoulli)(_rows.keys(key, len(probability)), probability).astype(probability.dtype)
+    return jax.vmap(jax.random.bernoulli)(_rows.keys(key, len(probability)), probability).astype(
+        probability.dtype
+    )
 
 
 def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> jax.Array:
@@ -139,7 +148,8 @@ def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> j
     Args:
       key: typed PRNG key.
       shape: [B, *D].
-      first: index of the first sample; sample i depends on (key, first + i) alone, so that chunks join up.
+      first: index of the first sample; sample i depends on (key, first + i) alone, so that chunks
+        join up.
     Returns:
       Zeros and ones, [B, *D], default floating dtype.
     Raises:
@@ -147,15 +157,19 @@ def prior_sample(key: jax.Array, shape: tuple[int, ...], *, first: Any = 0) -> j
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Table App.1.
     """
     _checks.one_key("key", key)
-    return draw(_rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), jnp.full(shape, 0.5))
+    return draw(
+        _rows.keys(key, shape[0], first=_rows.first_index(first, shape[0])), jnp.full(shape, 0.5)
+    )
 
 
 def make_denoiser(apply: Callable, schedule: Schedule) -> Partial:
     """Turn a network's logits into a denoiser, by Bayes' rule in each component.
 
-        D(x_t, t) = P(x_0 = 1 | x_t) = sigmoid(logit(x_t, t) + (2 x_t - 1) log((1 + alpha_t) / (1 - alpha_t)))
+        D(x_t, t) = P(x_0 = 1 | x_t) = sigmoid(logit(x_t, t) + (2 x_t - 1) log((1 + alpha_t) / (1 -
+        alpha_t)))
 
-    The network says what the other bits make of a bit; what its own noisy value says is known exactly.
+    The network says what the other bits make of a bit; what its own noisy value says is known
+    exactly.
 
     Args:
       apply: the network, (x_t [B, *D], t [B]) -> logits [B, *D]; it sees signs, 2 x_t - 1.
@@ -165,8 +179,8 @@ def make_denoiser(apply: Callable, schedule: Schedule) -> Partial:
     Raises:
       ValueError: when called, logits of another shape.
       TypeError: apply is no function.
-    Numerics: D's log-odds end at +-16, where float32 can tell it from 0 and 1, so that no bound is infinite; gradients
-      are those without the limit.
+    Numerics: D's log-odds end at +-16, where float32 can tell it from 0 and 1, so that no bound is
+      infinite; gradients are those without the limit.
     Source: as `make_categorical_denoiser`, for two levels and the binomial process.
     """
     return Partial(_denoise, as_function("apply", apply), schedule)
@@ -209,14 +223,20 @@ def ancestral(denoiser: Callable, schedule: Schedule) -> Kernel:
       A Kernel without memory and with zero increments, for `sample` from `binomial.prior_sample`.
     Raises:
       TypeError: denoiser is no function.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.2; through x_0: Austin et al. 2021,
-      arXiv:2107.03006, Eq. (4).
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.2; through x_0: Austin et al.
+      2021, arXiv:2107.03006, Eq. (4).
     """
     return without_memory(Partial(_step, as_function("denoiser", denoiser), schedule))
 
 
 def _step(
-    denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
+    denoiser: Partial,
+    schedule: Schedule,
+    key: jax.Array,
+    carry: Any,
+    x_t: jax.Array,
+    t: Any,
+    s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:
     return carry, draw(key, q_posterior(schedule, x_t, denoiser(x_t, t), t, s)), no_weight(x_t)
 
@@ -251,7 +271,9 @@ def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
     return bernoulli_kl(q_marginal(schedule, x_0, t), jnp.full(x_0.shape, 0.5, x_0.dtype))
 
 
-def step_kl(denoiser: Callable, schedule: Schedule, x_0: jax.Array, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+def step_kl(
+    denoiser: Callable, schedule: Schedule, x_0: jax.Array, x_t: jax.Array, t: Any, s: Any
+) -> jax.Array:
     """Return what one reverse step costs: a term of the negative variational bound.
 
         KL(q(x_s | x_t, x_0) || p(x_s | x_t)),   which to s = 0 is -log p(x_0 | x_t)
@@ -271,7 +293,9 @@ def step_kl(denoiser: Callable, schedule: Schedule, x_0: jax.Array, x_t: jax.Arr
     return bernoulli_kl(q_posterior(schedule, x_t, x_0, t, s), p)
 
 
-def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Array, x_0: jax.Array) -> jax.Array:
+def vlb_terms(
+    key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Array, x_0: jax.Array
+) -> jax.Array:
     """Estimate the terms of the negative variational bound, each at its own noise.
 
         KL(q(x_T | x_0) || B(1/2)),   KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for every step of the grid
@@ -287,7 +311,8 @@ def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Ar
     Returns:
       [num_steps + 1, B] costs in nats: the prior's first, exactly; that of drawing the data last.
     Raises:
-      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
+      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this
+        is known.
       TypeError: x_0 is an integer array, or key is no typed key.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14).
     """
@@ -304,7 +329,13 @@ def vlb_terms(key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Ar
 
 
 def vlb(
-    key: jax.Array, denoiser: Callable, schedule: Schedule, ts: jax.Array, x_0: jax.Array, *, index: Any = None
+    key: jax.Array,
+    denoiser: Callable,
+    schedule: Schedule,
+    ts: jax.Array,
+    x_0: jax.Array,
+    *,
+    index: Any = None,
 ) -> jax.Array:
     """Estimate the negative variational bound from one random step an example: what a network is trained on.
 
@@ -316,11 +347,13 @@ def vlb(
       schedule: the schedule.
       ts: as in `vlb_terms`.
       x_0: data, zeros and ones, [B, *D], floating; a traced row of anything else is NaN.
-      index: i, [B], integer, 0 to num_steps - 1; None draws it uniformly. Traced, one outside makes its row NaN.
+      index: i, [B], integer, 0 to num_steps - 1; None draws it uniformly. Traced, one outside makes
+        its row NaN.
     Returns:
       [B], in nats.
     Raises:
-      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this is known.
+      ValueError: ts is no decreasing grid, or ends with noise left, or x_0 is no bits, where this
+        is known.
       TypeError: x_0 is an integer array, or key is no typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.4, for terms at random.
     """
@@ -345,5 +378,10 @@ def _bits(x_0: jax.Array) -> jax.Array:
 
 def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:
     _checks.grid("ts", ts)
-    _checks.values("ts", schedule.alpha(ts[-1]), "a grid whose end has no noise, alpha = 1", lambda alpha: alpha == 1)
+    _checks.values(
+        "ts",
+        schedule.alpha(ts[-1]),
+        "a grid whose end has no noise, alpha = 1",
+        lambda alpha: alpha == 1,
+    )
     return jnp.asarray(ts)

@@ -23,8 +23,9 @@ def make_categorical_denoiser(
         p(v_k | x_t) propto exp(logits_k(x_t, t)) N(x_t; alpha_t v_k, sigma_t^2),   v_k = low + k step
         D(x_t, t) = sum_k p(v_k | x_t) v_k,   variance = sum_k p(v_k | x_t) (v_k - D)^2
 
-    The network says what the surroundings make of a component; what its own noisy value says is known exactly, and is
-    not left to be learnt. Near the data the denoiser rounds to the nearest level.
+    The network says what the surroundings make of a component; what its own noisy value says is
+    known exactly, and is not left to be learnt. Near the data the denoiser rounds to the nearest
+    level.
 
     Args:
       apply: the network, (x_t [B, *D], t [B]) -> logits [B, *D, num_levels].
@@ -33,24 +34,30 @@ def make_categorical_denoiser(
       low: value of level 0.
       high: value of the last level.
     Returns:
-      A denoiser: (x_t [B, *D], t [] or [B]) -> `Denoised` with the mean and the variance of x_0, dtype of x_t.
+      A denoiser: (x_t [B, *D], t [] or [B]) -> `Denoised` with the mean and the variance of x_0,
+      dtype of x_t.
     Raises:
       ValueError: num_levels < 2; when called, logits of another shape.
       TypeError: apply is no function.
-    Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization, output prior).
+    Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization,
+    output prior).
     """
     check_levels(num_levels, low, high)
     return Partial(_denoise, Static((num_levels, low, high)), as_function("apply", apply), schedule)
 
 
-def _denoise(options: Static, apply: Partial, schedule: Schedule, x_t: jax.Array, t: Any) -> Denoised:
+def _denoise(
+    options: Static, apply: Partial, schedule: Schedule, x_t: jax.Array, t: Any
+) -> Denoised:
     _checks.floating("x_t", x_t)
     dtype = _rows.state_dtype(x_t.dtype)
     t = jnp.broadcast_to(jnp.asarray(t, dtype), x_t.shape[:1])
     alpha, sigma, _ = level(schedule, t, x_t)
     logits = apply(x_t, t)
     if logits.shape != (*x_t.shape, options.value[0]):
-        raise ValueError(f"logits: expected shape {(*x_t.shape, options.value[0])}, got {logits.shape}")
+        raise ValueError(
+            f"logits: expected shape {(*x_t.shape, options.value[0])}, got {logits.shape}"
+        )
     values = _rows.lead(levels(*options.value).astype(dtype), x_t.ndim + 1)
     distance = (x_t[..., None] - alpha[..., None] * values) / sigma[..., None]
     share = jax.nn.softmax(logits.astype(dtype) - distance**2 / 2, axis=-1)
@@ -59,7 +66,9 @@ def _denoise(options: Static, apply: Partial, schedule: Schedule, x_t: jax.Array
     return Denoised(mean.astype(x_t.dtype), variance=variance.astype(x_t.dtype))
 
 
-def on_log_snr(apply: Callable, schedule: Schedule, *, low: float = -20.0, high: float = 20.0) -> Partial:
+def on_log_snr(
+    apply: Callable, schedule: Schedule, *, low: float = -20.0, high: float = 20.0
+) -> Partial:
     """Give a network the log-SNR in place of the time, so that it means the same under every schedule.
 
         (x, t) -> apply(x, u),   u = clip((high - lambda_t) / (high - low), 0, 1)
@@ -74,12 +83,15 @@ def on_log_snr(apply: Callable, schedule: Schedule, *, low: float = -20.0, high:
     Raises:
       ValueError: not low < high.
       TypeError: apply is no function.
-    Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t = -lambda_t.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t =
+    -lambda_t.
     """
     _checks.finite("high", high)
     _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
     return Partial(_on_log_snr, as_function("apply", apply), schedule, low, high)
 
 
-def _on_log_snr(apply: Partial, schedule: Schedule, low: Any, high: Any, x: jax.Array, t: Any) -> jax.Array:
+def _on_log_snr(
+    apply: Partial, schedule: Schedule, low: Any, high: Any, x: jax.Array, t: Any
+) -> jax.Array:
     return apply(x, jnp.clip((high - schedule.log_snr(t)) / (high - low), 0, 1))

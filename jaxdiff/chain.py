@@ -2,9 +2,11 @@
 
     p_theta(x_0) = int p(x_T) prod_t p(x_{t-1} | x_t) p(x_0 | x_1) dx_{1:T}
 
-Forward paths q(x_{1:T} | x_0) and reverse paths p_theta both carry the log weight of one and the same ratio,
+Forward paths q(x_{1:T} | x_0) and reverse paths p_theta both carry the log weight of one and the
+same ratio,
 
-    log w = log p(x_T) + sum_t [log p(x_{t-1} | x_t) - log q(x_t | x_{t-1})] + log p(x_0 | x_1) - log q(x_1 | x_0),
+    log w = log p(x_T) + sum_t [log p(x_{t-1} | x_t) - log q(x_t | x_{t-1})] + log p(x_0 | x_1) -
+    log q(x_1 | x_0),
 
 whose negative is the work (Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. 9 to 11).
 """
@@ -21,7 +23,15 @@ from jaxdiff import _checks, _rows, decoders
 from jaxdiff._functions import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import Normal, level, q_likelihood, q_posterior, q_step
-from jaxdiff.kernels import Kernel, as_variance, is_clean, kind_of, p_mean_variance, reverse_variance, without_memory
+from jaxdiff.kernels import (
+    Kernel,
+    as_variance,
+    is_clean,
+    kind_of,
+    p_mean_variance,
+    reverse_variance,
+    without_memory,
+)
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -31,10 +41,11 @@ from jaxdiff.schedules import Schedule
 class Chain:
     """The finite-T model p_theta of data: a pytree, to be passed through jit as an argument.
 
-    A grid that ends where there is no noise (t = 0 of most schedules) has its latents at ts[:-1], and the decoder makes
-    x_0 of p(x_0 | x_t) at the last of them: N(D, v), with v as `kernels.p_mean_variance` has it, where "small", whose v
-    is zero there, takes that of "large". A grid that ends with noise left has its latents at all ts, and the decoder
-    makes x_0 of N(x_t / alpha_t, (sigma_t / alpha_t)^2) at the last: the likelihood q(x_t | x_0), normalised over x_0.
+    A grid that ends where there is no noise (t = 0 of most schedules) has its latents at ts[:-1],
+    and the decoder makes x_0 of p(x_0 | x_t) at the last of them: N(D, v), with v as
+    `kernels.p_mean_variance` has it, where "small", whose v is zero there, takes that of "large". A
+    grid that ends with noise left has its latents at all ts, and the decoder makes x_0 of N(x_t /
+    alpha_t, (sigma_t / alpha_t)^2) at the last: the likelihood q(x_t | x_0), normalised over x_0.
 
     Fields:
       denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with the fraction or variance asked for.
@@ -42,11 +53,13 @@ class Chain:
       ts: the grid, decreasing, [num_steps + 1].
       variance: of the reverse steps, as in `kernels.p_mean_variance`.
       decoder: p(x_0 | the last latent); None is `decoders.normal()`, a density.
-      ends_clean: whether there is no noise at ts[-1]; found from the grid, unless it or the schedule is traced.
+      ends_clean: whether there is no noise at ts[-1]; found from the grid, unless it or the
+        schedule is traced.
     Raises:
       ValueError: ts is no decreasing grid, or variance is unknown.
       TypeError: denoiser is no function, or ends_clean is None and the grid is traced.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2; Ho et al. 2020, arXiv:2006.11239, Section 2.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2; Ho et al. 2020,
+    arXiv:2006.11239, Section 2.
     """
 
     denoiser: Callable
@@ -80,7 +93,9 @@ class Chain:
     def tree_unflatten(cls, ends_clean: bool, leaves: tuple) -> "Chain":
         """Put it together again, without the checks: the leaves may be gradients, or no arrays at all."""
         chain = object.__new__(cls)
-        for name, value in zip(("denoiser", "schedule", "ts", "variance", "decoder"), leaves, strict=True):
+        for name, value in zip(
+            ("denoiser", "schedule", "ts", "variance", "decoder"), leaves, strict=True
+        ):
             object.__setattr__(chain, name, value)
         object.__setattr__(chain, "ends_clean", ends_clean)
         return chain
@@ -132,7 +147,13 @@ class Chain:
         else:
             small = q_posterior(self.schedule, x, x, self.times[-2], t).variance
         variance = reverse_variance(
-            denoised, self.schedule, x, t, self.ts[-1], variance=kind, small=jnp.minimum(small, large)
+            denoised,
+            self.schedule,
+            x,
+            t,
+            self.ts[-1],
+            variance=kind,
+            small=jnp.minimum(small, large),
         )
         return Normal(x_0_of(denoised, x), variance)
 
@@ -214,7 +235,8 @@ def generating(chain: Chain) -> Kernel:
       chain: the model.
     Returns:
       A Kernel without memory, to be run on decreasing times.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (9); Grosse et al. 2015, arXiv:1511.02543.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (9); Grosse et al. 2015,
+    arXiv:1511.02543.
     """
     return without_memory(Partial(_generate, chain))
 
@@ -246,10 +268,13 @@ def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
     return -(late.sigma**2) * jnp.expm1(late.log_snr - level(schedule, s, x).log_snr)
 
 
-def log_ratio(p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array) -> jax.Array:
+def log_ratio(
+    p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array
+) -> jax.Array:
     """Return the log ratio of two normal densities from the noises: no large numbers cancel.
 
-        log N(sqrt(v_p) z_p; 0, v_p) - log N(sqrt(v_q) z_q; 0, v_q) = (|z_q|^2 - |z_p|^2 + sum_D log(v_q / v_p)) / 2
+        log N(sqrt(v_p) z_p; 0, v_p) - log N(sqrt(v_q) z_q; 0, v_q) = (|z_q|^2 - |z_p|^2 + sum_D
+        log(v_q / v_p)) / 2
 
     Args:
       p_noise: z_p, [B, *D].
@@ -279,19 +304,23 @@ def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) ->
     alpha, sigma, _ = level(chain.schedule, chain.times[-1], x_0)
     start = level(chain.schedule, chain.times[0], x_0).sigma
     eps, noise = (first - alpha * x_0) / sigma, last / start
-    ends = event_sum((eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / start), x_0.shape))
+    ends = event_sum(
+        (eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / start), x_0.shape)
+    )
     return ends + chain.decoder.log_prob(x_0, chain.p_last(first))
 
 
 def path(chain: Chain, x_0: jax.Array, eps: jax.Array) -> jax.Array:
     """Return a forward path from its noises, all times at once.
 
-        x_{t_i} / alpha_{t_i} = x_0 + sum_{j <= i} sqrt(Var q(x_{t_j} | x_{t_{j-1}})) / alpha_{t_j} eps_j
+        x_{t_i} / alpha_{t_i} = x_0 + sum_{j <= i} sqrt(Var q(x_{t_j} | x_{t_{j-1}})) / alpha_{t_j}
+        eps_j
 
     Args:
       chain: the model.
       x_0: data, [B, *D].
-      eps: standard normal noises, [N, B, *D], from the latent next to the data on; N = len(chain.times).
+      eps: standard normal noises, [N, B, *D], from the latent next to the data on; N =
+        len(chain.times).
     Returns:
       The latents, [N, B, *D], next to the data first.
     Raises:
@@ -323,7 +352,9 @@ def _scales(chain: Chain, x_0: jax.Array) -> tuple[jax.Array, jax.Array]:
     ts = chain.times[::-1]
     ratios = jnp.exp(-chain.schedule.log_snr(ts))  # (sigma / alpha)^2
     added = jnp.sqrt(jnp.diff(ratios, prepend=jnp.zeros(1, ratios.dtype)))
-    alpha, added = (v.reshape(-1, *(1,) * x_0.ndim).astype(x_0.dtype) for v in (chain.schedule.alpha(ts), added))
+    alpha, added = (
+        v.reshape(-1, *(1,) * x_0.ndim).astype(x_0.dtype) for v in (chain.schedule.alpha(ts), added)
+    )
     return alpha, added
 
 

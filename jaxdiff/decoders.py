@@ -17,7 +17,8 @@ class Decoder(NamedTuple):
     """A distribution of x_0 made from the chain's last normal distribution; a pytree of functions.
 
     Fields:
-      log_prob: (x_0 [B, *D], Normal) -> [B], in nats: of a density for `normal`, else of a probability.
+      log_prob: (x_0 [B, *D], Normal) -> [B], in nats: of a density for `normal`, else of a
+        probability.
       sample: (key, Normal) -> x_0 [B, *D]; the key may be one a row.
     """
 
@@ -56,7 +57,10 @@ def log_normal(x: jax.Array, distribution: Normal) -> jax.Array:
       [B], in nats.
     """
     mean, variance = distribution
-    return event_sum(-0.5 * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, x.shape))))
+    return event_sum(
+        -0.5
+        * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, x.shape)))
+    )
 
 
 def event_sum(x: jax.Array) -> jax.Array:
@@ -83,9 +87,10 @@ def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0)
     Returns:
       A Decoder of data that lie on the levels; sampling rounds to the nearest.
     Raises:
-      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are known.
-    Numerics: differences of log Phi on the side where it is small; no bin gets probability zero. A traced row off the
-      levels is NaN.
+      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are
+        known.
+    Numerics: differences of log Phi on the side where it is small; no bin gets probability zero. A
+      traced row off the levels is NaN.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (13).
     """
     check_levels(num_levels, low, high)
@@ -125,7 +130,8 @@ def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 
 
     def holds(numpy: Any, x: Any) -> Any:
         index = (x.astype(_rows.state_dtype(x.dtype)) - low) * ((num_levels - 1) / (high - low))
-        # A few roundings of x_0, in steps; where its dtype cannot tell levels apart, a quarter of one.
+        # A few roundings of x_0, in steps; where its dtype cannot tell levels apart, a quarter of
+        # one.
         slack = min(0.25, 1e-3 + 4 * num_levels * float(jnp.finfo(x.dtype).eps))
         inside = (index > -slack) & (index < num_levels - 1 + slack)
         return inside & (abs(index - numpy.round(index)) < slack)
@@ -149,7 +155,9 @@ def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.
     top = jnp.where(open_above, 0, log_ndtr(jnp.where(open_above, 0, upper)))
     bottom = log_ndtr(jnp.where(open_below, 0, lower))
     gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
-    return jnp.where(valid, event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan)
+    return jnp.where(
+        valid, event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan
+    )
 
 
 def _discretised_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
@@ -164,8 +172,8 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
 
         p(v_k) = N(v_k; mean, variance) / sum_j N(v_j; mean, variance),   v_k = low + k (high - low) / (num_levels - 1)
 
-    Where the chain ends with noise left, its last normal is N(x_t / alpha_t, (sigma_t / alpha_t)^2): then this is the
-    posterior of the level given x_t under equal prior probabilities.
+    Where the chain ends with noise left, its last normal is N(x_t / alpha_t, (sigma_t /
+    alpha_t)^2): then this is the posterior of the level given x_t under equal prior probabilities.
 
     Args:
       num_levels: number of levels, at least 2.
@@ -174,7 +182,8 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
     Returns:
       A Decoder of data that lie on the levels.
     Raises:
-      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are known.
+      ValueError: num_levels < 2, or not low < high; when called, data off the levels where they are
+        known.
     Numerics: a traced row off the levels is NaN.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2 and Appendix E.
     """
@@ -217,7 +226,9 @@ def levels(num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
     return jnp.linspace(low, high, num_levels)
 
 
-def uniform_dequantise(key: jax.Array, x_0: jax.Array, num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Any:
+def uniform_dequantise(
+    key: jax.Array, x_0: jax.Array, num_levels: int, *, low: float = -1.0, high: float = 1.0
+) -> Any:
     """Spread each level evenly over its bin, so that a density can be compared with a probability.
 
         x = x_0 + step u,   u ~ U(-1/2, 1/2)^D,   log P(x_0) >= E log p(x) + d log(step)

@@ -45,7 +45,9 @@ def density(
     path = run(None, kernel, x / start, ts[::-1])
     last = end * path.x
     sigma = level(schedule, ts[0], x).sigma
-    prior = event_sum(-0.5 * (last / sigma) ** 2) - size * (jnp.log(sigma) + math.log(2 * math.pi) / 2)
+    prior = event_sum(-0.5 * (last / sigma) ** 2) - size * (
+        jnp.log(sigma) + math.log(2 * math.pi) / 2
+    )
     # p(x) dx = p(y) dy at both ends of the path.
     return prior + size * (jnp.log(end) - jnp.log(start)) + path.log_weights
 
@@ -70,11 +72,13 @@ def flowing(
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       probes: Hutchinson's vectors, [B, num_probes, *D]; None for the exact trace.
-      tolerance: None for one Runge-Kutta step of order 4, or diffrax's, whose steps are each row's own.
+      tolerance: None for one Runge-Kutta step of order 4, or diffrax's, whose steps are each row's
+        own.
       log_snr_range: where the ODE is solved; outside, y stays.
     Returns:
       A Kernel without memory, to be run in either direction.
-    Source: Song et al. 2021, arXiv:2011.13456, Eq. (39); Chen et al. 2018, arXiv:1806.07366, Eq. (8).
+    Source: Song et al. 2021, arXiv:2011.13456, Eq. (39); Chen et al. 2018, arXiv:1806.07366, Eq.
+    (8).
     """
     return without_memory(Partial(_flow, denoiser, schedule, probes, tolerance, log_snr_range))
 
@@ -87,7 +91,9 @@ def _flow(
     begin, end = (jnp.clip(schedule.log_snr(u), low, high) / 2 for u in (t, s))
     look, rest = (Partial(_exact), ()) if probes is None else (Partial(_hutchinson), (probes,))
     if tolerance is None:
-        moved = _runge_kutta(lambda half, y: rates(look, denoiser, schedule, half, y, *rest), begin, end, y)
+        moved = _runge_kutta(
+            lambda half, y: rates(look, denoiser, schedule, half, y, *rest), begin, end, y
+        )
     else:
         moved = solve(look, denoiser, schedule, tolerance, begin, end, y, *rest)
     return carry, moved.y, moved.divergence

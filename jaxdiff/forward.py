@@ -130,8 +130,8 @@ def q_step(schedule: Schedule, x_s: jax.Array, s: Any, t: Any, eps: jax.Array) -
 def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: Any) -> Normal:
     """Condition an earlier state on the data and a later state: q(x_s | x_t, x_0).
 
-        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s) x_0
-        variance = -sigma_s^2 expm1(lambda_t - lambda_s)
+        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s)
+        x_0 variance = -sigma_s^2 expm1(lambda_t - lambda_s)
 
     Args:
       schedule: the noise schedule.
@@ -145,14 +145,17 @@ def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: A
       ValueError: shapes do not fit, or s > t where both are known.
       TypeError: x_t, x_0 or a time is an integer array.
     Numerics: s = t is the identity with variance 0; at an s with infinite log-SNR the mean is x_0.
-    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (7); this form: Kingma et al. 2021, arXiv:2107.00630, Appendix A.2.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (7); this form: Kingma et al. 2021,
+    arXiv:2107.00630, Appendix A.2.
     """
     _checks.floating("x_t", x_t)
     _checks.floating("x_0", x_0)
     _checks.same_shape("x_0", x_0, "x_t", x_t)
     early, late = _ordered(schedule, x_t, t, s)
     kept = -jnp.expm1(late.log_snr - early.log_snr)
-    mean = late.alpha / early.alpha * (early.sigma / late.sigma) ** 2 * x_t + early.alpha * kept * x_0
+    mean = (
+        late.alpha / early.alpha * (early.sigma / late.sigma) ** 2 * x_t + early.alpha * kept * x_0
+    )
     variance = jnp.broadcast_to(early.sigma**2 * kept, mean.shape)
     return Normal(mean.astype(x_t.dtype), variance.astype(x_t.dtype))
 

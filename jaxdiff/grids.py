@@ -18,7 +18,8 @@ _STEEP = 10.0  # nats within the margin of an end: times between would be equal 
 def uniform(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
     """Return times equally spaced in t: ts_i = start + i / num_steps (end - start).
 
-    On `from_betas` with T betas, num_steps dividing T visits every (T / num_steps)-th step of the discrete process.
+    On `from_betas` with T betas, num_steps dividing T visits every (T / num_steps)-th step of the
+    discrete process.
 
     Args:
       num_steps: number of steps, at least 1.
@@ -66,8 +67,8 @@ def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Ar
       num_steps: number of steps taken, at most T.
       spacing: one of SPACINGS.
     Returns:
-      [num_steps + 1] times, the last one 0, default floating dtype. Where ts[0] is below 1, the state to start from is
-      the one at ts[0], for which published samplers take that of t = 1.
+      [num_steps + 1] times, the last one 0, default floating dtype. Where ts[0] is below 1, the
+      state to start from is the one at ts[0], for which published samplers take that of t = 1.
     Raises:
       ValueError: unknown spacing, num_steps outside 1 .. total.
     Source: Lin et al. 2023, arXiv:2305.08891, Table 2.
@@ -87,12 +88,18 @@ def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Ar
 
 @known_ahead
 def log_snr(
-    schedule: Schedule, num_steps: int, *, start: float = 1.0, end: float = 0.0, margin: float = 1e-3
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    start: float = 1.0,
+    end: float = 0.0,
+    margin: float = 1e-3,
 ) -> jax.Array:
     """Return times equally spaced in the log signal-to-noise ratio lambda.
 
-    Where lambda moves by more than 10 nats within `margin` of an end (as a rule it is infinite there), the spacing runs
-    to the time `margin` away from it, and the first or last step goes from or to the end itself.
+    Where lambda moves by more than 10 nats within `margin` of an end (as a rule it is infinite
+    there), the spacing runs to the time `margin` away from it, and the first or last step goes from
+    or to the end itself.
 
     Args:
       schedule: the noise schedule.
@@ -133,13 +140,20 @@ def karras(
     Returns:
       [num_steps + 1] times from start to end, default floating dtype.
     Raises:
-      ValueError: num_steps < 1, rho below 0.5, margin outside (0, 0.5), or not 0 <= end < start <= 1.
+      ValueError: num_steps < 1, rho below 0.5, margin outside (0, 0.5), or not 0 <= end < start <=
+        1.
     Source: Karras et al. 2022, arXiv:2206.00364, Eq. (5).
     """
     _checks.values("rho", rho, "a power of at least 0.5", lambda v: v >= 0.5)
     # ratio^(1/rho) = exp(-lambda / (2 rho)), and back.
     ends = (start, end, margin)
-    return _spaced(schedule, num_steps, ends, lambda x: jnp.exp(-x / (2 * rho)), lambda x: -2 * rho * jnp.log(x))
+    return _spaced(
+        schedule,
+        num_steps,
+        ends,
+        lambda x: jnp.exp(-x / (2 * rho)),
+        lambda x: -2 * rho * jnp.log(x),
+    )
 
 
 def _fractions(num_steps: int) -> np.ndarray:
@@ -153,25 +167,36 @@ def _between(start: float, end: float, fractions: np.ndarray) -> np.ndarray:
 
 
 def _check_ends(start: float, end: float) -> None:
-    _checks.values("start, end", np.array([start, end]), "times in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+    _checks.values(
+        "start, end", np.array([start, end]), "times in [0, 1]", lambda v: (v >= 0) & (v <= 1)
+    )
     _checks.values("end", end, f"a time below start = {start}", lambda v: v < start)
 
 
 def _spaced(
-    schedule: Schedule, num_steps: int, ends: tuple[float, float, float], warp: Callable, unwarp: Callable
+    schedule: Schedule,
+    num_steps: int,
+    ends: tuple[float, float, float],
+    warp: Callable,
+    unwarp: Callable,
 ) -> jax.Array:
     """Times equally spaced in warp(lambda), which is monotone with inverse unwarp."""
     index = jnp.arange(num_steps + 1, dtype=float)
     first, last, at_start, at_end = _inner(schedule, num_steps, *ends)
     inner = jnp.maximum(num_steps - at_start - at_end, 1)
     log_snr = schedule.log_snr(first)
-    low, high = warp(jnp.zeros_like(log_snr)), warp(schedule.log_snr(last) - log_snr)  # from 1 down: no overflow
+    low, high = (
+        warp(jnp.zeros_like(log_snr)),
+        warp(schedule.log_snr(last) - log_snr),
+    )  # from 1 down: no overflow
     share = jnp.clip((index - at_start) / inner, 0, 1)
     ts = schedule.time(log_snr + unwarp(low * (1 - share) + high * share))
     return ts.at[0].set(ends[0]).at[-1].set(ends[1])
 
 
-def _inner(schedule: Schedule, num_steps: int, start: float, end: float, margin: float) -> tuple[jax.Array, ...]:
+def _inner(
+    schedule: Schedule, num_steps: int, start: float, end: float, margin: float
+) -> tuple[jax.Array, ...]:
     """The stretch between steep ends, and whether a step is set apart at each (1 or 0; both may be traced)."""
     _checks.positive_int("num_steps", num_steps)
     _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
@@ -186,36 +211,51 @@ def _inner(schedule: Schedule, num_steps: int, start: float, end: float, margin:
 
 @known_ahead
 def optimised(
-    schedule: Schedule, num_steps: int, log_snr: jax.Array, error: jax.Array, *, margin: float = 1e-3
+    schedule: Schedule,
+    num_steps: int,
+    log_snr: jax.Array,
+    error: jax.Array,
+    *,
+    margin: float = 1e-3,
 ) -> jax.Array:
     """Return the grid of the least variational gap, found by dynamic programming over candidate times.
 
         minimise  sum_i (snr(t_{i+1}) - snr(t_i)) e(t_i),   e(t) = E |x_0 - D(x_t, t)|^2,   snr = exp(lambda)
 
-    Half this sum is the negative ELBO of the ancestral chain in nats, up to a constant: a left Riemann sum of a falling
-    error, so fine grids cost less. The candidates are the times of the table.
+    Half this sum is the negative ELBO of the ancestral chain in nats, up to a constant: a left
+    Riemann sum of a falling error, so fine grids cost less. The candidates are the times of the
+    table.
 
     Args:
       schedule: the noise schedule.
-      num_steps: number of steps; at most one less than the table's entries, or three where both ends are steep.
-      log_snr: log-SNRs of the table, increasing, [M], concrete; those outside the grid's stretch are left out.
-      error: e at each of them, [M], positive: of an oracle or a network, as `losses.denoising_error` measures it.
+      num_steps: number of steps; at most one less than the table's entries, or three where both
+        ends are steep.
+      log_snr: log-SNRs of the table, increasing, [M], concrete; those outside the grid's stretch
+        are left out.
+      error: e at each of them, [M], positive: of an oracle or a network, as
+        `losses.denoising_error` measures it.
       margin: distance in t from a steep end, as in `log_snr`.
     Returns:
       [num_steps + 1] times from 1 to 0, default floating dtype.
     Raises:
-      ValueError: the table is too small for num_steps, not increasing, or has an error that is not positive.
+      ValueError: the table is too small for num_steps, not increasing, or has an error that is not
+        positive.
       TypeError: the table is traced.
-    Source: Watson et al. 2021, arXiv:2106.03802, Section 3; the bound: Kingma et al. 2021, arXiv:2107.00630, Eq. (13).
+    Source: Watson et al. 2021, arXiv:2106.03802, Section 3; the bound: Kingma et al. 2021,
+    arXiv:2107.00630, Eq. (13).
     """
     _checks.concrete("log_snr", log_snr)
     _checks.concrete("error", error)
     lambdas, errors = np.asarray(log_snr, np.float64), np.asarray(error, np.float64)
     if lambdas.ndim != 1 or lambdas.shape != errors.shape:
-        raise ValueError(f"log_snr, error: expected two vectors of one length, got {lambdas.shape}, {errors.shape}")
+        raise ValueError(
+            f"log_snr, error: expected two vectors of one length, got {lambdas.shape}, {errors.shape}"
+        )
     _checks.values("log_snr", lambdas, "increasing values", lambda v: np.diff(v) > 0)
     _checks.values("error", errors, "positive errors", lambda v: v > 0)
-    first, last, at_start, at_end = (float(v) for v in _inner(schedule, num_steps, 1.0, 0.0, margin))
+    first, last, at_start, at_end = (
+        float(v) for v in _inner(schedule, num_steps, 1.0, 0.0, margin)
+    )
     low, high = float(schedule.log_snr(first)), float(schedule.log_snr(last))
     inside = (lambdas > low) & (lambdas < high)
     nodes = np.concatenate([[low], lambdas[inside], [high]])
@@ -234,7 +274,9 @@ def optimised(
 
 def _shortest_path(snr: np.ndarray, error: np.ndarray, num_steps: int) -> np.ndarray:
     """Indices of the path from the first node to the last in num_steps steps i -> j > i of cost (snr_j - snr_i) e_i."""
-    cost = np.where(snr[None, :] > snr[:, None], (snr[None, :] - snr[:, None]) * error[:, None], np.inf)
+    cost = np.where(
+        snr[None, :] > snr[:, None], (snr[None, :] - snr[:, None]) * error[:, None], np.inf
+    )
     best, came = np.where(np.arange(len(snr)) == 0, 0.0, np.inf), []
     for _ in range(num_steps):
         total = best[:, None] + cost

@@ -1,7 +1,8 @@
 """The model's probability: bounds and estimates of log p(x_0), in nats unless a name says bits.
 
-Two models, never mixed up: a `Chain`, whose probability is an integral over paths, and the probability-flow ODE, whose
-density is a change of variables. (The continuous-time bound is the limit of a chain's.)
+Two models, never mixed up: a `Chain`, whose probability is an integral over paths, and the
+probability-flow ODE, whose density is a change of variables. (The continuous-time bound is the
+limit of a chain's.)
 """
 
 import math
@@ -34,12 +35,14 @@ def vlb_terms(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
       chain: the model.
       x_0: data, [B, *D], floating.
     Returns:
-      [num_terms, B] costs in nats: the prior's first, the decoder's last, as the reverse process meets them. Each
-      takes one call of the denoiser, but for the prior's (and the decoder's, where the grid ends with noise left).
-      Where the reverse steps are nearly exact, `elbo` varies less: along a path the terms' errors cancel.
+      [num_terms, B] costs in nats: the prior's first, the decoder's last, as the reverse process
+      meets them. Each takes one call of the denoiser, but for the prior's (and the decoder's, where
+      the grid ends with noise left). Where the reverse steps are nearly exact, `elbo` varies less:
+      along a path the terms' errors cancel.
     Raises:
       TypeError: integer images, or key is no typed key.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14); Ho et al. 2020, arXiv:2006.11239, Eq. (5).
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14); Ho et al. 2020,
+    arXiv:2006.11239, Eq. (5).
     """
     _check_data(chain, x_0)
     keys = _rows.keys(key, x_0.shape[0])
@@ -86,7 +89,9 @@ def path_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
     _check_data(chain, x_0)
     _checks.one_key("key", key)
     key_first, key_rest = jax.random.split(key)
-    first = q_sample(chain.schedule, x_0, chain.times[-1], _rows.normal(key_first, x_0).astype(x_0.dtype))
+    first = q_sample(
+        chain.schedule, x_0, chain.times[-1], _rows.normal(key_first, x_0).astype(x_0.dtype)
+    )
     path = run(key_rest, diffusing(chain), first, chain.times[::-1])
     return path.log_weights + log_ends(chain, x_0, first, path.x)
 
@@ -129,7 +134,9 @@ def elbo(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_paths: int = 1) ->
     return jnp.mean(paths_log_weights(key, chain, x_0, num_paths), axis=0)
 
 
-def importance_log_prob(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_paths: int) -> jax.Array:
+def importance_log_prob(
+    key: jax.Array, chain: Chain, x_0: jax.Array, *, num_paths: int
+) -> jax.Array:
     """Estimate log p_theta(x_0) by importance weighting over K forward paths: Jarzynski's equality.
 
         log 1/K sum_k w_k,   E[w] = p_theta(x_0)
@@ -150,7 +157,13 @@ def importance_log_prob(key: jax.Array, chain: Chain, x_0: jax.Array, *, num_pat
 
 
 def continuous_elbo(
-    key: jax.Array, denoiser: Callable, schedule: Schedule, x_0: jax.Array, *, decoder: Decoder, num_times: int = 1
+    key: jax.Array,
+    denoiser: Callable,
+    schedule: Schedule,
+    x_0: jax.Array,
+    *,
+    decoder: Decoder,
+    num_times: int = 1,
 ) -> jax.Array:
     """Estimate the variational bound in continuous time, with evenly covered random times.
 
@@ -200,7 +213,8 @@ def ode_log_prob(
 
         log p(x_0) = log N(x_T; 0, sigma_T^2 I) + int div dx/dt dt,   along the ODE from x_0 at ts[-1] to ts[0]
 
-    Each step of the grid is one of the classical Runge-Kutta method of order 4 in lambda: four calls of the denoiser.
+    Each step of the grid is one of the classical Runge-Kutta method of order 4 in lambda: four
+    calls of the denoiser.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -208,20 +222,25 @@ def ode_log_prob(
       ts: the grid, decreasing, [num_steps + 1]; the data stand at ts[-1].
       x_0: states at ts[-1], [B, *D], floating.
       key: typed PRNG key of the probes; row i's depend on (key, i) alone. None with num_probes = 0.
-      num_probes: 0 for the exact trace (d Jacobian-vector products a call), or the number of Hutchinson's probes, kept
-        along the path: unbiased for the log-density, up to the solver's error.
+      num_probes: 0 for the exact trace (d Jacobian-vector products a call), or the number of
+        Hutchinson's probes, kept along the path: unbiased for the log-density, up to the solver's
+        error.
       probe: "rademacher" or "gaussian".
-      tolerance: None, or that of an adaptive solver (diffrax, extra `ode`), which takes each step of the grid.
-      log_snr_range: where the ODE is solved; beyond, the state has its shape already and is only scaled.
+      tolerance: None, or that of an adaptive solver (diffrax, extra `ode`), which takes each step
+        of the grid.
+      log_snr_range: where the ODE is solved; beyond, the state has its shape already and is only
+        scaled.
     Returns:
       [B], in nats: a density, in the units of x_0.
     Raises:
-      ValueError: ts is no decreasing grid, num_probes < 0, num_probes without a key, unknown probe, log_snr_range is
-        empty, or tolerance is not positive.
+      ValueError: ts is no decreasing grid, num_probes < 0, num_probes without a key, unknown probe,
+        log_snr_range is empty, or tolerance is not positive.
       TypeError: x_0 is not floating.
-    Numerics: solved in x / sqrt(alpha^2 + sigma^2) against lambda / 2, where rates and divergences are bounded at both
-      ends. Stretches outside of log_snr_range change the density by about exp(-15) / Var[x_0] at most.
-    Source: Song et al. 2021, arXiv:2011.13456, Section 4.3 and Appendix D.2; Grathwohl et al. 2019, arXiv:1810.01367.
+    Numerics: solved in x / sqrt(alpha^2 + sigma^2) against lambda / 2, where rates and divergences
+      are bounded at both ends. Stretches outside of log_snr_range change the density by about
+      exp(-15) / Var[x_0] at most.
+    Source: Song et al. 2021, arXiv:2011.13456, Section 4.3 and Appendix D.2; Grathwohl et al. 2019,
+    arXiv:1810.01367.
     """
     _checks.grid("ts", ts)
     _checks.data("x_0", x_0)
@@ -230,9 +249,19 @@ def ode_log_prob(
     if tolerance is not None:
         _checks.values("tolerance", tolerance, "a positive tolerance", lambda v: v > 0)
     if num_probes < 0 or (num_probes > 0) != (key is not None):
-        raise ValueError(f"num_probes, key: expected a key for probes and none without, got {num_probes} and {key}")
+        raise ValueError(
+            f"num_probes, key: expected a key for probes and none without, got {num_probes} and {key}"
+        )
     probes = None if key is None else _probes(key, probe, num_probes, x_0)
-    return density(as_function("denoiser", denoiser), schedule, jnp.asarray(ts), x_0, probes, tolerance, log_snr_range)
+    return density(
+        as_function("denoiser", denoiser),
+        schedule,
+        jnp.asarray(ts),
+        x_0,
+        probes,
+        tolerance,
+        log_snr_range,
+    )
 
 
 def _probes(key: jax.Array, kind: str, num_probes: int, x_0: jax.Array) -> jax.Array:
@@ -249,10 +278,11 @@ def bits_per_dim(log_prob: Any, event_size: int, *, bin_width: float | None = No
         -log P / (d log 2),   log P = log p + d log(bin_width) where log_prob is of a density
 
     Args:
-      log_prob: in nats, any shape: of a probability of discrete data (bin_width None), or of a density of data spread
-        over their bins by `decoders.uniform_dequantise`.
+      log_prob: in nats, any shape: of a probability of discrete data (bin_width None), or of a
+        density of data spread over their bins by `decoders.uniform_dequantise`.
       event_size: d, number of dimensions.
-      bin_width: None, or the width of a bin in the units of the density: 2 / (num_levels - 1) for data in [-1, 1].
+      bin_width: None, or the width of a bin in the units of the density: 2 / (num_levels - 1) for
+        data in [-1, 1].
     Returns:
       Bits per dimension, of log_prob's shape.
     Raises:

@@ -1,7 +1,8 @@
 """Markov chain Monte Carlo moves: a step that leaves a density as it is, row by row.
 
-A proposal whose log-density is -inf or NaN is refused; a row that has no density itself takes any proposal that has.
-Where a gradient is not finite it counts as 0, which is as exact: any drift is, that depends on the state alone.
+A proposal whose log-density is -inf or NaN is refused; a row that has no density itself takes any
+proposal that has. Where a gradient is not finite it counts as 0, which is as exact: any drift is,
+that depends on the state alone.
 """
 
 from collections.abc import Callable
@@ -43,7 +44,11 @@ def ula(key: jax.Array, score: Callable, x: jax.Array, step_size: Any) -> jax.Ar
     Source: Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.1.
     """
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
-    return x + step_size * score(x) + jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows.normal(key, x)
+    return (
+        x
+        + step_size * score(x)
+        + jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows.normal(key, x)
+    )
 
 
 def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) -> Moved:
@@ -61,7 +66,8 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
       Moved.
     Raises:
       ValueError: step_size is known and not positive.
-    Source: Besag 1994, J. R. Stat. Soc. B 56(4), 591; Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.2.
+    Source: Besag 1994, J. R. Stat. Soc. B 56(4), 591; Roberts & Tweedie 1996, Bernoulli 2(4),
+    Section 1.4.2.
     """
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
     keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
@@ -76,7 +82,9 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
     return _accept(keys[:, 1], x, new, gain)
 
 
-def hmc(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, num_leapfrog: int = 5) -> Moved:
+def hmc(
+    key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any, *, num_leapfrog: int = 5
+) -> Moved:
     """Make one Hamiltonian move, accepted or not: it leaves its density exactly.
 
         H(x, p) = -log p(x) + |p|^2 / 2,   p ~ N(0, I),   num_leapfrog leapfrog steps
@@ -115,11 +123,15 @@ def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Arr
     """The log-density of every row, and its gradient; 0 for a row where that is not finite."""
     value, pull = jax.vjp(log_density, x)
     slope = pull(jnp.ones_like(value))[0]
-    return jnp.where(jnp.isnan(value), -jnp.inf, value), jnp.where(_rows.all_finite(slope), slope, 0)
+    return jnp.where(jnp.isnan(value), -jnp.inf, value), jnp.where(
+        _rows.all_finite(slope), slope, 0
+    )
 
 
 def _accept(key: jax.Array, x: jax.Array, new: jax.Array, gain: jax.Array) -> Moved:
     """Metropolis' rule for a log ratio; a proposal without a density is refused."""
     gain = jnp.where(jnp.isnan(gain), -jnp.inf, gain)
     chance = jax.vmap(lambda k: jax.random.uniform(k, (), gain.dtype))(key)
-    return Moved(jnp.where(_rows.expand(jnp.log(chance) < gain, x), new, x), jnp.minimum(jnp.exp(gain), 1))
+    return Moved(
+        jnp.where(_rows.expand(jnp.log(chance) < gain, x), new, x), jnp.minimum(jnp.exp(gain), 1)
+    )

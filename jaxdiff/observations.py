@@ -1,8 +1,8 @@
 """What has been seen of x_0: likelihoods log r(x_0) = log p(y | x_0) of one example, [*D] -> [], in nats.
 
-Any function of one example will do. The ones here are pytrees, so that a new observation never compiles again; those
-that are linear with Gaussian noise are an `Observation`, which says more: how y is spread where x_0 is known only
-up to a variance.
+Any function of one example will do. The ones here are pytrees, so that a new observation never
+compiles again; those that are linear with Gaussian noise are an `Observation`, which says more: how
+y is spread where x_0 is known only up to a variance.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,9 @@ from jaxdiff._operators import block_means, blur_matrix, blurred, multiply, squa
 
 
 @partial(
-    jax.tree_util.register_dataclass, data_fields=["operator", "y", "noise_std", "gain", "observed"], meta_fields=[]
+    jax.tree_util.register_dataclass,
+    data_fields=["operator", "y", "noise_std", "gain", "observed"],
+    meta_fields=[],
 )
 @dataclass(frozen=True)
 class Observation:
@@ -34,7 +36,8 @@ class Observation:
       operator: A, one x_0 [*D] -> [*M], linear.
       y: what was observed, [*M].
       noise_std: standard deviation of the noise, [] or [*M], positive.
-      gain: the diagonal of A A^T, [] or [*M]: how a variance of x_0 shows in y. None measures it at every call.
+      gain: the diagonal of A A^T, [] or [*M]: how a variance of x_0 shows in y. None measures it at
+        every call.
       observed: 1 or true where y has an entry, 0 or false where it has none, [] or [*M].
     """
 
@@ -51,8 +54,13 @@ class Observation:
         residual = self.y - predicted
         variance = jnp.asarray(self.noise_std, residual.dtype) ** 2
         if spread is not None:
-            variance = variance + (squared_rows(self.operator, x_0) if self.gain is None else self.gain) * spread
-        terms = residual**2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, residual.shape))
+            variance = (
+                variance
+                + (squared_rows(self.operator, x_0) if self.gain is None else self.gain) * spread
+            )
+        terms = residual**2 / variance + jnp.log(
+            2 * jnp.pi * jnp.broadcast_to(variance, residual.shape)
+        )
         return -0.5 * jnp.sum(jnp.where(self.shown(), terms, 0))
 
     def shown(self) -> jax.Array:
@@ -60,7 +68,9 @@ class Observation:
         return jnp.asarray(self.observed).astype(bool)
 
 
-def _make(operator: Partial, y: Any, noise_std: Any, gain: Any = 1.0, observed: Any = True) -> Observation:
+def _make(
+    operator: Partial, y: Any, noise_std: Any, gain: Any = 1.0, observed: Any = True
+) -> Observation:
     _checks.floating("y", y)
     _checks.values("y", y, "finite entries", np.isfinite)
     _checks.values("noise_std", noise_std, "a positive standard deviation", lambda v: v > 0)
@@ -68,29 +78,43 @@ def _make(operator: Partial, y: Any, noise_std: Any, gain: Any = 1.0, observed: 
 
 
 def linear(
-    operator: Any, y: jax.Array, noise_std: Any, *, gain: Any = None, event_shape: tuple[int, ...] | None = None
+    operator: Any,
+    y: jax.Array,
+    noise_std: Any,
+    *,
+    gain: Any = None,
+    event_shape: tuple[int, ...] | None = None,
 ) -> Observation:
     """Observe a linear map of x_0.
 
         y = A x_0 + noise_std n
 
     Args:
-      operator: A, a matrix [m, d] that acts on x_0's entries in order, d = prod(D); or a linear function of one x_0,
-        [*D] -> [*M], whose arrays are traced if it is a `jax.tree_util.Partial`.
+      operator: A, a matrix [m, d] that acts on x_0's entries in order, d = prod(D); or a linear
+        function of one x_0, [*D] -> [*M], whose arrays are traced if it is a
+        `jax.tree_util.Partial`.
       y: [m] or [*M], floating.
       noise_std: [] or shaped like y, positive, traced.
-      gain: the diagonal of A A^T, [] or shaped like y, not negative; None takes it from the matrix, or measures it of
-        the function. Only the quality of a twist depends on it, never what it converges to.
-      event_shape: D, for a function whose gain is to be measured here and now, once; without it that is done whenever a
-        twist asks, at every step. It is exact for up to 256 entries of y, and from 256 random vectors for more.
+      gain: the diagonal of A A^T, [] or shaped like y, not negative; None takes it from the matrix,
+        or measures it of the function. Only the quality of a twist depends on it, never what it
+        converges to.
+      event_shape: D, for a function whose gain is to be measured here and now, once; without it
+        that is done whenever a twist asks, at every step. It is exact for up to 256 entries of y,
+        and from 256 random vectors for more.
     Returns:
       An Observation.
     Raises:
-      ValueError: shapes do not fit, y is known and not finite, noise_std is not positive, or gain is negative.
+      ValueError: shapes do not fit, y is known and not finite, noise_std is not positive, or gain
+        is negative.
       TypeError: y is not floating, or operator is neither a matrix nor a function.
     """
     if gain is not None:
-        _checks.values("gain", gain, "a finite diagonal of A A^T, not negative", lambda v: (v >= 0) & (v < jnp.inf))
+        _checks.values(
+            "gain",
+            gain,
+            "a finite diagonal of A A^T, not negative",
+            lambda v: (v >= 0) & (v < jnp.inf),
+        )
     if callable(operator):
         function = as_function("operator", operator)
         if event_shape is None or gain is not None:
@@ -104,7 +128,12 @@ def linear(
         shapes = f"{jnp.shape(operator)} and {jnp.shape(y)}"
         raise ValueError(f"operator, y: expected shapes [m, d] and [m], got {shapes}")
     matrix = jnp.asarray(operator)
-    return _make(Partial(multiply, matrix), y, noise_std, jnp.sum(matrix**2, axis=1) if gain is None else gain)
+    return _make(
+        Partial(multiply, matrix),
+        y,
+        noise_std,
+        jnp.sum(matrix**2, axis=1) if gain is None else gain,
+    )
 
 
 def mask(y: jax.Array, observed: jax.Array, noise_std: Any) -> Observation:
@@ -114,14 +143,14 @@ def mask(y: jax.Array, observed: jax.Array, noise_std: Any) -> Observation:
 
     Args:
       y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
-      observed: [*D] or broadcasting to it, true or 1 where y is an observation, false or 0 elsewhere: bool, int or
-        float. A traced one counts as true where it is not 0.
+      observed: [*D] or broadcasting to it, true or 1 where y is an observation, false or 0
+        elsewhere: bool, int or float. A traced one counts as true where it is not 0.
       noise_std: [] or [*D], positive, traced.
     Returns:
       An Observation.
     Raises:
-      ValueError: observed does not broadcast to y or has other values than 0 and 1, y is known and not finite where it
-        is observed, or noise_std is not positive.
+      ValueError: observed does not broadcast to y or has other values than 0 and 1, y is known and
+        not finite where it is observed, or noise_std is not positive.
       TypeError: y is not floating, or observed no mask.
     """
     shown, y = masked("observed", observed, y)
@@ -159,7 +188,8 @@ def half(event_shape: tuple[int, ...], side: str = "top") -> jax.Array:
       event_shape: (H, W, C).
       side: "top", "bottom", "left" or "right".
     Returns:
-      [H, W, C], 1 on that side and 0 on the other; the middle line of an odd length belongs to no side.
+      [H, W, C], 1 on that side and 0 on the other; the middle line of an odd length belongs to no
+      side.
     Raises:
       ValueError: unknown side, or event_shape is not that of an image.
     """
@@ -218,7 +248,8 @@ def blur(y: jax.Array, width: float, noise_std: Any) -> Observation:
 
     Args:
       y: [H, W, C], floating.
-      width: standard deviation of the blur, in pixels, positive. At the edges the weights add up to 1 again.
+      width: standard deviation of the blur, in pixels, positive. At the edges the weights add up to
+        1 again.
       noise_std: [] or shaped like y, positive, traced.
     Returns:
       An Observation of images shaped like y.
@@ -268,8 +299,10 @@ def classified(classifier: Callable, label: Any) -> Partial:
         log r(x_0) = log softmax(classifier(x_0))[label]
 
     Args:
-      classifier: one x_0 [*D] -> logits [K]; its arrays are traced if it is a `jax.tree_util.Partial`.
-      label: the class, [], integer, 0 .. K - 1, traced; one outside gives NaN where it is not known.
+      classifier: one x_0 [*D] -> logits [K]; its arrays are traced if it is a
+        `jax.tree_util.Partial`.
+      label: the class, [], integer, 0 .. K - 1, traced; one outside gives NaN where it is not
+        known.
     Returns:
       A likelihood of one x_0, [*D] -> [], in nats.
     Raises:
@@ -327,5 +360,7 @@ def log_likelihoods(likelihood: Callable, x_0: jax.Array, spread: Any = None) ->
     else:
         values = jax.vmap(likelihood)(x_0, jnp.broadcast_to(spread, x_0.shape[:1]))
     if values.shape != x_0.shape[:1]:
-        raise ValueError(f"log_likelihood: expected one value an example, shape (), got {values.shape[1:]}")
+        raise ValueError(
+            f"log_likelihood: expected one value an example, shape (), got {values.shape[1:]}"
+        )
     return values.astype(_rows.state_dtype(x_0.dtype))

@@ -1,12 +1,14 @@
 """Resampling: which rows go on, and how often, so that weights become copies.
 
-A scheme is a function (key, log_weights [B]) -> (ancestors [B], resampled []), for `sample`. With W the normalised
-weights, every scheme has E[copies of row i] = B W_i; they differ in how far the numbers of copies stray from that.
+A scheme is a function (key, log_weights [B]) -> (ancestors [B], resampled []), for `sample`. With W
+the normalised weights, every scheme has E[copies of row i] = B W_i; they differ in how far the
+numbers of copies stray from that.
 
-What counts as a weight is the same everywhere here. A log weight of -inf is a weight of 0: that row is never drawn. So
-is NaN: the row has failed, and is dropped with its weight. It still counts among the B rows of a mean, so that an
-evidence is too low by what the row would have had. Where no row has a weight, nothing is resampled and the effective
-sample size is 0. A weight of +inf is an error where it is known; under tracing such rows share all of the weight.
+What counts as a weight is the same everywhere here. A log weight of -inf is a weight of 0: that row
+is never drawn. So is NaN: the row has failed, and is dropped with its weight. It still counts among
+the B rows of a mean, so that an evidence is too low by what the row would have had. Where no row
+has a weight, nothing is resampled and the effective sample size is 0. A weight of +inf is an error
+where it is known; under tracing such rows share all of the weight.
 """
 
 from collections.abc import Callable
@@ -19,8 +21,9 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks
 
-# Numbers of copies are kept in fixed point: a whole part, and a fraction in units of 2^-30. Integers add up to the same
-# in any order, so that edges of equal rows tie exactly and the last edge is the number of draws, at any number of rows.
+# Numbers of copies are kept in fixed point: a whole part, and a fraction in units of 2^-30.
+# Integers add up to the same in any order, so that edges of equal rows tie exactly and the last
+# edge is the number of draws, at any number of rows.
 _BITS = 30
 _UNIT = 2**_BITS
 
@@ -122,7 +125,9 @@ def _residual(key: jax.Array, copies: _Copies) -> jax.Array:
     ends = jnp.cumsum(copies.whole)
     kept = jnp.searchsorted(ends, place, side="right")
     rest = _Copies(jnp.zeros_like(copies.whole), copies.fraction)
-    drawn = _rows_at(_edges(rest), _anywhere(key, len(place), jnp.maximum(len(place) - ends[-1], 1)))
+    drawn = _rows_at(
+        _edges(rest), _anywhere(key, len(place), jnp.maximum(len(place) - ends[-1], 1))
+    )
     return jnp.where(place < ends[-1], kept, drawn)
 
 
@@ -141,13 +146,19 @@ def _expected_copies(log_weights: jax.Array, num: int) -> _Copies:
     copies = num * shares / jnp.maximum(jnp.sum(shares), 1)
     # A hair beside an integer is that integer: rounding would take away a copy that is certain.
     nearest = jnp.round(copies)
-    copies = jnp.where(jnp.abs(copies - nearest) <= 32 * jnp.finfo(copies.dtype).eps * nearest, nearest, copies)
+    copies = jnp.where(
+        jnp.abs(copies - nearest) <= 32 * jnp.finfo(copies.dtype).eps * nearest, nearest, copies
+    )
     whole = jnp.floor(copies)
-    rounded = _carried(whole.astype(jnp.int32), jnp.round((copies - whole) * _UNIT).astype(jnp.int32))
+    rounded = _carried(
+        whole.astype(jnp.int32), jnp.round((copies - whole) * _UNIT).astype(jnp.int32)
+    )
     # The largest weight, of a copy at least, takes what rounding has left over.
     total, is_largest = _edges(rounded), jnp.arange(len(shares)) == jnp.argmax(shares)
     left = num - total.whole[-1], -total.fraction[-1]
-    return _carried(*(value + jnp.where(is_largest, over, 0) for value, over in zip(rounded, left, strict=True)))
+    return _carried(
+        *(value + jnp.where(is_largest, over, 0) for value, over in zip(rounded, left, strict=True))
+    )
 
 
 def _carried(whole: jax.Array, fraction: jax.Array) -> _Copies:
@@ -199,7 +210,9 @@ def _scheme(choose: Callable, threshold: Any) -> Partial:
     return Partial(_resample, Partial(choose), threshold)
 
 
-def _resample(choose: Partial, threshold: Any, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _resample(
+    choose: Partial, threshold: Any, key: jax.Array, log_weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     _checks.one_key("key", key)
     num_rows = len(log_weights)
     size = effective_sample_size(log_weights)
@@ -251,21 +264,26 @@ def draw(key: jax.Array, log_weights: jax.Array, x: jax.Array, num: int) -> jax.
       x: weighted samples, [B, *D].
       num: number of samples to return, static.
     Returns:
-      [num, *D], in the order of x: row i about num W_i times. Under tracing, where no row has a weight, floating
-      samples are NaN.
+      [num, *D], in the order of x: row i about num W_i times. Under tracing, where no row has a
+      weight, floating samples are NaN.
     Raises:
-      ValueError: num < 1, shapes do not fit, no row is known to have a weight, or one is known to be +inf.
+      ValueError: num < 1, shapes do not fit, no row is known to have a weight, or one is known to
+        be +inf.
       TypeError: key is no typed key.
     Source: as of `systematic`.
     """
     _checks.one_key("key", key)
     _checks.positive_int("num", num)
     if jnp.shape(log_weights) != x.shape[:1]:
-        raise ValueError(f"log_weights: expected one a row of x, {x.shape[:1]}, got {jnp.shape(log_weights)}")
+        raise ValueError(
+            f"log_weights: expected one a row of x, {x.shape[:1]}, got {jnp.shape(log_weights)}"
+        )
     _below_infinity(log_weights)
     known = _checks.known(log_weights)
     if known is not None and not (known > -jnp.inf).any():
-        raise ValueError("log_weights: expected a row with a weight to draw, got none: all are -inf or NaN")
+        raise ValueError(
+            "log_weights: expected a row with a weight to draw, got none: all are -inf or NaN"
+        )
     stride = -(-len(x) // num)  # as many copies as rows: the fixed point has digits enough for them
     drawn = x[_evenly(key, _expected_copies(jnp.asarray(log_weights), num * stride), num, stride)]
     if not jnp.issubdtype(drawn.dtype, jnp.inexact):
@@ -274,4 +292,6 @@ def draw(key: jax.Array, log_weights: jax.Array, x: jax.Array, num: int) -> jax.
 
 
 def _below_infinity(log_weights: Any) -> None:
-    _checks.values("log_weights", log_weights, "no weight of +inf", lambda v: ~(v == jnp.inf), finite=False)
+    _checks.values(
+        "log_weights", log_weights, "no weight of +inf", lambda v: ~(v == jnp.inf), finite=False
+    )

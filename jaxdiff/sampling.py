@@ -21,13 +21,15 @@ class Samples(NamedTuple):
 
     Fields:
       x: states at ts[-1], [B, *D].
-      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted kernel, -inf for a row
-        that has none, NaN for one that has failed, which counts as one that has none.
-      log_evidence: log of the mean weight, [], in nats, with the factors of every resampling; -inf where no row has a
-        weight.
-      ess: effective sample size after each step, before resampling, [num_steps], in rows; 0 where no row has a weight.
-      trajectory: None, or the states at the start, after every save_every-th step and at the end, oldest first,
-        [ceil(num_steps / save_every) + 1, B, *D].
+      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted
+        kernel, -inf for a row that has none, NaN for one that has failed, which counts as one that
+        has none.
+      log_evidence: log of the mean weight, [], in nats, with the factors of every resampling; -inf
+        where no row has a weight.
+      ess: effective sample size after each step, before resampling, [num_steps], in rows; 0 where
+        no row has a weight.
+      trajectory: None, or the states at the start, after every save_every-th step and at the end,
+        oldest first, [ceil(num_steps / save_every) + 1, B, *D].
     """
 
     x: jax.Array
@@ -37,22 +39,25 @@ class Samples(NamedTuple):
     trajectory: jax.Array | None
 
 
-def prior_sample(key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, first: Any = 0) -> jax.Array:
+def prior_sample(
+    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, first: Any = 0
+) -> jax.Array:
     """Draw the state at t = 1 from the noise it has become: N(0, sigma_1^2 I).
 
     Args:
       key: typed PRNG key.
       schedule: the noise schedule.
       shape: [B, *D].
-      first: index of the first sample, an integer of 32 bits without sign; sample i depends on (key, first + i) alone,
-        so that chunks join up.
+      first: index of the first sample, an integer of 32 bits without sign; sample i depends on
+        (key, first + i) alone, so that chunks join up.
     Returns:
       x_init, [B, *D], default floating dtype.
     Raises:
-      ValueError: shape has no batch axis, first is out of range, or the key's impl is rbg, whose draws depend on the
-        batch.
+      ValueError: shape has no batch axis, first is out of range, or the key's impl is rbg, whose
+        draws depend on the batch.
       TypeError: key is no typed key, or first is no integer.
-    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not preserve variance.
+    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not
+    preserve variance.
     """
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1:
@@ -77,22 +82,24 @@ def sample(
         x_{n+1}, dlog w_n ~ kernel.step(x_n, ts[n], ts[n+1]),   log w_N = sum_n dlog w_n
 
     Args:
-      key: typed PRNG key, consumed; sample i depends on (key, first + i) alone unless rows are resampled.
+      key: typed PRNG key, consumed; sample i depends on (key, first + i) alone unless rows are
+        resampled.
       kernel: the reverse step, a traced argument: new parameters or scales do not compile again.
       x_init: states at ts[0], [B, *D], floating.
       ts: decreasing times in [0, 1], [num_steps + 1].
       first: index of the first sample, so that chunks of a run join up to the whole.
-      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as `resampling.systematic()`. An
-        ancestor outside 0 .. B - 1 makes its row NaN.
+      resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as
+        `resampling.systematic()`. An ancestor outside 0 .. B - 1 makes its row NaN.
       save_every: None, or keep the state every so many steps.
     Returns:
       Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times, save_every < 1, first is out of range, or the key's
-        impl is rbg, whose draws depend on the batch.
+      ValueError: ts is no decreasing grid of at least two times, save_every < 1, first is out of
+        range, or the key's impl is rbg, whose draws depend on the batch.
       TypeError: key is no typed key, x_init is not floating, or first or an ancestor is no integer.
     Numerics: the state is float32 at least.
-    Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et al. 2006).
+    Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et
+    al. 2006).
     """
     _checks.one_key("key", key)
     kernel = _check_kernel(kernel, "x_init", x_init)
@@ -101,7 +108,9 @@ def sample(
         _checks.positive_int("save_every", save_every)
     first = _rows.first_index(first, x_init.shape[0])
     resampler = None if resample is None else as_function("resample", resample)
-    return run(key, kernel, x_init, jnp.asarray(ts), first=first, resample=resampler, save_every=save_every)
+    return run(
+        key, kernel, x_init, jnp.asarray(ts), first=first, resample=resampler, save_every=save_every
+    )
 
 
 def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
@@ -110,18 +119,21 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
         x_{n+1} = kernel.step(x_n, t_n, s_n),   t_n < s_n
 
     Args:
-      kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`. It is given no key.
+      kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`.
+        It is given no key.
       x_0: states at ts[-1], [B, *D], floating.
-      ts: the decreasing grid of the way back, [num_steps + 1]; it is run in reverse. It must end where there is some
-        noise (`grids.uniform(50, end=1e-3)`), unless the schedule itself does: without any, data say nothing of eps.
-        Any is more than the rounding of data of order one.
+      ts: the decreasing grid of the way back, [num_steps + 1]; it is run in reverse. It must end
+        where there is some noise (`grids.uniform(50, end=1e-3)`), unless the schedule itself does:
+        without any, data say nothing of eps. Any is more than the rounding of data of order one.
     Returns:
-      The states at ts[0], [B, *D]. There and back is the identity up to the kernel's order in the step size.
+      The states at ts[0], [B, *D]. There and back is the identity up to the kernel's order in the
+      step size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times, or ends without noise in a schedule that the kernel
-        holds; the kernel draws from its key.
+      ValueError: ts is no decreasing grid of at least two times, or ends without noise in a
+        schedule that the kernel holds; the kernel draws from its key.
       TypeError: kernel is no Kernel, x_0 is not floating.
-    Numerics: NaN where only traced values tell that the grid ends without noise, or that the kernel draws.
+    Numerics: NaN where only traced values tell that the grid ends without noise, or that the kernel
+      draws.
     Source: Song et al. 2021, arXiv:2010.02502, Section 4.3.
     """
     _checks.grid("ts", ts)
@@ -158,7 +170,9 @@ def _check_deterministic(kernel: Kernel, x_0: jax.Array, ts: Any) -> None:
     try:
         step(None)
     except (AttributeError, TypeError, ValueError) as error:
-        step(jax.random.split(jax.random.key(0, impl="threefry2x32"), len(x_0)))  # here a fault of its own comes out
+        step(
+            jax.random.split(jax.random.key(0, impl="threefry2x32"), len(x_0))
+        )  # here a fault of its own comes out
         raise ValueError(
             "kernel: expected a deterministic one, such as kernels.ddim(denoiser, schedule), "
             "got one that draws from its key"
@@ -184,11 +198,17 @@ def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
     _checks.floating("y", y)
     _checks.same_shape("y", y, "x", x)
     _checks.finite("weight", weight)
-    dtype, x, y = x.dtype, x.astype(_rows.state_dtype(x.dtype)), y.astype(_rows.state_dtype(x.dtype))
+    dtype, x, y = (
+        x.dtype,
+        x.astype(_rows.state_dtype(x.dtype)),
+        y.astype(_rows.state_dtype(x.dtype)),
+    )
     flat = (x.reshape(x.shape[0], -1), y.reshape(x.shape[0], -1))
     size = [jnp.linalg.norm(v, axis=1) for v in flat]
     product = size[0] * size[1]
-    cosine = jnp.where(product > 0, jnp.sum(flat[0] * flat[1], axis=1) / jnp.where(product > 0, product, 1), 1)
+    cosine = jnp.where(
+        product > 0, jnp.sum(flat[0] * flat[1], axis=1) / jnp.where(product > 0, product, 1), 1
+    )
     angle = jnp.arccos(jnp.clip(cosine, -1, 1))
     weight = jnp.broadcast_to(jnp.asarray(weight, x.dtype), x.shape[:1])
     straight = angle < 1e-3  # the sines cancel: a chord is as good
@@ -201,7 +221,9 @@ def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
 def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
     _checks.floating(name, x)
     if jnp.ndim(x) < 1 or jnp.shape(x)[0] < 1:
-        raise ValueError(f"{name}: expected a batch of states, [B, *D] with B >= 1, got shape {jnp.shape(x)}")
+        raise ValueError(
+            f"{name}: expected a batch of states, [B, *D] with B >= 1, got shape {jnp.shape(x)}"
+        )
     if not isinstance(kernel, Kernel):
         raise TypeError(
             f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
@@ -223,7 +245,8 @@ def run(
     """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
 
     Args:
-      key: typed PRNG key; or one a row, [B], or None for a kernel that draws nothing, without resampling.
+      key: typed PRNG key; or one a row, [B], or None for a kernel that draws nothing, without
+        resampling.
       kernel: the step.
       x_init: state at ts[0], [B, *D], floating.
       ts: times, [num_steps + 1]; a single one leaves the state as it is.
@@ -238,7 +261,9 @@ def run(
     num_steps, num_rows = len(ts) - 1, x.shape[0]
     row_keys: Any = None if key is None else _rows.keys(key, num_rows, first=first)
     # Without resampling there may be a key a row, and none beside them.
-    resample_key = key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)  # it belongs to no row
+    resample_key = (
+        key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)
+    )  # it belongs to no row
     zeros = jnp.zeros(num_rows, x.dtype)
     slots = 0 if save_every is None else -(-num_steps // save_every) + 1
     trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
@@ -258,7 +283,8 @@ def run(
             log_evidence = log_evidence + jnp.where(resampled, log_mean_weight(log_weights), 0)
             log_weights = jnp.where(resampled, 0, log_weights)
         if save_every is not None:
-            # Every step writes to the slot it is on the way to: the last write is the one the slot is for.
+            # Every step writes to the slot it is on the way to: the last write is the one the slot
+            # is for.
             trajectory = trajectory.at[n // save_every + 1].set(x)
         return (carry, x, log_weights, log_evidence, trajectory), ess
 

@@ -34,7 +34,9 @@ key_prior, key_run, key_hidden, key_bound, key_draw = jax.random.split(jax.rando
 
 def show(rows, titles=None):
     """Rows of images in [-1, 1]."""
-    _, axes = plt.subplots(len(rows), len(rows[0]), figsize=(len(rows[0]), len(rows)), squeeze=False)
+    _, axes = plt.subplots(
+        len(rows), len(rows[0]), figsize=(len(rows[0]), len(rows)), squeeze=False
+    )
     for axis, x in zip(axes.flat, (x for row in rows for x in row), strict=True):
         axis.imshow(np.asarray(x)[..., 0], cmap="gray", vmin=-1, vmax=1)
         axis.axis("off")
@@ -50,7 +52,9 @@ def show(rows, titles=None):
 # %%
 labels = jnp.arange(40) % 10
 x_init = jd.prior_sample(key_prior, schedule, (40, *mnist.event_shape))
-drawn = jd.sample(key_run, jd.kernels.unipc(mnist.denoiser(labels), schedule), x_init, jd.grids.uniform(20))
+drawn = jd.sample(
+    key_run, jd.kernels.unipc(mnist.denoiser(labels), schedule), x_init, jd.grids.uniform(20)
+)
 show(np.asarray(drawn.x).reshape(4, 10, *mnist.event_shape))
 
 # %% [markdown]
@@ -66,14 +70,19 @@ decoder = jd.decoders.discretised_normal(mnist.levels)
 
 @jax.jit
 def bounds(images, k):
-    chain = jd.Chain(mnist.denoiser(jnp.full(len(images), k)), schedule, ts, decoder=decoder, ends_clean=True)
+    chain = jd.Chain(
+        mnist.denoiser(jnp.full(len(images), k)), schedule, ts, decoder=decoder, ends_clean=True
+    )
     return jd.likelihood.elbo(key_bound, chain, images)
 
 
 images = jnp.clip(drawn.x[:8], -1, 1)
 log_p = jnp.stack([bounds(images, k) for k in range(10)], axis=1)
 print("asked for", labels[:8], "most probable", log_p.argmax(axis=1))
-print("lead over the next best class, nats:", np.round(np.ptp(np.sort(log_p, axis=1)[:, -2:], axis=1), 1))
+print(
+    "lead over the next best class, nats:",
+    np.round(np.ptp(np.sort(log_p, axis=1)[:, -2:], axis=1), 1),
+)
 
 # %% [markdown]
 # ## 3. Posteriors
@@ -89,7 +98,11 @@ y = truth + 0.1 * jax.random.normal(key_hidden, truth.shape)
 seen = jd.observations.mask(y, observed, noise_std=0.1)
 kernel = jd.posterior.twisted(mnist.denoiser(), schedule, seen, prior_std=0.6)
 particles = jd.prior_sample(key_prior, schedule, (32, *mnist.event_shape))
-posterior = jd.sample(key_run, kernel, particles, jd.grids.uniform(50), resample=jd.resampling.systematic())
-print(f"log p(y) about {posterior.log_evidence:.0f} nats, effective sample size {posterior.ess[-1]:.1f} of 32")
+posterior = jd.sample(
+    key_run, kernel, particles, jd.grids.uniform(50), resample=jd.resampling.systematic()
+)
+print(
+    f"log p(y) about {posterior.log_evidence:.0f} nats, effective sample size {posterior.ess[-1]:.1f} of 32"
+)
 x = jd.resampling.draw(key_draw, posterior.log_weights, posterior.x, 6)
 show([[truth, jnp.where(observed > 0, y, 0), *x]], ["truth", "observed", *6 * ["sample"]])

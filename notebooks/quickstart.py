@@ -58,7 +58,9 @@ for axis, t in zip(axes, times, strict=True):
 mixture = jd.oracles.GaussianMixture(
     jnp.log(jnp.array([0.5, 0.3, 0.2])),
     jnp.array([[-1.5, 0.4], [0.9, 1.6], [1.2, -1.1]]),
-    jnp.array([[[0.20, 0.08], [0.08, 0.10]], [[0.06, -0.03], [-0.03, 0.15]], [[0.12, 0.0], [0.0, 0.05]]]),
+    jnp.array(
+        [[[0.20, 0.08], [0.08, 0.10]], [[0.06, -0.03], [-0.03, 0.15]], [[0.12, 0.0], [0.0, 0.05]]]
+    ),
 )
 key_prior, key_run = jax.random.split(jax.random.key(0))
 x_init = jd.prior_sample(key_prior, schedule, (2000, 2))
@@ -69,7 +71,9 @@ figure, axes = plt.subplots(1, 6, figsize=(15, 2.6), sharex=True, sharey=True)
 for axis, x in zip(axes, samples.trajectory, strict=True):
     axis.scatter(*x.T, s=1)
     axis.set(xlim=(-4, 4), ylim=(-4, 4))
-print("mean of the samples", samples.x.mean(0), "exact", jnp.exp(mixture.log_weights) @ mixture.means)
+print(
+    "mean of the samples", samples.x.mean(0), "exact", jnp.exp(mixture.log_weights) @ mixture.means
+)
 
 # %% [markdown]
 # ## 3. A network learns the denoiser

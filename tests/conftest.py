@@ -15,7 +15,9 @@ from helpers import ProgramsOnSeveralDevices
 
 # On the CPU wherever it runs; JAX_PLATFORMS=cuda asks for a GPU, where the tests of several devices need several.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
-jax.config.update("jax_num_cpu_devices", 4)  # before the backend starts: chex skips its pmap variant on one device
+jax.config.update(
+    "jax_num_cpu_devices", 4
+)  # before the backend starts: chex skips its pmap variant on one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them. The
@@ -23,7 +25,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Devices wait for each other for longer than 40 s on a busy machine, after which XLA would end the process.
 _flags = os.environ.get("XLA_FLAGS")
 os.environ["XLA_FLAGS"] = " ".join(
-    [_flags or "", "--xla_backend_optimization_level=0", "--xla_cpu_collective_call_terminate_timeout_seconds=1200"]
+    [
+        _flags or "",
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+    ]
 )
 jax.devices()
 os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
@@ -35,7 +41,13 @@ hypothesis.settings.load_profile("jaxdiff")
 
 _finished = itertools.count(1)
 MEMORY_MAP = Path("/proc/self/maps") if Path("/proc/self/maps").exists() else None
-FIRST = ("test_notebooks.py", "test_scripts.py", "test_posterior_script.py", "test_posterior.py", "test_solvers.py")
+FIRST = (
+    "test_notebooks.py",
+    "test_scripts.py",
+    "test_posterior_script.py",
+    "test_posterior.py",
+    "test_solvers.py",
+)
 
 
 # The longest cases that have a shorter relative in the suite: with `make test-slow`, beside what is marked in place.

@@ -33,13 +33,21 @@ def asymmetric_mixture() -> jd.oracles.GaussianMixture:
     return jd.oracles.GaussianMixture(
         jnp.log(jnp.array([0.5, 0.3, 0.2])),
         jnp.array([[-1.5, 0.4], [0.9, 1.6], [1.2, -1.1]]),
-        jnp.array([[[0.20, 0.08], [0.08, 0.10]], [[0.06, -0.03], [-0.03, 0.15]], [[0.12, 0.0], [0.0, 0.05]]]),
+        jnp.array(
+            [
+                [[0.20, 0.08], [0.08, 0.10]],
+                [[0.06, -0.03], [-0.03, 0.15]],
+                [[0.12, 0.0], [0.0, 0.05]],
+            ]
+        ),
     )
 
 
 def correlated_gaussian() -> jd.oracles.GaussianMixture:
     """One component with correlation 0.8 and a mean of its own."""
-    return jd.oracles.GaussianMixture(jnp.zeros(1), jnp.array([[0.7, -0.4]]), jnp.array([[[1.0, 0.56], [0.56, 0.49]]]))
+    return jd.oracles.GaussianMixture(
+        jnp.zeros(1), jnp.array([[0.7, -0.4]]), jnp.array([[[1.0, 0.56], [0.56, 0.49]]])
+    )
 
 
 def z_scores(draws: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -57,20 +65,28 @@ def moment_z_scores(x: np.ndarray, mixture: jd.oracles.GaussianMixture) -> np.nd
     nearest-mode count it has no bias from overlap.
     """
     weights, means, covariances = (
-        np.asarray(value, np.float64) for value in (jnp.exp(mixture.log_weights), mixture.means, mixture.covariances)
+        np.asarray(value, np.float64)
+        for value in (jnp.exp(mixture.log_weights), mixture.means, mixture.covariances)
     )
     weights = weights / weights.sum()
     first = weights @ means
     second = np.einsum("k,kij->ij", weights, covariances + means[:, :, None] * means[:, None, :])
     x = np.asarray(x, np.float64)
-    values = [x, (x[:, :, None] * x[:, None, :]).reshape(len(x), -1), np.asarray(responsibilities(mixture, x))]
+    values = [
+        x,
+        (x[:, :, None] * x[:, None, :]).reshape(len(x), -1),
+        np.asarray(responsibilities(mixture, x)),
+    ]
     exact = np.concatenate([first, second.ravel(), weights])
     return z_scores(np.concatenate(values, axis=1), exact)
 
 
 def responsibilities(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.ndarray:
     """p(k | x), [N, K], written with NumPy's own solver rather than the oracle's eigenvectors."""
-    means, covariances = np.asarray(mixture.means, np.float64), np.asarray(mixture.covariances, np.float64)
+    means, covariances = (
+        np.asarray(mixture.means, np.float64),
+        np.asarray(mixture.covariances, np.float64),
+    )
     centred = np.asarray(x, np.float64)[:, None, :] - means
     quadratic = np.einsum("nki,kij,nkj->nk", centred, np.linalg.inv(covariances), centred)
     logits = np.asarray(mixture.log_weights) - 0.5 * (quadratic + np.linalg.slogdet(covariances)[1])
@@ -79,7 +95,11 @@ def responsibilities(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.n
 
 
 def mixture_samples(
-    make_kernel: Callable, schedule: jd.Schedule, mixture: jd.oracles.GaussianMixture, ts: jax.Array, num: int
+    make_kernel: Callable,
+    schedule: jd.Schedule,
+    mixture: jd.oracles.GaussianMixture,
+    ts: jax.Array,
+    num: int,
 ) -> np.ndarray:
     """Samples through the whole reverse process with the exact denoiser."""
     key_prior, key_run = jax.random.split(jax.random.key(7))
@@ -155,7 +175,11 @@ class ProgramsOnSeveralDevices(logging.Filter):
         program = re.match(r"Compiling jit\((\w+)\)", message)
         if program and program[1] != "_fun" and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message):
             outside = re.compile(r"/(jax|logging)/|/helpers\.py$")
-            caller = [frame for frame in traceback.extract_stack() if not outside.search(frame.filename)][-1]
-            if "/chex/" not in caller.filename:  # its pmap variant takes the first device's part in this way
+            caller = [
+                frame for frame in traceback.extract_stack() if not outside.search(frame.filename)
+            ][-1]
+            if (
+                "/chex/" not in caller.filename
+            ):  # its pmap variant takes the first device's part in this way
                 self.found.append(f"{program[1]} in {caller.filename}:{caller.lineno}")
         return record.levelno >= logging.WARNING

@@ -4,6 +4,7 @@
 live. In the suite, test_mutants.py holds that each still applies, and that no public function is without one.
 """
 
+import re
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ class Mutant(NamedTuple):
       file: where, from the root of the repository.
       covers: the public names that it breaks, of the file's public module.
       fault: what is wrong with it, in words.
-      find: source text that stands in the file exactly once.
+      find: source text that stands in the file exactly once, however its lines are broken.
       put: what takes its place.
       test: the test that fails with it and passes without, from tests/.
     """
@@ -34,6 +35,16 @@ class Mutant(NamedTuple):
         if parts[0] == "training":  # its __init__ offers what its modules define
             return "training"
         return ".".join(part for part in parts if not part.startswith("_"))
+
+    def places(self, source: str) -> list[re.Match[str]]:
+        """Where the text stands in a source: between its words may be any space, and the comma that ends a list."""
+        words = re.findall(r"\w+|[^\w\s]", self.find)
+        return list(re.finditer(r"\s*,?\s*".join(map(re.escape, words)), source))
+
+    def in_place(self, source: str) -> str:
+        """The source with the mistake in it."""
+        (place,) = self.places(source)
+        return source[: place.start()] + self.put.strip() + source[place.end() :]
 
     def __str__(self) -> str:
         return f"{self.file}: {self.covers[0]}: {self.fault}"
@@ -514,7 +525,13 @@ MUTANTS = [
 PLUMBING = {
     "data.idx": ("read_bytes",),
     "data.tfds": ("data_root", "find", "quiet"),
-    "data.toy": ("names", "two_moons", "checkerboard", "eight_gaussians", "rings"),  # DENSITIES is tested as a table
+    "data.toy": (
+        "names",
+        "two_moons",
+        "checkerboard",
+        "eight_gaussians",
+        "rings",
+    ),  # DENSITIES is tested as a table
     "decoders": ("check_levels",),
     "kernels": ("as_variance", "kind_of", "no_weight", "without_memory"),
     "observations": ("as_likelihood", "log_likelihoods"),

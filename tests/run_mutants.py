@@ -55,7 +55,9 @@ def copy_tree(target: Path) -> None:
     """Copy what the tests need, and compile the library once."""
     for name in COPIED:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             shutil.copy(ROOT / name, target / name)
     compileall.compile_dir(target / "jaxdiff", quiet=1)
@@ -68,7 +70,7 @@ def planted(mutant: Mutant, copy: Path) -> Iterator[None]:
     source = path.read_text()
     # A compiled file is known by its source's size and second, which a mutant may share.
     Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
-    path.write_text(source.replace(mutant.find, mutant.put))
+    path.write_text(mutant.in_place(source))
     try:
         yield
     finally:
@@ -78,7 +80,9 @@ def planted(mutant: Mutant, copy: Path) -> Iterator[None]:
 def run_tests(copy: Path, arguments: list[str], limit: float) -> Outcome:
     """Run pytest in a fork, for `limit` seconds at most."""
     log = copy / "log.txt"
-    process = multiprocessing.get_context("forkserver").Process(target=_pytest, args=(copy, arguments, log))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=_pytest, args=(copy, arguments, log)
+    )
     process.start()
     process.join(limit)
     if process.is_alive():
@@ -120,7 +124,11 @@ def verdict(outcome: Outcome) -> str:
 
 def fingerprint(mutant: Mutant) -> str:
     """Of all that the verdict hangs on most: the mutant, its file and the file of its test."""
-    texts = (*mutant, (ROOT / mutant.file).read_text(), (ROOT / "tests" / mutant.test.split("::")[0]).read_text())
+    texts = (
+        *mutant,
+        (ROOT / mutant.file).read_text(),
+        (ROOT / "tests" / mutant.test.split("::")[0]).read_text(),
+    )
     return hashlib.sha256(repr(texts).encode()).hexdigest()
 
 
@@ -136,20 +144,28 @@ def sound(copy: Path, mutants: list[Mutant], limit: float) -> bool:
     print(f"{len(tests)} tests without a mutant ...", flush=True)
     outcome = run_tests(copy, tests, limit * len(tests))
     if outcome.status != 0:
-        print(f"They fail without a mutant: {outcome.said}\n{(copy / 'log.txt').read_text()[-4000:]}")
+        print(
+            f"They fail without a mutant: {outcome.said}\n{(copy / 'log.txt').read_text()[-4000:]}"
+        )
     return outcome.status == 0
 
 
 def main() -> int:
     """Run what is asked for; 0 where every mutant is rejected."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="only mutants that have one of these in file, name, fault or test")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "words", nargs="*", help="only mutants that have one of these in file, name, fault or test"
+    )
     parser.add_argument("--again", action="store_true", help="run what was rejected before, too")
     parser.add_argument("--limit", type=float, default=180, help="seconds for a test [180]")
     parser.add_argument("--unsound", action="store_true", help="leave out the run without a mutant")
     options = parser.parse_args()
     words, before = options.words or [""], set() if options.again else recorded()
-    asked = [mutant for mutant in MUTANTS if any(word in f"{mutant} {mutant.test}" for word in words)]
+    asked = [
+        mutant for mutant in MUTANTS if any(word in f"{mutant} {mutant.test}" for word in words)
+    ]
     left = [mutant for mutant in asked if fingerprint(mutant) not in before]
     print(f"{len(asked)} mutants, {len(asked) - len(left)} of them rejected before")
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
@@ -164,7 +180,12 @@ def main() -> int:
             with planted(mutant, copy):
                 outcome = run_tests(copy, ["-x", f"tests/{mutant.test}"], options.limit)
             word = verdict(outcome)
-            entry = {"mutant": str(mutant), "test": mutant.test, "verdict": word, "said": outcome.said}
+            entry = {
+                "mutant": str(mutant),
+                "test": mutant.test,
+                "verdict": word,
+                "said": outcome.said,
+            }
             record.write(json.dumps(entry | {"fingerprint": fingerprint(mutant)}) + "\n")
             record.flush()
             if word != "rejected":

@@ -46,11 +46,15 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
     covariance = PROBLEM.noise_std**2 * jnp.eye(2)
     seen = jnp.asarray(PROBLEM.A), jnp.asarray(PROBLEM.y), covariance
     # Rounding in float64.
-    np.testing.assert_allclose(observed_mixture.log_evidence(PROBLEM), oracle(PROBLEM).log_evidence(*seen), rtol=1e-10)
+    np.testing.assert_allclose(
+        observed_mixture.log_evidence(PROBLEM), oracle(PROBLEM).log_evidence(*seen), rtol=1e-10
+    )
     given, num = oracle(PROBLEM).posterior(*seen), 20_000
     shares = np.asarray(jax.nn.softmax(given.log_weights))
     mean = shares @ given.means
-    second = np.einsum("k,kij->ij", shares, given.covariances + given.means[:, :, None] * given.means[:, None, :])
+    second = np.einsum(
+        "k,kij->ij", shares, given.covariances + given.means[:, :, None] * given.means[:, None, :]
+    )
 
     def errors(x: np.ndarray) -> float:
         """The largest error of a first or second moment, in standard errors."""
@@ -58,7 +62,9 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
         exact = np.concatenate([mean, second.ravel()])
         return float(np.max(np.abs(figures.mean(0) - exact) / (figures.std(0) / np.sqrt(num))))
 
-    assert errors(observed_mixture.exact_samples(1, PROBLEM, num)) < 5  # Monte Carlo: standard errors
+    assert (
+        errors(observed_mixture.exact_samples(1, PROBLEM, num)) < 5
+    )  # Monte Carlo: standard errors
     mutant = PROBLEM._replace(noise_std=1.3 * PROBLEM.noise_std)
     assert errors(observed_mixture.exact_samples(1, mutant, num)) > 8
 
@@ -66,7 +72,10 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
 @pytest.mark.parametrize("d", [8, 80])
 def test_the_denoiser_is_the_oracles(d: int) -> None:
     problem = observed_mixture.make_problem(3, d, 1)
-    random, schedule = np.random.default_rng(0), jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max)
+    random, schedule = (
+        np.random.default_rng(0),
+        jd.schedules.edm(posterior.SIGMA_MIN, problem.sigma_max),
+    )
     for t in (0.0, 0.6, 1.0):
         with jax.enable_x64(True):
             x = problem.means + schedule.sigma(t) * random.normal(size=problem.means.shape)
@@ -74,10 +83,15 @@ def test_the_denoiser_is_the_oracles(d: int) -> None:
             ours = observed_mixture.make_denoiser(problem, schedule, float)(jnp.asarray(x), t)
         np.testing.assert_allclose(ours, exact, rtol=1e-9, atol=1e-9)  # rounding
         x32 = jnp.asarray(x, jnp.float32)
-        single = (observed_mixture.make_denoiser(problem, schedule), oracle(problem, np.float32).denoiser(schedule))
+        single = (
+            observed_mixture.make_denoiser(problem, schedule),
+            oracle(problem, np.float32).denoiser(schedule),
+        )
         # Rounding of float32: no worse than the oracle's own, or than 1e-5 of the data's width.
         errors = [float(np.max(np.abs(np.asarray(one(x32, t)) - exact))) for one in single]
-        assert errors[0] < max(3 * errors[1], 1e-5 * float(np.abs(problem.means).max() * np.sqrt(d))), (t, errors)
+        assert errors[0] < max(
+            3 * errors[1], 1e-5 * float(np.abs(problem.means).max() * np.sqrt(d))
+        ), (t, errors)
 
 
 def test_the_problem_is_the_papers() -> None:
@@ -93,7 +107,9 @@ def test_the_problem_is_the_papers() -> None:
     covariance = np.eye(8) + spread.T @ spread
     # Monte Carlo: 5 standard errors of a mean, and of a variance (the fourth moment is below that of a normal).
     assert np.all(np.abs(x.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / len(x)))
-    np.testing.assert_allclose(np.diag(np.cov(x.T)), np.diag(covariance), rtol=5 * np.sqrt(2 / len(x)))
+    np.testing.assert_allclose(
+        np.diag(np.cov(x.T)), np.diag(covariance), rtol=5 * np.sqrt(2 / len(x))
+    )
     np.testing.assert_allclose(PROBLEM.std**2, np.diag(covariance).mean())  # rounding
 
 
@@ -102,14 +118,20 @@ def test_the_distance_is_the_librarys() -> None:
     x, y = random.normal(size=(50, 6)), 2 + random.normal(size=(50, 6))
     ours = posterior.Slices(y, 30)(x)
     # Rounding of float32.
-    np.testing.assert_allclose(ours, jd.metrics.sliced_wasserstein(x, y, num_slices=30).value, rtol=1e-5)
+    np.testing.assert_allclose(
+        ours, jd.metrics.sliced_wasserstein(x, y, num_slices=30).value, rtol=1e-5
+    )
 
 
 QUICK = ("twisted", "twisted_mmps", "tmpd", "split_gibbs")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in posterior.METHODS]
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in posterior.METHODS
+    ],
 )
 def test_every_method_spends_the_same_calls(name: str) -> None:
     spent = [0]
@@ -135,7 +157,9 @@ def test_every_method_spends_the_same_calls(name: str) -> None:
 
     counted.defvjp(forward, backward)
     method = posterior.METHODS[name]
-    kernel = method.make(problem, schedule, lambda x, t: counted(x, jnp.asarray(t)), posterior._observation(problem))
+    kernel = method.make(
+        problem, schedule, lambda x, t: counted(x, jnp.asarray(t)), posterior._observation(problem)
+    )
     x = jnp.zeros((3, 4))
     carry = kernel.init(x, 0.9)
     jax.effects_barrier()

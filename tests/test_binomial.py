@@ -30,7 +30,9 @@ def law() -> oracles.BinaryLaw:
 
 def ignorant(x: jax.Array, t: jax.Array) -> jax.Array:
     """A denoiser that knows of no data: each bit looks at its neighbour."""
-    return jax.nn.sigmoid(x - 2 * jnp.roll(x, 1, axis=-1) + 0.3 * jnp.arange(x.shape[-1], dtype=x.dtype)[None])
+    return jax.nn.sigmoid(
+        x - 2 * jnp.roll(x, 1, axis=-1) + 0.3 * jnp.arange(x.shape[-1], dtype=x.dtype)[None]
+    )
 
 
 def matrix(probability: jax.Array) -> np.ndarray:
@@ -41,7 +43,9 @@ def matrix(probability: jax.Array) -> np.ndarray:
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize(("s", "t"), TIMES)
-def test_transitions_compose_and_the_posterior_is_bayes(name: str, s: float, t: float, x64: None) -> None:
+def test_transitions_compose_and_the_posterior_is_bayes(
+    name: str, s: float, t: float, x64: None
+) -> None:
     schedule, bits = SCHEDULES[name](), jnp.array([[0.0], [1.0]])
     early, late = (matrix(binomial.q_marginal(schedule, bits, time)) for time in (s, t))
     step = matrix(binomial.q_transition(schedule, bits, s, t))
@@ -63,25 +67,37 @@ def test_it_is_the_papers_table() -> None:
     for i in range(1, num_steps + 1):
         beta = 1 / (num_steps - i + 1)
         found = binomial.q_transition(schedule, bits, (i - 1) / num_steps, i / num_steps)
-        np.testing.assert_allclose(found, bits * (1 - beta) + beta / 2, atol=1e-6)  # float32 rounding
+        np.testing.assert_allclose(
+            found, bits * (1 - beta) + beta / 2, atol=1e-6
+        )  # float32 rounding
         kept *= 1 - beta
         marginal = binomial.q_marginal(schedule, bits, i / num_steps)
         np.testing.assert_allclose(marginal, bits * kept + (1 - kept) / 2, atol=1e-6)
 
 
 def test_ends_and_limits(x64: None) -> None:
-    schedule, x_t, x_0 = SCHEDULES["paper"](), jnp.array([[0.0, 1, 0, 1]]), jnp.array([[0.0, 0, 1, 1]])
+    schedule, x_t, x_0 = (
+        SCHEDULES["paper"](),
+        jnp.array([[0.0, 1, 0, 1]]),
+        jnp.array([[0.0, 0, 1, 1]]),
+    )
     np.testing.assert_array_equal(binomial.q_marginal(schedule, x_0, 0.0), x_0)
     np.testing.assert_allclose(binomial.q_marginal(schedule, x_0, 1.0), 0.5, atol=1e-15)
     np.testing.assert_array_equal(binomial.q_posterior(schedule, x_t, x_0, 0.7, 0.0), x_0)
-    np.testing.assert_allclose(binomial.q_posterior(schedule, x_t, x_0, 0.7, 0.7 - 1e-12), x_t, atol=1e-11)
+    np.testing.assert_allclose(
+        binomial.q_posterior(schedule, x_t, x_0, 0.7, 0.7 - 1e-12), x_t, atol=1e-11
+    )
     # Where nothing is left of the data, x_t says nothing of x_s.
     np.testing.assert_allclose(
-        binomial.q_posterior(schedule, x_t, x_0, 1.0, 0.4), binomial.q_marginal(schedule, x_0, 0.4), atol=1e-15
+        binomial.q_posterior(schedule, x_t, x_0, 1.0, 0.4),
+        binomial.q_marginal(schedule, x_0, 0.4),
+        atol=1e-15,
     )
     # A probability in place of x_0 is the mixture over what x_0 may be.
     whole = binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, 0.3), 0.7, 0.4)
-    parts = [binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, bit), 0.7, 0.4) for bit in (0.0, 1.0)]
+    parts = [
+        binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, bit), 0.7, 0.4) for bit in (0.0, 1.0)
+    ]
     np.testing.assert_allclose(whole, 0.7 * parts[0] + 0.3 * parts[1], rtol=1e-12)
     assert not np.isnan(binomial.q_posterior(schedule, x_t, 1 - x_t, 0.0, 0.0)).any()
 
@@ -90,7 +106,9 @@ def test_ends_and_limits(x64: None) -> None:
 def test_the_exact_denoiser_is_bayes_rule_by_enumeration(t: float, x64: None) -> None:
     data, schedule = law(), SCHEDULES["cosine"]()
     states = oracles.binary_states(4)
-    forward = np.asarray(jnp.exp(data.log_weights))[:, None]  # p(k) q(x_t | k), one bit after the other
+    forward = np.asarray(jnp.exp(data.log_weights))[
+        :, None
+    ]  # p(k) q(x_t | k), one bit after the other
     for i in range(4):
         one = np.asarray(binomial.q_marginal(schedule, data.sequences, t))[:, i, None]
         forward = forward * np.where(np.asarray(states)[None, :, i] == 1, one, 1 - one)
@@ -110,15 +128,22 @@ def test_a_networks_logits_are_the_other_bits_evidence(x64: None) -> None:
         found = denoiser(jnp.ones((2, 3)), t)
         np.testing.assert_allclose(found[1], likely / (likely + unlikely), rtol=1e-12)
     slope = jax.grad(
-        lambda v: jnp.log(binomial.make_denoiser(lambda x, t: v + 0 * x, schedule)(jnp.zeros((1, 1)), 0.5)[0, 0])
+        lambda v: jnp.log(
+            binomial.make_denoiser(lambda x, t: v + 0 * x, schedule)(jnp.zeros((1, 1)), 0.5)[0, 0]
+        )
     )
-    np.testing.assert_allclose(slope(-50.0), 1, rtol=1e-5)  # beyond the limit the gradient still leads back
+    np.testing.assert_allclose(
+        slope(-50.0), 1, rtol=1e-5
+    )  # beyond the limit the gradient still leads back
 
 
 def chi_square(x: jax.Array, log_prob: jax.Array) -> float:
     """p-value of draws [N, n] against the probabilities of all sequences."""
     index = np.asarray(x, int) @ 2 ** np.arange(x.shape[1])[::-1]
-    counts, expected = np.bincount(index, minlength=len(log_prob)), len(x) * np.exp(np.asarray(log_prob, np.float64))
+    counts, expected = (
+        np.bincount(index, minlength=len(log_prob)),
+        len(x) * np.exp(np.asarray(log_prob, np.float64)),
+    )
     common = expected > 5  # the rare ones together
     if not common.all():
         counts, expected = (np.append(v[common], v[~common].sum()) for v in (counts, expected))
@@ -158,7 +183,9 @@ def test_the_exact_denoiser_returns_the_data() -> None:
         jd.sample(jax.random.key(1), kernel, binomial.prior_sample(jax.random.key(0), (20, 4), first=first), jd.grids.uniform(400), first=first).x
         for first in (0, 20)
     ]  # fmt: skip
-    np.testing.assert_array_equal(np.concatenate(halves), x[:40])  # sample i depends on (key, i) alone
+    np.testing.assert_array_equal(
+        np.concatenate(halves), x[:40]
+    )  # sample i depends on (key, i) alone
 
 
 @pytest.mark.parametrize("name", ["paper", "cosine"])
@@ -179,11 +206,18 @@ def test_the_gap_to_the_data_shrinks_as_one_over_the_steps(name: str, x64: None)
         gaps.append(float(-jnp.sum(jnp.where(listed, weights * bound, 0)) - entropy))
     assert min(divergences) > 0
     assert np.all(np.array(gaps) > divergences)
-    np.testing.assert_allclose(np.polyfit(np.log(steps), np.log(gaps), 1)[0], -1, atol=0.2)  # discretisation
+    np.testing.assert_allclose(
+        np.polyfit(np.log(steps), np.log(gaps), 1)[0], -1, atol=0.2
+    )  # discretisation
 
 
 def test_probabilities_of_all_sequences_sum_to_one_and_bounds_to_less(x64: None) -> None:
-    both = jax.jit(lambda s, ts: (oracles.binary_chain(ignorant, s, ts, 5), oracles.binary_bound(ignorant, s, ts, 5)))
+    both = jax.jit(
+        lambda s, ts: (
+            oracles.binary_chain(ignorant, s, ts, 5),
+            oracles.binary_bound(ignorant, s, ts, 5),
+        )
+    )
     for name, num_steps in (("paper", 6), ("cosine", 1), ("ddpm", 6)):
         chain, bound = both(SCHEDULES[name](), jd.grids.uniform(num_steps))
         np.testing.assert_allclose(jnp.exp(chain).sum(), 1, rtol=1e-12)
@@ -193,9 +227,13 @@ def test_probabilities_of_all_sequences_sum_to_one_and_bounds_to_less(x64: None)
 
 def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
     schedule, ts, x_0 = SCHEDULES["ddpm"](), jd.grids.uniform(6), law().sequences
-    exact = oracles.binary_bound(ignorant, schedule, ts, 4)[np.asarray(x_0, int) @ 2 ** np.arange(4)[::-1]]
+    exact = oracles.binary_bound(ignorant, schedule, ts, 4)[
+        np.asarray(x_0, int) @ 2 ** np.arange(4)[::-1]
+    ]
     many = jnp.tile(x_0, (4000, 1))
-    terms = jax.jit(binomial.vlb_terms, static_argnums=1)(jax.random.key(0), ignorant, schedule, ts, many)
+    terms = jax.jit(binomial.vlb_terms, static_argnums=1)(
+        jax.random.key(0), ignorant, schedule, ts, many
+    )
     assert terms.shape == (7, 20_000)
     terms = terms.T.reshape(4000, 5, 7)
 
@@ -204,17 +242,25 @@ def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
         return (costs.mean(0) + np.asarray(exact)) / (costs.std(0) / np.sqrt(len(costs)))
 
     assert np.abs(z(terms.sum(2))).max() < 5
-    one = jax.jit(binomial.vlb, static_argnums=1)(jax.random.key(1), ignorant, schedule, ts, many).reshape(4000, 5)
+    one = jax.jit(binomial.vlb, static_argnums=1)(
+        jax.random.key(1), ignorant, schedule, ts, many
+    ).reshape(4000, 5)
     assert np.abs(z(one)).max() < 5
     # Mutants: the prior forgotten; the sum over steps not weighed by their number.
     assert np.abs(z(terms[..., 1:].sum(2))).max() > 5
     assert np.abs(z(one / 6)).max() > 5
-    np.testing.assert_allclose(terms[0, :, 0], terms[1, :, 0], rtol=1e-12)  # the prior's term is exact
+    np.testing.assert_allclose(
+        terms[0, :, 0], terms[1, :, 0], rtol=1e-12
+    )  # the prior's term is exact
     p, q = jnp.array([[0.2, 1.0]]), jnp.array([[0.5, 0.25]])
     np.testing.assert_allclose(
-        binomial.bernoulli_kl(p, q)[0], stats.entropy([0.2, 0.8], [0.5, 0.5]) + np.log(4), rtol=1e-12
+        binomial.bernoulli_kl(p, q)[0],
+        stats.entropy([0.2, 0.8], [0.5, 0.5]) + np.log(4),
+        rtol=1e-12,
     )
-    last = jnp.zeros(5, int)  # the only step of a grid of one: what it costs to draw the data from fair bits
+    last = jnp.zeros(
+        5, int
+    )  # the only step of a grid of one: what it costs to draw the data from fair bits
     np.testing.assert_allclose(
         binomial.vlb(jax.random.key(0), lambda x, t: jnp.full_like(x, 0.5), schedule, ts[-2:], x_0, index=last),
         4 * np.log(2) + binomial.prior_kl(schedule, x_0, ts[-2]), rtol=1e-12,

@@ -60,14 +60,19 @@ def test_it_is_the_limit_of_the_chains_bound() -> None:
     # Both bound the data's own log-density; with the exact denoiser all that is lost is the ends'.
     gap = np.asarray(data.log_prob(x_0)) - whole
     assert -4 * gap.std() / np.sqrt(4000) < gap.mean() < 0.05
-    excess = [np.subtract(*expected_terms(schedule, jd.grids.log_snr(schedule, n))) for n in (500, 1000)]
+    excess = [
+        np.subtract(*expected_terms(schedule, jd.grids.log_snr(schedule, n))) for n in (500, 1000)
+    ]
     np.testing.assert_allclose(excess[0] / excess[1], 2, rtol=0.02)
     assert abs(2 * excess[1] - excess[0]) < 0.01
 
 
 def test_the_interior_of_a_learned_schedule_leaves_the_bound_as_it_is() -> None:
     x_0 = correlated_gaussian().sample(jax.random.key(0), (20_000,))
-    even, uneven = (run(jax.random.key(1), schedules.learned(parameters(logits)), x_0) for logits in (None, UNEVEN))
+    even, uneven = (
+        run(jax.random.key(1), schedules.learned(parameters(logits)), x_0)
+        for logits in (None, UNEVEN)
+    )
     difference = np.asarray(even - uneven, np.float64)
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(20_000)
     # The ends do change it: with less noise left the decoder's part is not the same bound.
@@ -100,7 +105,9 @@ def test_the_gradient_of_the_interior_is_that_of_the_variance(x64: None) -> None
     ours = jax.grad(lambda p: jnp.mean(losses.spend_times_well(p, log_snr, diffusion)))(start)
     eps = 0.02  # times that cross the edge of a bin make smaller differences noisy
     exact = [
-        (moment(start["logits"].at[k].add(eps)) - moment(start["logits"].at[k].add(-eps))) / (2 * eps) for k in range(8)
+        (moment(start["logits"].at[k].add(eps)) - moment(start["logits"].at[k].add(-eps)))
+        / (2 * eps)
+        for k in range(8)
     ]
     np.testing.assert_allclose(ours["logits"], np.array(exact), atol=1e-2 * np.abs(exact).max())
     assert float(ours["log_snr_min"]) == float(ours["log_snr_max"]) == 0
@@ -115,7 +122,10 @@ def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
 
     before = float(jnp.var(diffusion(learned)[1]))
     for _ in range(200):
-        slope = jax.grad(lambda p: jnp.mean(losses.spend_times_well(p, *diffusion(learned))))(learned)  # noqa: B023
+        spread = diffusion(learned)
+        slope = jax.grad(lambda p, spread: jnp.mean(losses.spend_times_well(p, *spread)))(
+            learned, spread
+        )
         learned = learned | {"logits": learned["logits"] - 0.02 * slope["logits"]}
     after = diffusion(learned)[1]
     assert float(jnp.var(after)) < 0.3 * before
@@ -133,7 +143,9 @@ def test_the_ends_are_learned_by_the_bound(x64: None) -> None:
     slopes = jax.jit(jax.grad(loss))(start)
     for name in ("log_snr_min", "log_snr_max"):
         moved = [float(loss(start | {name: start[name] + step})) for step in (1e-5, -1e-5)]
-        np.testing.assert_allclose(float(slopes[name]), (moved[0] - moved[1]) / 2e-5, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            float(slopes[name]), (moved[0] - moved[1]) / 2e-5, rtol=1e-4, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("logits", [None, UNEVEN])
@@ -153,7 +165,11 @@ test_bad_input = rejects(
     {
         "no noise": (
             lambda: losses.continuous_elbo(
-                jax.random.key(0), lambda x, t: x, jd.schedules.cosine(), _X, decoder=decoders.normal()
+                jax.random.key(0),
+                lambda x, t: x,
+                jd.schedules.cosine(),
+                _X,
+                decoder=decoders.normal(),
             ),
             ValueError,
             "schedule: expected noise left at t = 0",
@@ -163,7 +179,11 @@ test_bad_input = rejects(
             ValueError,
             "log_snr_min: expected a value below log_snr_max = 2.0",
         ),
-        "bins": (lambda: schedules.learned_parameters(num_bins=0), ValueError, "num_bins: expected a positive int"),
+        "bins": (
+            lambda: schedules.learned_parameters(num_bins=0),
+            ValueError,
+            "num_bins: expected a positive int",
+        ),
         "missing": (
             lambda: schedules.learned({"logits": jnp.zeros(3)}),
             ValueError,
@@ -171,7 +191,12 @@ test_bad_input = rejects(
         ),
         "times": (
             lambda: likelihood.continuous_elbo(
-                jax.random.key(0), lambda x, t: x, jd.schedules.edm(), _X, decoder=decoders.normal(), num_times=0
+                jax.random.key(0),
+                lambda x, t: x,
+                jd.schedules.edm(),
+                _X,
+                decoder=decoders.normal(),
+                num_times=0,
             ),
             ValueError,
             "num_times: expected a positive int",

@@ -21,7 +21,9 @@ def test_independent_pixels_have_the_exact_denoiser(name: str, x64: None) -> Non
     points = np.asarray(levels(3))[np.array(pairs)]
     oracle = jd.oracles.GaussianMixture(jnp.log(weights), jnp.asarray(points), jnp.full(9, 1e-18))
     logits = jnp.log(jnp.asarray(shares))
-    ours = jd.make_categorical_denoiser(lambda x, t: jnp.broadcast_to(logits, (*x.shape, 3)), schedule, 3)
+    ours = jd.make_categorical_denoiser(
+        lambda x, t: jnp.broadcast_to(logits, (*x.shape, 3)), schedule, 3
+    )
     x_t = jax.random.normal(jax.random.key(0), (50, 2))
     for t in (0.2, 0.6):
         exact = oracle.denoiser(schedule, variance=True)(x_t, t)
@@ -66,7 +68,9 @@ test_bad_input = rejects(
             "apply: expected a function, got int",
         ),
         "shape": (
-            lambda: jd.make_categorical_denoiser(lambda x, t: x, _SCHEDULE, 4)(jnp.zeros((2, 3)), 0.5),
+            lambda: jd.make_categorical_denoiser(lambda x, t: x, _SCHEDULE, 4)(
+                jnp.zeros((2, 3)), 0.5
+            ),
             ValueError,
             "logits: expected shape",
         ),

@@ -18,7 +18,9 @@ from jaxdiff.decoders import levels
 SCHEDULE = jd.schedules.cosine()
 
 
-def gaussian_chain(size: int, num_steps: int, variance: object = "large", **options: object) -> tuple:
+def gaussian_chain(
+    size: int, num_steps: int, variance: object = "large", **options: object
+) -> tuple:
     """Data N(m, C), neither white nor centred, its own denoiser in a chain, and the chain's exact law."""
     scales = jnp.linspace(0.5, 2.0, size) if size > 1 else jnp.array([2.0])
     data = jd.oracles.gaussian(jnp.linspace(-0.5, 1.0, size), scales**2)
@@ -45,7 +47,10 @@ def sandwich(key: jax.Array, chain: jd.Chain, like: jax.Array) -> work.Bounds:
         (1, "large"),
         (8, "large"),
         (64, "optimal"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(8, "small"), (8, 0.5), (64, "large")]),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [(8, "small"), (8, 0.5), (64, "large")]
+        ),
     ],
 )
 def test_the_exact_law_lies_between_the_bounds(size: int, variance: object, x64: None) -> None:
@@ -53,12 +58,17 @@ def test_the_exact_law_lies_between_the_bounds(size: int, variance: object, x64:
     bounds = sandwich(jax.random.key(0), chain, jnp.zeros((1000, size)))
     exact = law.log_prob(bounds.x_0)
     lower, upper = np.asarray(bounds.lower - exact), np.asarray(bounds.upper - exact)
-    if variance == "optimal":  # every reverse step is exact; what is left is the prior's alpha_1 = 5e-4
+    if (
+        variance == "optimal"
+    ):  # every reverse step is exact; what is left is the prior's alpha_1 = 5e-4
         assert np.abs(np.concatenate([lower, upper])).max() < 0.02
         return
     assert lower.mean() < 3 * lower.std() / np.sqrt(1000)
     assert upper.mean() > -3 * upper.std() / np.sqrt(1000)
-    single = np.asarray(-bounds.forward_work[0] - exact).mean(), np.asarray(bounds.reverse_work - exact).mean()
+    single = (
+        np.asarray(-bounds.forward_work[0] - exact).mean(),
+        np.asarray(bounds.reverse_work - exact).mean(),
+    )
     assert single[0] < lower.mean() + 0.01  # more paths, tighter
     assert upper.mean() < single[1] + 0.01
     # The mean weight itself has no bias, where it has a variance to speak of.
@@ -70,7 +80,9 @@ def test_the_two_sided_gap_at_100_steps(x64: None) -> None:
     """T = 100, d = 8, K = 128: from below and above within 0.05 nat of each other, and of the exact value."""
     data = jd.oracles.gaussian(jnp.zeros(8), jnp.asarray(4.0))
     chain = jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(100), variance="large")
-    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (100, 8), num_paths=128))(jax.random.key(1), chain)
+    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (100, 8), num_paths=128))(
+        jax.random.key(1), chain
+    )
     exact = jd.oracles.chain_law(data, chain).log_prob(bounds.x_0)
     lower, upper = float(jnp.mean(bounds.lower - exact)), float(jnp.mean(bounds.upper - exact))
     error = float(jnp.std(bounds.upper - bounds.lower)) / 10
@@ -81,11 +93,19 @@ def test_the_two_sided_gap_at_100_steps(x64: None) -> None:
 
 
 def test_the_gap_shrinks_as_one_over_the_steps(x64: None) -> None:
-    gaps, schedule, data = [], jd.schedules.linear(), jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0))
+    gaps, schedule, data = (
+        [],
+        jd.schedules.linear(),
+        jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0)),
+    )
     for num_steps in (12, 24, 48):
-        chain = jd.Chain(data.denoiser(schedule), schedule, jd.grids.uniform(num_steps), variance="large")
+        chain = jd.Chain(
+            data.denoiser(schedule), schedule, jd.grids.uniform(num_steps), variance="large"
+        )
         x_0 = data.sample(jax.random.key(0), (4000,))
-        bound = jax.jit(lambda k, c, x: likelihood.elbo(k, c, x, num_paths=4))(jax.random.key(1), chain, x_0)
+        bound = jax.jit(lambda k, c, x: likelihood.elbo(k, c, x, num_paths=4))(
+            jax.random.key(1), chain, x_0
+        )
         gaps.append(float(jnp.mean(jd.oracles.chain_law(data, chain).log_prob(x_0) - bound)))
     slope = np.polyfit(np.log([12, 24, 48]), np.log(gaps), 1)[0]
     np.testing.assert_allclose(slope, -1, atol=0.2)  # discretisation; Monte Carlo is a third of it
@@ -98,7 +118,10 @@ def test_terms_are_the_path_bound_on_common_noise(end: float, x64: None) -> None
     x_0 = data.sample(jax.random.key(0), (4000,))
     eps = jax.random.normal(jax.random.key(1), (len(chain.times), 4000, 3))
     xs, ts = chains.path(chain, x_0, eps), chain.times[::-1]
-    terms = [chains.prior_kl(SCHEDULE, x_0, chain.ts[0]), -chain.decoder.log_prob(x_0, chain.p_last(xs[0]))]
+    terms = [
+        chains.prior_kl(SCHEDULE, x_0, chain.ts[0]),
+        -chain.decoder.log_prob(x_0, chain.p_last(xs[0])),
+    ]
     for x_t, t, s in zip(xs[1:], ts[1:], ts[:-1], strict=True):
         q = jd.q_posterior(SCHEDULE, x_t, x_0, t, s)
         terms.append(chains.normal_kl(q, chain.p_step(x_t, t, s)))
@@ -134,7 +157,9 @@ def test_random_terms_have_the_bound_as_their_mean(x64: None) -> None:
         index = jax.random.categorical(jax.random.key(3), jnp.log(share), shape=(60_000,))
         weighed = losses.vlb(jax.random.key(4), chain, x_0, index=index, probability=share[index])
         assert abs(z(weighed, exact)) < 5
-        assert abs(z(losses.vlb(jax.random.key(4), chain, x_0, index=index), exact)) > 5  # the mutant: not weighed
+        assert (
+            abs(z(losses.vlb(jax.random.key(4), chain, x_0, index=index), exact)) > 5
+        )  # the mutant: not weighed
 
 
 def test_hybrid_trains_the_mean_simply_and_the_variance_by_the_bound(x64: None) -> None:
@@ -142,7 +167,9 @@ def test_hybrid_trains_the_mean_simply_and_the_variance_by_the_bound(x64: None) 
 
     def loss(parameters: dict, weight: float) -> jax.Array:
         def network(x: jax.Array, t: jax.Array) -> jax.Array:
-            return jnp.concatenate([parameters["mean"] * x, jnp.broadcast_to(parameters["fraction"], x.shape)], axis=-1)
+            return jnp.concatenate(
+                [parameters["mean"] * x, jnp.broadcast_to(parameters["fraction"], x.shape)], axis=-1
+            )
 
         denoiser = jd.make_denoiser(network, SCHEDULE, "eps", learned_variance=True)
         chain = jd.Chain(denoiser, SCHEDULE, jd.grids.uniform(8), variance="learned")
@@ -174,11 +201,15 @@ def two_pixel_chain(num_levels: int, num_steps: int) -> jd.Chain:
 
     def logits(x: jax.Array, t: jax.Array) -> jax.Array:
         values = levels(num_levels).astype(x.dtype)[None, None]
-        return x[:, ::-1, None] * values - values**2 * t[:, None, None]  # each pixel looks at the other one
+        return (
+            x[:, ::-1, None] * values - values**2 * t[:, None, None]
+        )  # each pixel looks at the other one
 
     denoiser = jd.make_categorical_denoiser(logits, SCHEDULE, num_levels)
     decoder = jd.decoders.discretised_normal(num_levels)
-    return jd.Chain(denoiser, SCHEDULE, jd.grids.uniform(num_steps), variance="large", decoder=decoder)
+    return jd.Chain(
+        denoiser, SCHEDULE, jd.grids.uniform(num_steps), variance="large", decoder=decoder
+    )
 
 
 @pytest.mark.parametrize("num_levels", [2, 17])
@@ -196,9 +227,15 @@ def test_probabilities_of_all_images_sum_to_one(num_levels: int, x64: None) -> N
     assert totals.std() / np.sqrt(paths) < 0.05
     bound = float(jnp.exp(logsumexp(jnp.mean(log_w, axis=0))))
     assert bound < 1
-    terms = jax.vmap(lambda k: likelihood.vlb_terms(k, chain, images))(jax.random.split(jax.random.key(1), 200))
-    np.testing.assert_allclose(float(jnp.sum(jnp.exp(-terms.sum(1).mean(0)))), bound, rtol=0.1)  # Monte Carlo
-    if num_levels == 17:  # mutants that claim more than there is: the decoder left out, a density for a probability
+    terms = jax.vmap(lambda k: likelihood.vlb_terms(k, chain, images))(
+        jax.random.split(jax.random.key(1), 200)
+    )
+    np.testing.assert_allclose(
+        float(jnp.sum(jnp.exp(-terms.sum(1).mean(0)))), bound, rtol=0.1
+    )  # Monte Carlo
+    if (
+        num_levels == 17
+    ):  # mutants that claim more than there is: the decoder left out, a density for a probability
         assert float(jnp.sum(jnp.exp(-terms.mean(0)[:-1].sum(0)))) > 1
         as_density = jd.Chain(chain.denoiser, SCHEDULE, chain.ts, variance="large")
         densities = likelihood.vlb_terms(jax.random.key(1), as_density, images).sum(0)
@@ -221,11 +258,14 @@ def test_mutants_leave_the_exact_law(x64: None) -> None:
     ends = chains.log_ends(chain, x_0, xs[0], xs[-1])
     swapped = chains.log_ends(chain, x_0, xs[0], xs[-2])
     late = chains.level(SCHEDULE, chain.times[0], x_0)
-    prior = jnp.sum(-0.5 * (xs[-1] / late.sigma) ** 2 - jnp.log(late.sigma) - 0.5 * jnp.log(2 * jnp.pi), axis=1)
+    prior = jnp.sum(
+        -0.5 * (xs[-1] / late.sigma) ** 2 - jnp.log(late.sigma) - 0.5 * jnp.log(2 * jnp.pi), axis=1
+    )
     mutants = {
         "a latent too few at the prior": right - ends + swapped,
         "no prior": right - prior,
-        "one transition missing": right - chain.log_step_ratio(xs[4], xs[5], chain.times[5], chain.times[4]),
+        "one transition missing": right
+        - chain.log_step_ratio(xs[4], xs[5], chain.times[5], chain.times[4]),
         "batch-coupled": jnp.broadcast_to(jnp.mean(right), right.shape),
     }
     for name, log_w in mutants.items():
@@ -255,7 +295,10 @@ def test_row_i_depends_on_its_index_alone() -> None:
     data, chain, _ = gaussian_chain(2, 5)
     x_0 = data.sample(jax.random.key(0), (6,))
     for function in (likelihood.vlb_terms, likelihood.path_log_weights):
-        whole, part = function(jax.random.key(1), chain, x_0), function(jax.random.key(1), chain, x_0[:4])
+        whole, part = (
+            function(jax.random.key(1), chain, x_0),
+            function(jax.random.key(1), chain, x_0[:4]),
+        )
         np.testing.assert_allclose(whole[..., :4], part, rtol=1e-5)
 
 
@@ -279,11 +322,17 @@ test_bad_input = rejects(
             "variance: expected one of",
         ),
         "traced": (
-            lambda: jax.jit(lambda ts: jd.Chain(lambda x, t: x, SCHEDULE, ts).num_terms)(jd.grids.uniform(3)),
+            lambda: jax.jit(lambda ts: jd.Chain(lambda x, t: x, SCHEDULE, ts).num_terms)(
+                jd.grids.uniform(3)
+            ),
             TypeError,
             "ends_clean: expected True or False",
         ),
-        "no chain": (lambda: likelihood.elbo(jax.random.key(0), 3, _X), TypeError, "chain: expected a Chain, got int"),
+        "no chain": (
+            lambda: likelihood.elbo(jax.random.key(0), 3, _X),
+            TypeError,
+            "chain: expected a Chain, got int",
+        ),
         "integers": (
             lambda: likelihood.vlb_terms(jax.random.key(0), _CHAIN, jnp.zeros((2, 2), int)),
             TypeError,
@@ -299,10 +348,20 @@ test_bad_input = rejects(
             ValueError,
             "index: expected shape",
         ),
-        "noises": (lambda: chains.path(_CHAIN, _X, jnp.zeros((2, 2, 2))), ValueError, "eps: expected shape"),
-        "history": (lambda: losses.term_history(0), ValueError, "num_terms: expected a positive int"),
+        "noises": (
+            lambda: chains.path(_CHAIN, _X, jnp.zeros((2, 2, 2))),
+            ValueError,
+            "eps: expected shape",
+        ),
+        "history": (
+            lambda: losses.term_history(0),
+            ValueError,
+            "num_terms: expected a positive int",
+        ),
         "mixing": (
-            lambda: losses.loss_aware_terms(jax.random.key(0), losses.term_history(3), 2, uniform=0.0),
+            lambda: losses.loss_aware_terms(
+                jax.random.key(0), losses.term_history(3), 2, uniform=0.0
+            ),
             ValueError,
             "uniform: expected a share",
         ),

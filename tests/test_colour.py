@@ -59,15 +59,23 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluated(config: _config.Config, **options: int) -> dict:
-    return evaluate.evaluate(evaluate.Options(run=config.run, probability=Probability(examples=0), **options))
+    return evaluate.evaluate(
+        evaluate.Options(run=config.run, probability=Probability(examples=0), **options)
+    )
 
 
-def test_the_scripts_take_it(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_scripts_take_it(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trained and sampled, by the names that serve MNIST."""
     monkeypatch.setattr(train, "pictures", lambda *_: None)
-    config = dataclasses.replace(CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=8, eval_every=4)
+    config = dataclasses.replace(
+        CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=8, eval_every=4
+    )
     assert train.train(config)
-    losses = [line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line]
+    losses = [
+        line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line
+    ]
     assert losses[-1] < losses[0]
     run = _sampling.load_run(config.run)
     assert (run.dataset.event_shape, run.model.num_classes) == ((32, 32, 3), 3)
@@ -82,13 +90,17 @@ def test_its_shapes_and_colours_are_learnt(data_dir: Path, tmp_path: Path) -> No
 
     n = 120 samples: at a rate of 98% fewer than 90% have probability below 1e-4.
     """
-    config = dataclasses.replace(CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=1500, eval_every=500)
+    config = dataclasses.replace(
+        CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=1500, eval_every=500
+    )
     assert train.train(config)
     assert all((config.run / name).exists() for name in train.PICTURES)
     result = evaluated(config, num_times=2, examples=16, samples=120)
     assert result["classifier_held_out_accuracy"] > 0.97
     assert result["recognised"] > 0.9
     seen = posterior.main(
-        posterior.Options(config.run, "half", images=1, calibration=0, sampling=Particles(particles=2, steps=2))
+        posterior.Options(
+            config.run, "half", images=1, calibration=0, sampling=Particles(particles=2, steps=2)
+        )
     )
     assert np.isfinite(seen["methods"][0]["images"][0]["log_evidence"])

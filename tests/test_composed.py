@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, rejects, responsibilities, z_scores
+from helpers import (
+    SCHEDULES,
+    asymmetric_mixture,
+    correlated_gaussian,
+    rejects,
+    responsibilities,
+    z_scores,
+)
 
 import jaxdiff as jd
 from jaxdiff import kernels, posterior, resampling
@@ -18,13 +25,20 @@ TWO = (np.array([-0.4, 0.3]), np.array([[0.5, -0.2], [-0.2, 0.4]]))
 
 def log_normal(x: np.ndarray, mean: np.ndarray, covariance: np.ndarray) -> float:
     centred = x - mean
-    return -0.5 * float(centred @ np.linalg.solve(covariance, centred) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    return -0.5 * float(
+        centred @ np.linalg.solve(covariance, centred)
+        + np.linalg.slogdet(2 * np.pi * covariance)[1]
+    )
 
 
 def product(exponents: tuple[float, ...], *laws: tuple) -> tuple[np.ndarray, np.ndarray, float]:
     """Mean, covariance and log of the integral of a product of powers of normal densities."""
-    covariance = np.linalg.inv(sum(a * np.linalg.inv(c) for a, (_, c) in zip(exponents, laws, strict=True)))
-    mean = covariance @ sum(a * np.linalg.solve(c, m) for a, (m, c) in zip(exponents, laws, strict=True))
+    covariance = np.linalg.inv(
+        sum(a * np.linalg.inv(c) for a, (_, c) in zip(exponents, laws, strict=True))
+    )
+    mean = covariance @ sum(
+        a * np.linalg.solve(c, m) for a, (m, c) in zip(exponents, laws, strict=True)
+    )
     at = sum(a * log_normal(mean, *law) for a, law in zip(exponents, laws, strict=True))
     return mean, covariance, at - log_normal(mean, mean, covariance)
 
@@ -61,8 +75,12 @@ def summary(samples: jd.Samples, shares: jax.Array) -> tuple[np.ndarray, np.ndar
         *(pytest.param(a, marks=pytest.mark.slow) for a in ((1.5, -0.5), (0.3, 0.3), (2.0, 0.0))),
     ],
 )
-@pytest.mark.parametrize("family", ["cosine", pytest.param("rectified_flow", marks=pytest.mark.slow)])
-def test_products_powers_and_quotients_of_gaussians(family: str, exponents: tuple[float, ...]) -> None:
+@pytest.mark.parametrize(
+    "family", ["cosine", pytest.param("rectified_flow", marks=pytest.mark.slow)]
+)
+def test_products_powers_and_quotients_of_gaussians(
+    family: str, exponents: tuple[float, ...]
+) -> None:
     """Moments within 0.04 and log Z within 0.05 at 100 steps: the bias is of order 1/100, Monte Carlo's error below."""
     schedule = SCHEDULES[family]()
     denoisers = [oracle(law).denoiser(schedule) for law in (ONE, TWO)]
@@ -78,18 +96,28 @@ def test_a_product_of_mixtures() -> None:
     """Mode masses within 0.03 and log Z within 0.05 of the nine-component product."""
     first = asymmetric_mixture()
     second = jd.oracles.GaussianMixture(
-        jnp.log(jnp.array([0.6, 0.4])), jnp.array([[0.8, 0.5], [-1.0, 0.2]]), jnp.array([[0.6, 0.5], [0.4, 0.8]])
+        jnp.log(jnp.array([0.6, 0.4])),
+        jnp.array([[0.8, 0.5], [-1.0, 0.2]]),
+        jnp.array([[0.6, 0.5], [0.4, 0.8]]),
     )
     parts = [
         (w, law)
-        for w, law in zip(np.exp(first.log_weights), zip(first.means, first.covariances, strict=True), strict=True)
+        for w, law in zip(
+            np.exp(first.log_weights), zip(first.means, first.covariances, strict=True), strict=True
+        )
     ]
     others = [
         (w, (m, np.diag(c)))
-        for w, m, c in zip(np.exp(second.log_weights), second.means, second.covariances, strict=True)
+        for w, m, c in zip(
+            np.exp(second.log_weights), second.means, second.covariances, strict=True
+        )
     ]
     joined = [
-        (w, v, product((1.0, 1.0), *(tuple(np.asarray(p, np.float64) for p in law) for law in (a, b))))
+        (
+            w,
+            v,
+            product((1.0, 1.0), *(tuple(np.asarray(p, np.float64) for p in law) for law in (a, b))),
+        )
         for w, a in parts
         for v, b in others
     ]
@@ -99,9 +127,13 @@ def test_a_product_of_mixtures() -> None:
         jnp.asarray(np.stack([m for _, _, (m, _, _) in joined]), jnp.float32),
         jnp.asarray(np.stack([c for _, _, (_, c, _) in joined]), jnp.float32),
     )
-    kernel = posterior.composed([m.denoiser(SCHEDULE) for m in (first, second)], jnp.ones(2), SCHEDULE)
+    kernel = posterior.composed(
+        [m.denoiser(SCHEDULE) for m in (first, second)], jnp.ones(2), SCHEDULE
+    )
     samples, shares = repeat(kernel, SCHEDULE, 1000, 12, 120)
-    masses = np.mean([w @ responsibilities(exact, x) for w, x in zip(shares, samples.x, strict=True)], axis=0)
+    masses = np.mean(
+        [w @ responsibilities(exact, x) for w, x in zip(shares, samples.x, strict=True)], axis=0
+    )
     np.testing.assert_allclose(masses, jax.nn.softmax(exact.log_weights), atol=0.03)
     assert abs(float(samples.log_evidence.mean()) - np.logaddexp.reduce(log_weights)) < 0.05
 
@@ -114,7 +146,10 @@ def test_unweighted_it_is_no_product() -> None:
     kernel = posterior.composed(denoisers, jnp.array(exponents), SCHEDULE)
     x = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 2))
     samples = jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(100))
-    error = np.abs(np.asarray(samples.x).mean(0) - mean).max() + np.abs(np.cov(samples.x.T) - covariance).max()
+    error = (
+        np.abs(np.asarray(samples.x).mean(0) - mean).max()
+        + np.abs(np.cov(samples.x.T) - covariance).max()
+    )
     assert error > 0.2
 
 
@@ -128,7 +163,10 @@ def test_guidance_as_a_density_is_its_product() -> None:
     np.testing.assert_allclose(found[0], mean, atol=0.04)
     guided = kernels.ancestral(jd.guidance.classifier_free(*denoisers, scale), SCHEDULE)
     alone = summary(*repeat(guided, SCHEDULE, 1000, 8, 100))
-    off = [np.abs(part - exact).max() for part, exact in zip(alone[:2], (mean, covariance), strict=True)]
+    off = [
+        np.abs(part - exact).max()
+        for part, exact in zip(alone[:2], (mean, covariance), strict=True)
+    ]
     assert max(off) > 0.08
 
 
@@ -152,7 +190,9 @@ def test_equal_normal_models_have_equal_weights() -> None:
     data = jd.oracles.gaussian(jnp.zeros(2), jnp.asarray(0.49))
     lowest = {}
     for std in (0.7, 100.0):
-        kernel = posterior.composed([data.denoiser(SCHEDULE)], jnp.array([3.0]), SCHEDULE, prior_std=std)
+        kernel = posterior.composed(
+            [data.denoiser(SCHEDULE)], jnp.array([3.0]), SCHEDULE, prior_std=std
+        )
         samples, _ = repeat(kernel, SCHEDULE, 500, 2, 200)
         lowest[std] = float(samples.ess.min()) / 500
     assert lowest[0.7] > 0.9
@@ -166,7 +206,9 @@ def test_moves_hold_the_product(kind: str) -> None:
     denoisers = [law.denoiser(SCHEDULE) for law in laws]
 
     def log_density(x: jax.Array, t: jax.Array) -> jax.Array:
-        return sum(a * law.diffuse(SCHEDULE, t).log_prob(x) for a, law in zip(exponents, laws, strict=True))
+        return sum(
+            a * law.diffuse(SCHEDULE, t).log_prob(x) for a, law in zip(exponents, laws, strict=True)
+        )
 
     move = {
         "langevin": lambda: posterior.langevin(denoisers, exponents, SCHEDULE, 0.2),
@@ -184,7 +226,9 @@ def test_moves_hold_the_product(kind: str) -> None:
 def test_mixtures_are_exact_at_any_number_of_steps() -> None:
     """Five steps: the draws are those of the two chains, each as often as it should be, and the memory tells which."""
     laws, shares = [oracle(law) for law in (ONE, TWO)], np.array([0.3, 0.7])
-    kernel = posterior.mixed([law.denoiser(SCHEDULE) for law in laws], jnp.log(jnp.asarray(shares)), SCHEDULE)
+    kernel = posterior.mixed(
+        [law.denoiser(SCHEDULE) for law in laws], jnp.log(jnp.asarray(shares)), SCHEDULE
+    )
     ts = jd.grids.uniform(5)
     x = jd.prior_sample(jax.random.key(0), SCHEDULE, (20_000, 2))
     drawn = np.asarray(jd.sample(jax.random.key(1), kernel, x, ts).x, np.float64)

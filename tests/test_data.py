@@ -29,12 +29,16 @@ PREPARE = [sys.executable, str(REPOSITORY / "experiments" / "prepare.py")]
 def run(*command: str) -> subprocess.CompletedProcess:
     """Run Python in a process of its own, warnings as errors."""
     environment = {**os.environ, "PYTHONWARNINGS": "error", "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, timeout=600, check=False
+    )
 
 
 def test_import_is_light_and_silent() -> None:
     heavy = {"tensorflow_datasets", "tensorflow", "sklearn", "PIL"}
-    result = run(sys.executable, "-c", f"import sys, jaxdiff.data; print(sorted({heavy} & set(sys.modules)))")
+    result = run(
+        sys.executable, "-c", f"import sys, jaxdiff.data; print(sorted({heavy} & set(sys.modules)))"
+    )
     assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
 
 
@@ -65,7 +69,9 @@ def test_scaling_inside_jit() -> None:
 def test_from_unit_takes_the_nearest_level_and_clips() -> None:
     x = np.array([-7, -1.0001, -0.51, -0.49, 0.2, 0.51, 1.5, np.inf], np.float32)
     np.testing.assert_array_equal(data.from_unit(x, 3), [0, 0, 0, 1, 1, 2, 2, 2])
-    half = jnp.asarray(data.to_unit(np.arange(17), 17), jnp.bfloat16)  # sixteenths are exact in bfloat16
+    half = jnp.asarray(
+        data.to_unit(np.arange(17), 17), jnp.bfloat16
+    )  # sixteenths are exact in bfloat16
     np.testing.assert_array_equal(data.from_unit(half, 17), np.arange(17))
 
 
@@ -79,10 +85,16 @@ def test_digits() -> None:
     assert dataset.train.images.dtype == np.uint8
     assert dataset.train.labels.dtype == np.int32
     assert (dataset.train.images.min(), dataset.train.images.max()) == (0, 16)
-    shares = np.bincount(dataset.test.labels) / np.bincount(np.r_[dataset.train.labels, dataset.test.labels])
-    assert np.abs(shares - 360 / 1797).max() < 1 / 170  # stratified: no class is off by more than one image
+    shares = np.bincount(dataset.test.labels) / np.bincount(
+        np.r_[dataset.train.labels, dataset.test.labels]
+    )
+    assert (
+        np.abs(shares - 360 / 1797).max() < 1 / 170
+    )  # stratified: no class is off by more than one image
     # The split is a constant of the benchmark: another version of scikit-learn must not change it.
-    digest = hashlib.sha256(dataset.test.images.tobytes() + dataset.test.labels.tobytes()).hexdigest()
+    digest = hashlib.sha256(
+        dataset.test.images.tobytes() + dataset.test.labels.tobytes()
+    ).hexdigest()
     assert digest == "b73ad886c973a728a3983062b04e72cc2f7effc9643c50702683ffd0c5faf323"
 
 
@@ -90,9 +102,15 @@ def test_digits_split_is_a_partition() -> None:
     from sklearn.datasets import load_digits
 
     dataset = data.load("digits")
-    rows = [row for split in dataset.splits.values() for row in zip(split.images, split.labels, strict=True)]
+    rows = [
+        row
+        for split in dataset.splits.values()
+        for row in zip(split.images, split.labels, strict=True)
+    ]
     expected = zip(load_digits().images.astype(np.uint8), load_digits().target, strict=True)
-    assert sorted((x.tobytes(), int(y)) for x, y in rows) == sorted((x.tobytes(), int(y)) for x, y in expected)
+    assert sorted((x.tobytes(), int(y)) for x, y in rows) == sorted(
+        (x.tobytes(), int(y)) for x, y in expected
+    )
 
 
 # IDX files.
@@ -130,7 +148,10 @@ WHOLE = b"\0\0\x08\x02\0\0\0\x02\0\0\0\x03abcdef"
         (WHOLE[:7], "expected 12 bytes of header for 2 axes, got 7"),
         (WHOLE[:-1], r"expected 18 bytes for shape \(2, 3\), got 17 \(cut short\)"),
         (WHOLE + b"g", r"expected 18 bytes for shape \(2, 3\), got 19 \(trailing bytes\)"),
-        (b"\0\0\x08\x03" + b"\xff" * 12, r"expected \d{29} bytes for shape .*, got 16 \(cut short\)"),
+        (
+            b"\0\0\x08\x03" + b"\xff" * 12,
+            r"expected \d{29} bytes for shape .*, got 16 \(cut short\)",
+        ),
         (gzip.compress(WHOLE, mtime=0)[:-9], "expected a whole gzip file, got a damaged one"),
         (
             gzip.compress(WHOLE, mtime=0)[:12] + b"\xff\xff" + gzip.compress(WHOLE, mtime=0)[14:],
@@ -154,8 +175,15 @@ def numbered(num: int, labels: bool = True) -> data.Split:
     return data.Split(np.arange(num), np.arange(num, dtype=np.int32) % 7 if labels else None)
 
 
-@given(num=st.integers(1, 40), seed=st.integers(0, 2**64 - 1), first=st.integers(0, 2**40), draw=st.data())
-def test_every_epoch_visits_each_example_once(num: int, seed: int, first: int, draw: st.DataObject) -> None:
+@given(
+    num=st.integers(1, 40),
+    seed=st.integers(0, 2**64 - 1),
+    first=st.integers(0, 2**40),
+    draw=st.data(),
+)
+def test_every_epoch_visits_each_example_once(
+    num: int, seed: int, first: int, draw: st.DataObject
+) -> None:
     batch_size = draw.draw(st.integers(1, num))
     batches = data.batches(numbered(num), batch_size=batch_size, seed=seed)
     # Steps that cover three whole epochs, from an epoch on that may be far into the run.
@@ -169,11 +197,21 @@ def test_every_epoch_visits_each_example_once(num: int, seed: int, first: int, d
         assert batch.images.shape == (batch_size,)
 
 
-@given(rows=st.integers(1, 5), world=st.integers(1, 4), step=st.integers(0, 10**6), seed=st.integers(0, 9))
-def test_the_batch_does_not_depend_on_the_number_of_processes(rows: int, world: int, step: int, seed: int) -> None:
+@given(
+    rows=st.integers(1, 5),
+    world=st.integers(1, 4),
+    step=st.integers(0, 10**6),
+    seed=st.integers(0, 9),
+)
+def test_the_batch_does_not_depend_on_the_number_of_processes(
+    rows: int, world: int, step: int, seed: int
+) -> None:
     split, batch_size = numbered(20, labels=False), rows * world
     whole = data.batches(split, batch_size=batch_size, seed=seed)[step]
-    parts = [data.batches(split, batch_size=batch_size, seed=seed, rank=r, world=world)[step] for r in range(world)]
+    parts = [
+        data.batches(split, batch_size=batch_size, seed=seed, rank=r, world=world)[step]
+        for r in range(world)
+    ]
     np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), whole.images)
     np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), whole.index)
     np.testing.assert_array_equal(whole.index, step * batch_size + np.arange(batch_size))
@@ -190,7 +228,9 @@ def test_a_step_is_the_same_whenever_it_is_asked_for() -> None:
 
 def test_orders_differ_between_epochs_and_seeds_and_stay_between_versions() -> None:
     def epoch(number: int, seed: int) -> list[int]:
-        return pipeline.example_indices(10 * number + np.arange(10), seed=seed, num_examples=10).tolist()
+        return pipeline.example_indices(
+            10 * number + np.arange(10), seed=seed, num_examples=10
+        ).tolist()
 
     # Pinned: a run that is resumed under another NumPy must see the batches it would have seen.
     assert epoch(0, 0) == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
@@ -201,7 +241,9 @@ def test_orders_differ_between_epochs_and_seeds_and_stay_between_versions() -> N
 
 def test_permutations_are_uniform() -> None:
     num_epochs = 6000
-    samples = pipeline.example_indices(np.arange(3 * num_epochs), seed=0, num_examples=3).reshape(-1, 3)
+    samples = pipeline.example_indices(np.arange(3 * num_epochs), seed=0, num_examples=3).reshape(
+        -1, 3
+    )
     counts = np.unique(samples, axis=0, return_counts=True)[1]
     # Monte Carlo: 5 standard errors of a binomial count.
     assert len(counts) == 6
@@ -212,7 +254,9 @@ def test_a_batch_is_a_pytree() -> None:
     batch = data.batches(numbered(8), batch_size=4, seed=0)[1]
     doubled = jax.tree.map(lambda x: 2 * x, batch)
     np.testing.assert_array_equal(doubled.index, 2 * batch.index)
-    assert len(jax.tree.leaves(data.batches(numbered(8, labels=False), batch_size=4, seed=0)[0])) == 2
+    assert (
+        len(jax.tree.leaves(data.batches(numbered(8, labels=False), batch_size=4, seed=0)[0])) == 2
+    )
 
 
 NAN = np.array([[0, 1], [np.nan, 2], [3, 4]], np.float32)
@@ -221,14 +265,35 @@ NAN = np.array([[0, 1], [np.nan, 2], [3, 4]], np.float32)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: data.batches(numbered(3), batch_size=4, seed=0), "batch_size: expected at most the 3 .*, got 4"),
-        (lambda: data.batches(numbered(3), batch_size=0, seed=0), "batch_size: expected a positive int, got 0"),
-        (lambda: data.batches(numbered(3), batch_size=3, seed=0, world=2), "batch_size: expected a multiple of world"),
-        (lambda: data.batches(numbered(4), batch_size=4, seed=0, rank=2, world=2), "rank: expected .* 0..1, got 2"),
+        (
+            lambda: data.batches(numbered(3), batch_size=4, seed=0),
+            "batch_size: expected at most the 3 .*, got 4",
+        ),
+        (
+            lambda: data.batches(numbered(3), batch_size=0, seed=0),
+            "batch_size: expected a positive int, got 0",
+        ),
+        (
+            lambda: data.batches(numbered(3), batch_size=3, seed=0, world=2),
+            "batch_size: expected a multiple of world",
+        ),
+        (
+            lambda: data.batches(numbered(4), batch_size=4, seed=0, rank=2, world=2),
+            "rank: expected .* 0..1, got 2",
+        ),
         (lambda: data.batches(numbered(3), batch_size=3, seed=-1), "seed: expected .*, got -1"),
-        (lambda: data.batches(numbered(3), batch_size=3, seed=0)[-1], "step: expected an int >= 0, got -1"),
-        (lambda: data.batches(data.Split(NAN), batch_size=2, seed=0), "images: expected finite .* in 1 of 3 examples"),
-        (lambda: data.batches(data.Split(NAN, np.arange(2)), batch_size=2, seed=0), "labels: expected .* 3, got 2"),
+        (
+            lambda: data.batches(numbered(3), batch_size=3, seed=0)[-1],
+            "step: expected an int >= 0, got -1",
+        ),
+        (
+            lambda: data.batches(data.Split(NAN), batch_size=2, seed=0),
+            "images: expected finite .* in 1 of 3 examples",
+        ),
+        (
+            lambda: data.batches(data.Split(NAN, np.arange(2)), batch_size=2, seed=0),
+            "labels: expected .* 3, got 2",
+        ),
         (lambda: data.to_unit(np.arange(2), 1), "levels: expected at least 2, got 1"),
         (lambda: data.from_unit(NAN, 256), r"x: expected numbers, got [^a]*nan"),
     ],
@@ -243,7 +308,9 @@ def test_dtype_errors() -> None:
         data.to_unit(NAN, 256)
     with pytest.raises(TypeError, match="x: expected a floating dtype, got int"):
         data.from_unit(np.arange(3), 256)
-    with pytest.raises(TypeError, match="own, train images: expected an integer array, got float32"):
+    with pytest.raises(
+        TypeError, match="own, train images: expected an integer array, got float32"
+    ):
         data.ImageDataset("own", {"train": data.Split(NAN[:, None, :, None])})
 
 
@@ -255,12 +322,30 @@ IMAGES = np.zeros((3, 4, 4, 1), np.uint8)
     [
         ({}, "own: expected at least one split"),
         ({"train": data.Split(IMAGES[:0])}, "own, train images: expected .* at least one image"),
-        ({"train": data.Split(IMAGES[..., 0])}, r"own, train images: expected \[N, H, W, C\].*, got shape \(3, 4, 4\)"),
-        ({"train": data.Split(IMAGES + np.uint8(17))}, r"own, train images: expected values in 0..16, got 17..17"),
-        ({"train": data.Split(IMAGES, np.array([0, 1, 2]))}, r"train labels: expected values in 0..1, got 0..2"),
-        ({"train": data.Split(IMAGES, np.array([0, -1, 1]))}, r"train labels: expected values in 0..1, got -1..1"),
-        ({"train": data.Split(IMAGES, np.array([0, 1]))}, r"train labels: expected .* shape \(3,\), got \(2,\)"),
-        ({"train": data.Split(IMAGES), "test": data.Split(IMAGES[:, :2])}, "own: expected one event shape"),
+        (
+            {"train": data.Split(IMAGES[..., 0])},
+            r"own, train images: expected \[N, H, W, C\].*, got shape \(3, 4, 4\)",
+        ),
+        (
+            {"train": data.Split(IMAGES + np.uint8(17))},
+            r"own, train images: expected values in 0..16, got 17..17",
+        ),
+        (
+            {"train": data.Split(IMAGES, np.array([0, 1, 2]))},
+            r"train labels: expected values in 0..1, got 0..2",
+        ),
+        (
+            {"train": data.Split(IMAGES, np.array([0, -1, 1]))},
+            r"train labels: expected values in 0..1, got -1..1",
+        ),
+        (
+            {"train": data.Split(IMAGES, np.array([0, 1]))},
+            r"train labels: expected .* shape \(3,\), got \(2,\)",
+        ),
+        (
+            {"train": data.Split(IMAGES), "test": data.Split(IMAGES[:, :2])},
+            "own: expected one event shape",
+        ),
     ],
 )
 def test_image_dataset_errors(splits: dict[str, data.Split], message: str) -> None:
@@ -283,7 +368,13 @@ def test_splits_by_name() -> None:
 def images(first: int, num: int, labels: bool | int = True) -> data.Split:
     """Images that are their own numbers, of 3 classes."""
     numbers = np.arange(first, first + num)
-    given = None if labels is False else np.full(num, labels, np.int32) if labels is not True else numbers % 3
+    given = (
+        None
+        if labels is False
+        else np.full(num, labels, np.int32)
+        if labels is not True
+        else numbers % 3
+    )
     return data.Split(numbers.astype(np.uint8).reshape(-1, 1, 1, 1), given)
 
 
@@ -313,11 +404,14 @@ def test_hidden_labels_come_second() -> None:
     """Of a labelled set; of one without labels the order is as ever, and hidden ones are better than none."""
     hidden = images(10, 4, labels=False)
     assert (
-        data.hold_out(own(train=images(0, 4), test=hidden, validation=images(20, 4))).source == "the split validation"
+        data.hold_out(own(train=images(0, 4), test=hidden, validation=images(20, 4))).source
+        == "the split validation"
     )
     assert data.hold_out(own(train=images(0, 4), test=hidden)).held_out is hidden
     assert (
-        data.hold_out(own(train=images(0, 4, labels=False), test=hidden, validation=images(20, 4))).source
+        data.hold_out(
+            own(train=images(0, 4, labels=False), test=hidden, validation=images(20, 4))
+        ).source
         == "the split test"
     )
 
@@ -335,7 +429,10 @@ def test_train_alone_is_cut(num: int, labels: bool | int, name: str) -> None:
     assert train == sorted(train)
     size = len(held_out)
     assert size == 1 or (num - 3) / 5 - 1 < size <= num / 5  # of 3 classes one image each is spared
-    assert parts.source == f"{size} of the {num} images, cut off by a fixed seed: there is no split test"
+    assert (
+        parts.source
+        == f"{size} of the {num} images, cut off by a fixed seed: there is no split test"
+    )
     if labels is True:
         for part in parts[:2]:
             np.testing.assert_array_equal(part.labels, part.images.ravel() % 3)
@@ -356,7 +453,10 @@ def test_a_large_set_gives_ten_thousand() -> None:
 @pytest.mark.parametrize(
     ("splits", "message"),
     [
-        ({"train": images(0, 1)}, "own: expected at least 2 images, one of them to hold out, got 1"),
+        (
+            {"train": images(0, 1)},
+            "own: expected at least 2 images, one of them to hold out, got 1",
+        ),
         ({"a": images(0, 5), "b": images(5, 5)}, "own: expected a split train, got a, b"),
     ],
 )
@@ -393,7 +493,9 @@ SQUARES = {
 def test_toy_scale(name: str) -> None:
     num = 5000
     squares = np.square(toy.sample(jax.random.key(1), name, num)).sum(axis=1)
-    assert abs(squares.mean() - SQUARES[name]) < 5 * squares.std() / np.sqrt(num)  # Monte Carlo: 5 standard errors
+    assert abs(squares.mean() - SQUARES[name]) < 5 * squares.std() / np.sqrt(
+        num
+    )  # Monte Carlo: 5 standard errors
     means = np.asarray(toy.sample(jax.random.key(2), name, num))
     if name != "swiss_roll":  # the others have their mean at the origin by symmetry
         assert (np.abs(means.mean(axis=0)) < 5 * means.std(axis=0) / np.sqrt(num)).all()
@@ -402,7 +504,9 @@ def test_toy_scale(name: str) -> None:
 def on_spiral(x: np.ndarray, turns: float) -> np.ndarray:
     """Distance to the point of radius r at angle 2 pi turns r."""
     r = np.linalg.norm(x, axis=1)
-    return np.linalg.norm(x - r[:, None] * np.stack([np.cos(turns * r), np.sin(turns * r)], 1), axis=1)
+    return np.linalg.norm(
+        x - r[:, None] * np.stack([np.cos(turns * r), np.sin(turns * r)], 1), axis=1
+    )
 
 
 MOON = np.array([0.5, 0.25])
@@ -420,10 +524,14 @@ OFF_CURVE = {
 
 
 @pytest.mark.parametrize("name", toy.names())
-def test_toy_points_lie_on_their_curve_without_noise(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_toy_points_lie_on_their_curve_without_noise(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(toy, "NOISE", 0.0)
     x = np.asarray(toy.sample(jax.random.key(3), name, 5000), np.float64)
-    assert OFF_CURVE[name](x).max() < 2e-4  # rounding: float32 angles up to 14, to the eighth power 16 in one case
+    assert (
+        OFF_CURVE[name](x).max() < 2e-4
+    )  # rounding: float32 angles up to 14, to the eighth power 16 in one case
     assert x.std(axis=0).min() > 0.4
 
 
@@ -440,7 +548,9 @@ def test_toy_errors() -> None:
 def rows(split: data.Split) -> list[tuple[bytes, int]]:
     """A split without its order: TFDS shuffles what it writes."""
     labels = [-1] * split.num_examples if split.labels is None else split.labels
-    return sorted((image.tobytes(), int(label)) for image, label in zip(split.images, labels, strict=True))
+    return sorted(
+        (image.tobytes(), int(label)) for image, label in zip(split.images, labels, strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -457,7 +567,12 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray, 
         "picture": tensorflow_datasets.features.Image(shape=(32, 32, 3)),
         "kind": tensorflow_datasets.features.ClassLabel(num_classes=3),
     }
-    build(root, "tiny_colour", features, {"train": examples[:20], "test": examples[20:30], "extra": examples[30:]})
+    build(
+        root,
+        "tiny_colour",
+        features,
+        {"train": examples[:20], "test": examples[20:30], "extra": examples[30:]},
+    )
     return root, images, labels
 
 
@@ -470,11 +585,15 @@ def test_a_colour_set_loads_by_name(colour: tuple[Path, np.ndarray, np.ndarray])
     assert rows(dataset.test) == rows(data.Split(images[20:30], labels[20:30]))
     assert rows(dataset.split("extra")) == rows(data.Split(images[30:]))
     assert dataset.split("extra").labels is None
-    with pytest.raises(ValueError, match=r"name: no data set 'tiny_color'; did you mean tiny_colour\?"):
+    with pytest.raises(
+        ValueError, match=r"name: no data set 'tiny_color'; did you mean tiny_colour\?"
+    ):
         data.load("tiny_color", data_dir=root)
 
 
-def test_decoded_arrays_are_kept_until_the_set_changes(colour: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoded_arrays_are_kept_until_the_set_changes(
+    colour: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = colour[0]
     folder = root / "tiny_colour" / "1.0.0"
     expected = rows(data.load("tiny_colour", root).train)
@@ -516,15 +635,27 @@ def test_features_that_are_no_image_set(tmp_path: Path) -> None:
     image, text = tensorflow_datasets.features.Image, tensorflow_datasets.features.Text
     small = png(np.zeros((4, 4), np.uint8))
     cases = {
-        "any_size": ({"a": image(shape=(None, None, 1))}, {"a": small}, "expected uint8 images of one size, got uint8"),
-        "deep": ({"a": image(shape=(4, 4, 1), dtype=np.uint16)}, {"a": small}, "expected uint8 images.*got uint16"),
+        "any_size": (
+            {"a": image(shape=(None, None, 1))},
+            {"a": small},
+            "expected uint8 images of one size, got uint8",
+        ),
+        "deep": (
+            {"a": image(shape=(4, 4, 1), dtype=np.uint16)},
+            {"a": small},
+            "expected uint8 images.*got uint16",
+        ),
         "two": (
             {k: image(shape=(4, 4, 1)) for k in "ab"},
             {"a": small, "b": small},
             "expected one image .* got 2",
         ),
         "words": ({"t": text()}, {"t": "word"}, "expected one image feature, got 0 among t"),
-        "wrong": ({"a": image(shape=(5, 4, 1))}, {"a": small}, "expected readable records of split train"),
+        "wrong": (
+            {"a": image(shape=(5, 4, 1))},
+            {"a": small},
+            "expected readable records of split train",
+        ),
     }
     for name, (features, example, message) in cases.items():
         build(tmp_path, name, features, {"train": [example]})
@@ -554,10 +685,17 @@ def test_sets_of_all_kinds(
         features["label"] = kinds.ClassLabel(num_classes=classes)
         for i, example in enumerate(examples):
             example["label"] = -1 if hidden and i >= 6 else i % classes
-    build(tmp_path, "kind", features, {"train": examples[:4], "validation": examples[4:6], "test": examples[6:]})
+    build(
+        tmp_path,
+        "kind",
+        features,
+        {"train": examples[:4], "validation": examples[4:6], "test": examples[6:]},
+    )
     dataset = data.load("kind", tmp_path)
     assert (dataset.event_shape, dataset.num_classes) == (shape, classes)
-    assert sorted(x.tobytes() for x in dataset.train.images) == sorted(x.tobytes() for x in pictures[:4])
+    assert sorted(x.tobytes() for x in dataset.train.images) == sorted(
+        x.tobytes() for x in pictures[:4]
+    )
     assert (dataset.test.labels is None) == (classes is None or hidden)
     assert data.hold_out(dataset).source == f"the split {'validation' if hidden else 'test'}"
 
@@ -602,10 +740,26 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("mnist", FileNotFoundError, "mnist is not prepared in .*: run `python experiments/prepare.py --name mnist"),
-        ("emnist/letters", FileNotFoundError, "emnist/letters is not .* --name emnist/letters --source FOLDER"),
-        ("cifar10", FileNotFoundError, "cifar10 is not prepared in .*: where TensorFlow is installed, run `tfds build"),
-        ("mnist:9.9.9", FileNotFoundError, "mnist:9.9.9 is not prepared in .* --name mnist --source"),
+        (
+            "mnist",
+            FileNotFoundError,
+            "mnist is not prepared in .*: run `python experiments/prepare.py --name mnist",
+        ),
+        (
+            "emnist/letters",
+            FileNotFoundError,
+            "emnist/letters is not .* --name emnist/letters --source FOLDER",
+        ),
+        (
+            "cifar10",
+            FileNotFoundError,
+            "cifar10 is not prepared in .*: where TensorFlow is installed, run `tfds build",
+        ),
+        (
+            "mnist:9.9.9",
+            FileNotFoundError,
+            "mnist:9.9.9 is not prepared in .* --name mnist --source",
+        ),
         ("minst", ValueError, "name: no data set 'minst'; did you mean mnist,"),
         ("swissroll", ValueError, r"name: no data set 'swissroll'; did you mean swiss_roll\?"),
         ("swiss", ValueError, r"did you mean swiss_roll\?"),
@@ -623,13 +777,23 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
             ValueError,
             "name: expected a set of images, got swiss_roll, a 2-D density: draw it by data.toy.sample",
         ),
-        ("FashionMNIST", ValueError, r"name: no data set 'FashionMNIST'; did you mean fashion_mnist"),
-        ("emnist/letter", ValueError, "name: no data set 'emnist/letter'; did you mean emnist/letters"),
+        (
+            "FashionMNIST",
+            ValueError,
+            r"name: no data set 'FashionMNIST'; did you mean fashion_mnist",
+        ),
+        (
+            "emnist/letter",
+            ValueError,
+            "name: no data set 'emnist/letter'; did you mean emnist/letters",
+        ),
         ("../digits", ValueError, "name: no data set '../digits'"),
         ("", ValueError, "name: no data set ''; expected digits, or an image set as TFDS names it"),
     ],
 )
-def test_sets_that_are_not_there(name: str, error: type, message: str, tmp_path: Path, caplog) -> None:
+def test_sets_that_are_not_there(
+    name: str, error: type, message: str, tmp_path: Path, caplog
+) -> None:
     with pytest.raises(error, match=message) as caught:
         data.load(name, tmp_path)
     assert "\n" not in str(caught.value)
@@ -651,13 +815,18 @@ def test_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 # MNIST and its relatives.
 
 
-def write_idx(folder: Path, *, prefix: str = "", test: str = "t10k", dot: str = "-", gz: str = "") -> dict:
+def write_idx(
+    folder: Path, *, prefix: str = "", test: str = "t10k", dot: str = "-", gz: str = ""
+) -> dict:
     """Four small IDX files, as one of the relatives of MNIST names them."""
     folder.mkdir()
     rng = np.random.default_rng(1)
     splits = {}
     for split, part, num in (("train", "train", 20), ("test", test, 10)):
-        images, labels = rng.integers(0, 256, (num, 28, 28), np.uint8), rng.integers(0, 10, num).astype(np.uint8)
+        images, labels = (
+            rng.integers(0, 256, (num, 28, 28), np.uint8),
+            rng.integers(0, 10, num).astype(np.uint8),
+        )
         idx.write(folder / f"{prefix}{part}-images{dot}idx3-ubyte{gz}", images)
         idx.write(folder / f"{prefix}{part}-labels{dot}idx1-ubyte{gz}", labels)
         splits[split] = data.Split(images[..., None], labels)
@@ -672,7 +841,9 @@ def write_idx(folder: Path, *, prefix: str = "", test: str = "t10k", dot: str = 
         ("emnist/digits", {"prefix": "emnist-digits-", "test": "test", "gz": ".gz"}),
     ],
 )
-def test_relatives_of_mnist_are_prepared(name: str, names: dict[str, str], tmp_path: Path, capsys) -> None:
+def test_relatives_of_mnist_are_prepared(
+    name: str, names: dict[str, str], tmp_path: Path, capsys
+) -> None:
     import tensorflow_datasets
 
     expected = write_idx(tmp_path / "idx", **names)
@@ -683,15 +854,21 @@ def test_relatives_of_mnist_are_prepared(name: str, names: dict[str, str], tmp_p
     assert not capsys.readouterr().out
     for _ in range(2):  # decoded, then from the cache
         dataset = data.load(name, tmp_path / "sets")
-        assert {split: rows(dataset.split(split)) for split in expected} == {k: rows(v) for k, v in expected.items()}
+        assert {split: rows(dataset.split(split)) for split in expected} == {
+            k: rows(v) for k, v in expected.items()
+        }
     with tfds.quiet():
         stock = tensorflow_datasets.data_source(name, data_dir=tmp_path / "sets", download=False)
         assert len(stock["train"]) == 20
         np.testing.assert_array_equal(stock["test"][0]["image"], dataset.test.images[0])
-    assert tensorflow_datasets.builder_cls("mnist").__module__.startswith("tensorflow_datasets")  # still the stock one
+    assert tensorflow_datasets.builder_cls("mnist").__module__.startswith(
+        "tensorflow_datasets"
+    )  # still the stock one
 
 
-def test_an_interrupted_preparation_leaves_no_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_preparation_leaves_no_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_idx(tmp_path / "idx")
     encode, left = mnist._png, iter(range(12))
 
@@ -723,12 +900,23 @@ def test_a_killed_preparation_can_be_run_again(tmp_path: Path) -> None:
 
 def test_prepare_script(tmp_path: Path) -> None:
     write_idx(tmp_path / "idx")
-    arguments = ["--name", "kmnist", "--source", str(tmp_path / "idx"), "--data-dir", str(tmp_path / "sets")]
+    arguments = [
+        "--name",
+        "kmnist",
+        "--source",
+        str(tmp_path / "idx"),
+        "--data-dir",
+        str(tmp_path / "sets"),
+    ]
     first, second = run(*PREPARE, *arguments), run(*PREPARE, *arguments)
     where = f"in {tmp_path}/sets/kmnist/3.0.1 (20 train, 10 test)\n"
     assert (first.returncode, first.stdout) == (0, f"kmnist: prepared {where}")
     assert "arning" not in first.stderr
-    assert (second.returncode, second.stdout, second.stderr) == (0, f"kmnist: already prepared {where}", "")
+    assert (second.returncode, second.stdout, second.stderr) == (
+        0,
+        f"kmnist: already prepared {where}",
+        "",
+    )
     (tmp_path / "idx" / "t10k-labels-idx1-ubyte").unlink()
     failed = run(*PREPARE, *arguments[:-1], str(tmp_path / "others"))
     assert failed.returncode == 1
@@ -745,8 +933,16 @@ def overwrite(name: str, array: np.ndarray):
 @pytest.mark.parametrize(
     ("name", "harm", "message"),
     [
-        ("cifar10", lambda folder: None, "name: expected one of mnist, fashion_mnist, .*, got 'cifar10'"),
-        ("mnist", lambda folder: None, "train-images-idx3-ubyte: expected MNIST's train-images, SHA-256 ba8910.*, got"),
+        (
+            "cifar10",
+            lambda folder: None,
+            "name: expected one of mnist, fashion_mnist, .*, got 'cifar10'",
+        ),
+        (
+            "mnist",
+            lambda folder: None,
+            "train-images-idx3-ubyte: expected MNIST's train-images, SHA-256 ba8910.*, got",
+        ),
         (
             "kmnist",
             overwrite("train-images-idx3-ubyte", np.zeros((20, 8, 8), np.uint8)),
@@ -788,9 +984,14 @@ def test_sources_that_are_refused(name: str, harm, message: str, tmp_path: Path)
 
 
 def test_missing_sources(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"source: expected a folder of IDX files, got .*nowhere"):
+    with pytest.raises(
+        FileNotFoundError, match=r"source: expected a folder of IDX files, got .*nowhere"
+    ):
         data.prepare("mnist", tmp_path / "nowhere", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"missing: train-images.*, train-labels.*, t10k-images.*, t10k-labels"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"missing: train-images.*, train-labels.*, t10k-images.*, t10k-labels",
+    ):
         data.prepare("mnist", tmp_path, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -28,17 +28,27 @@ def every_level(num_levels: int, mean: float, variance: float) -> tuple[jax.Arra
     num_levels=st.sampled_from([2, 17, 256]),
     name=st.sampled_from(sorted(DISCRETE)),
 )
-def test_probabilities_of_all_levels_sum_to_one(mean: float, log_variance: float, num_levels: int, name: str) -> None:
-    log_prob = DISCRETE[name](num_levels).log_prob(*every_level(num_levels, mean, np.exp(log_variance)))
+def test_probabilities_of_all_levels_sum_to_one(
+    mean: float, log_variance: float, num_levels: int, name: str
+) -> None:
+    log_prob = DISCRETE[name](num_levels).log_prob(
+        *every_level(num_levels, mean, np.exp(log_variance))
+    )
     assert bool(jnp.all(jnp.isfinite(log_prob)))
-    np.testing.assert_allclose(float(jnp.sum(jnp.exp(log_prob))), 1, atol=2e-5)  # rounding, of 256 terms
+    np.testing.assert_allclose(
+        float(jnp.sum(jnp.exp(log_prob))), 1, atol=2e-5
+    )  # rounding, of 256 terms
 
 
 def test_discretised_normal_is_the_mass_of_the_bins(x64: None) -> None:
     values, last = every_level(17, 0.3, 0.04)
-    edges = np.concatenate([[-np.inf], (np.asarray(values[:-1, 0]) + np.asarray(values[1:, 0])) / 2, [np.inf]])
+    edges = np.concatenate(
+        [[-np.inf], (np.asarray(values[:-1, 0]) + np.asarray(values[1:, 0])) / 2, [np.inf]]
+    )
     exact = np.diff(stats.norm.cdf(edges, 0.3, 0.2))
-    np.testing.assert_allclose(jnp.exp(decoders.discretised_normal(17).log_prob(values, last)), exact, rtol=1e-9)
+    np.testing.assert_allclose(
+        jnp.exp(decoders.discretised_normal(17).log_prob(values, last)), exact, rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", DISCRETE)
@@ -57,7 +67,12 @@ def test_samples_follow_the_probabilities(name: str) -> None:
     counts = np.array([np.sum(np.isclose(x, v, atol=1e-6)) for v in np.asarray(values)[:, 0]])
     assert counts.sum() == 20_000
     kept = expected > 5  # the chi-square approximation
-    assert stats.chisquare(counts[kept], expected[kept] * counts[kept].sum() / expected[kept].sum()).pvalue > 1e-3
+    assert (
+        stats.chisquare(
+            counts[kept], expected[kept] * counts[kept].sum() / expected[kept].sum()
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_normal_decoder_is_the_density(x64: None) -> None:
@@ -78,16 +93,30 @@ def test_dequantisation_counts_its_volume(x64: None) -> None:
     bits = jd.likelihood.bits_per_dim(log_density, 2, bin_width=step)
     exact = -np.log2(probabilities[np.array([[0, 3], [2, 2], [1, 0]])]).mean(1)
     np.testing.assert_allclose(bits, exact, rtol=1e-12)
-    without = jd.likelihood.bits_per_dim(log_density, 2)  # the mutant: the volume of the bins forgotten
+    without = jd.likelihood.bits_per_dim(
+        log_density, 2
+    )  # the mutant: the volume of the bins forgotten
     np.testing.assert_allclose(without - exact, np.log2(step), rtol=1e-9)
 
 
 _X = jnp.zeros((2, 3))
 test_bad_input = rejects(
     {
-        "one level": (lambda: decoders.categorical(1), ValueError, "num_levels: expected at least 2 levels, got 1"),
-        "ends": (lambda: decoders.discretised_normal(8, low=1.0), ValueError, "low: expected a value below high = 1.0"),
-        "levels of a float": (lambda: decoders.categorical(2.5), TypeError, "num_levels: expected a positive int"),
+        "one level": (
+            lambda: decoders.categorical(1),
+            ValueError,
+            "num_levels: expected at least 2 levels, got 1",
+        ),
+        "ends": (
+            lambda: decoders.discretised_normal(8, low=1.0),
+            ValueError,
+            "low: expected a value below high = 1.0",
+        ),
+        "levels of a float": (
+            lambda: decoders.categorical(2.5),
+            TypeError,
+            "num_levels: expected a positive int",
+        ),
         "integers": (
             lambda: decoders.uniform_dequantise(jax.random.key(0), jnp.zeros((2, 3), int), 4),
             TypeError,
@@ -98,6 +127,10 @@ test_bad_input = rejects(
             ValueError,
             "bin_width: expected a positive width",
         ),
-        "size": (lambda: jd.likelihood.bits_per_dim(_X, 0), ValueError, "event_size: expected a positive int"),
+        "size": (
+            lambda: jd.likelihood.bits_per_dim(_X, 0),
+            ValueError,
+            "event_size: expected a positive int",
+        ),
     }
 )

@@ -37,7 +37,9 @@ def test_replicas_are_taken_off_their_devices_without_a_program_on_several() -> 
 
 
 def plain(leaf: jax.Array) -> np.ndarray:
-    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    return np.asarray(
+        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    )
 
 
 def test_a_donated_state_takes_no_copy_along() -> None:
@@ -45,13 +47,17 @@ def test_a_donated_state_takes_no_copy_along() -> None:
 
     def step(state: dict, batch: jax.Array) -> tuple[dict, jax.Array]:
         total = jax.lax.psum(batch.sum(), training.AXIS)
-        return jax.tree.map(lambda leaf: leaf + total if leaf.dtype == jnp.float32 else leaf, state), total
+        return jax.tree.map(
+            lambda leaf: leaf + total if leaf.dtype == jnp.float32 else leaf, state
+        ), total
 
     update, before = training.pmap_step(step), tree()
     state = training.replicate(before, jax.devices())
     taken = training.unreplicate(state)
     after, total = update(state, np.ones((len(jax.devices()), 2), np.float32))
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))  # donated, or the test shows nothing
+    assert all(
+        leaf.is_deleted() for leaf in jax.tree.leaves(state)
+    )  # donated, or the test shows nothing
     assert float(total) == 2 * len(jax.devices())
     for leaf, expected, moved in zip(*map(jax.tree.leaves, (taken, before, after)), strict=True):
         np.testing.assert_array_equal(plain(leaf), plain(expected))
@@ -59,7 +65,9 @@ def test_a_donated_state_takes_no_copy_along() -> None:
             np.testing.assert_array_equal(moved, plain(leaf) + float(total))
 
 
-@pytest.mark.parametrize("operation", [lambda x: x[0], lambda x: x + 1, lambda x: float(x.mean()), jnp.stack])
+@pytest.mark.parametrize(
+    "operation", [lambda x: x[0], lambda x: x + 1, lambda x: float(x.mean()), jnp.stack]
+)
 def test_an_operation_on_several_devices_is_seen(operation) -> None:
     """What the whole suite is watched with (conftest) sees what it should."""
     array = jax.pmap(lambda x: 2 * x)(np.ones((len(jax.devices()), 3), np.float32))
@@ -101,13 +109,22 @@ print("done")
 @pytest.mark.parametrize("rounds", [20, pytest.param(400, marks=pytest.mark.slow)])
 def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds: int) -> None:
     """300 leaves, 4 devices, all cores busy: with `leaf[0]` in `unreplicate` this stops for ever within 100 rounds."""
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in range(os.cpu_count() or 1)
+    ]
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "4", "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = "--xla_cpu_collective_call_terminate_timeout_seconds=300"  # slow is not stuck
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(training.__file__).parents[2]), *sys.path])
+    environment["XLA_FLAGS"] = (
+        "--xla_cpu_collective_call_terminate_timeout_seconds=300"  # slow is not stuck
+    )
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(training.__file__).parents[2]), *sys.path]
+    )
     try:
         command = [sys.executable, "-c", HANG, str(rounds)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=600, check=True
+        )
     finally:
         for process in busy:
             process.kill()
@@ -129,11 +146,32 @@ def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> No
 
 def test_a_test_that_hangs_ends_with_its_stack(tmp_path: Path) -> None:
     """By the suite's own configuration, with a shorter limit, in a worker as `make test` has them."""
-    (tmp_path / "test_it.py").write_text("import time\n\n\ndef test_stuck():\n    time.sleep(600)\n")
+    (tmp_path / "test_it.py").write_text(
+        "import time\n\n\ndef test_stuck():\n    time.sleep(600)\n"
+    )
     configuration = Path(__file__).parents[1] / "pyproject.toml"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider", "-c", str(configuration)]
-    command += ["--override-ini", "faulthandler_timeout=1", "--rootdir", str(tmp_path), str(tmp_path / "test_it.py")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "1",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        str(configuration),
+    ]
+    command += [
+        "--override-ini",
+        "faulthandler_timeout=1",
+        "--rootdir",
+        str(tmp_path),
+        str(tmp_path / "test_it.py"),
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 1, done.stdout
     assert "1 failed" in done.stdout
     assert re.search(r"test_it\.py\D+5 in test_stuck", done.stdout + done.stderr)

@@ -11,7 +11,9 @@ from helpers import asymmetric_mixture
 import jaxdiff as jd
 from jaxdiff import kernels, metrics
 
-diffusers = pytest.importorskip("diffusers", reason="an optional comparison: pip install diffusers torch")
+diffusers = pytest.importorskip(
+    "diffusers", reason="an optional comparison: pip install diffusers torch"
+)
 torch = pytest.importorskip("torch")
 
 CALLS, NUM, T = 10, 20_000, 1000
@@ -72,11 +74,15 @@ def test_the_best_here_is_no_worse_at_ten_calls(capsys: pytest.CaptureFixture) -
     x_init = jd.prior_sample(jax.random.key(2), SCHEDULE, (NUM, 2))
     found: dict[str, dict[str, float]] = {"diffusers": {}, "jaxdiff": {}}
     for name, make in THEIRS.items():
-        found["diffusers"][name] = metrics.sliced_wasserstein(theirs(make(), np.asarray(x_init)), exact).value
+        found["diffusers"][name] = metrics.sliced_wasserstein(
+            theirs(make(), np.asarray(x_init)), exact
+        ).value
     denoiser = mixture.denoiser(SCHEDULE)
     for name, (make, calls) in OURS.items():
         for grid, times in GRIDS.items():
-            x = jd.sample(jax.random.key(3), make(denoiser, SCHEDULE), x_init, times(CALLS // calls)).x
+            x = jd.sample(
+                jax.random.key(3), make(denoiser, SCHEDULE), x_init, times(CALLS // calls)
+            ).x
             found["jaxdiff"][f"{name}, {grid}"] = metrics.sliced_wasserstein(x, exact).value
     with capsys.disabled():
         print(f"\nexact samples: {metrics.sliced_wasserstein(other, exact).value:.4f}")

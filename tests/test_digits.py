@@ -21,7 +21,9 @@ def test_digits_are_recognised(tmp_path: Path) -> None:
     """
     config = dataclasses.replace(_config.PRESETS["digits"][1], run=tmp_path / "digits")
     assert train.train(config)
-    result = evaluate.evaluate(evaluate.Options(run=config.run, samples=360, probability=Probability(examples=0)))
+    result = evaluate.evaluate(
+        evaluate.Options(run=config.run, samples=360, probability=Probability(examples=0))
+    )
     assert result["classifier_held_out_accuracy"] > 0.97
     assert result["recognised"] >= 0.95
     # Above one half the samples can be told from real digits; real against real stands at one half, within its error.
@@ -29,7 +31,9 @@ def test_digits_are_recognised(tmp_path: Path) -> None:
     assert abs(floor - 0.5) < 5 * result["nearest_neighbour_accuracy_real_vs_real_se"] + 0.05
     assert result["nearest_neighbour_accuracy"] < 0.75
     for row in result["denoising"]:
-        if -6 < row["log_snr"] < 6:  # where there is something to know beyond the mean, and something left to denoise
+        if (
+            -6 < row["log_snr"] < 6
+        ):  # where there is something to know beyond the mean, and something left to denoise
             assert row["x_0_error"] < row["gaussian_error"]
 
 
@@ -55,8 +59,14 @@ def test_mnist_trains_on_the_real_files(mnist_source: Path, tmp_path: Path) -> N
     """A few hundred steps on MNIST, prepared from its own four files, lower the held-out loss."""
     data.prepare("mnist", mnist_source, tmp_path / "tfds")
     config = dataclasses.replace(
-        _config.PRESETS["mnist"][1], run=tmp_path / "mnist", data_dir=tmp_path / "tfds", steps=300, eval_every=100
+        _config.PRESETS["mnist"][1],
+        run=tmp_path / "mnist",
+        data_dir=tmp_path / "tfds",
+        steps=300,
+        eval_every=100,
     )
     assert train.train(config)
-    losses = [line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line]
+    losses = [
+        line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line
+    ]
     assert losses[-1] < 0.7 * losses[0]

@@ -29,10 +29,14 @@ def one_pixel_chain(variance: object = "large", end: float = 0.0, num_steps: int
 
     denoiser = jd.make_categorical_denoiser(logits, SCHEDULE, LEVELS)
     decoder = jd.decoders.discretised_normal(LEVELS)
-    return jd.Chain(denoiser, SCHEDULE, jd.grids.uniform(num_steps, end=end), variance=variance, decoder=decoder)
+    return jd.Chain(
+        denoiser, SCHEDULE, jd.grids.uniform(num_steps, end=end), variance=variance, decoder=decoder
+    )
 
 
-def bin_mass(mean: np.ndarray, std: np.ndarray, num_levels: int, *, open_ends: bool = True) -> np.ndarray:
+def bin_mass(
+    mean: np.ndarray, std: np.ndarray, num_levels: int, *, open_ends: bool = True
+) -> np.ndarray:
     """A normal distribution's mass in each level's bin, [..., num_levels], the outermost ones without end."""
     half = 1 / (num_levels - 1)
     edges = np.linspace(-1 - half, 1 + half, num_levels + 1)
@@ -54,7 +58,10 @@ def exact(chain: jd.Chain, *, open_ends: bool = True, size: int = 1201) -> np.nd
         density = (density * (x[1] - x[0])) @ stats.norm.pdf(x, mean, np.sqrt(variance))
     last = chain.p_last(at)
     masses = bin_mass(
-        np.asarray(last.mean)[:, 0], np.sqrt(np.asarray(last.variance))[:, 0], LEVELS, open_ends=open_ends
+        np.asarray(last.mean)[:, 0],
+        np.sqrt(np.asarray(last.variance))[:, 0],
+        LEVELS,
+        open_ends=open_ends,
     )
     return (density * (x[1] - x[0])) @ masses
 
@@ -62,7 +69,9 @@ def exact(chain: jd.Chain, *, open_ends: bool = True, size: int = 1201) -> np.nd
 def repeated(estimate: Callable, chain: jd.Chain, num: int = PATHS) -> np.ndarray:
     """Independent repetitions for every image, [num, images]: the rows of one large batch."""
     batch = jnp.repeat(IMAGES, num, axis=0)
-    return np.asarray(jax.jit(estimate)(jax.random.key(0), chain, batch)).reshape(len(IMAGES), num).T
+    return (
+        np.asarray(jax.jit(estimate)(jax.random.key(0), chain, batch)).reshape(len(IMAGES), num).T
+    )
 
 
 def z(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -90,7 +99,9 @@ def test_every_estimator_has_the_exact_probability(variance: object, end: float,
         assert np.exp(bound.mean(0)).sum() < 1
         error = np.hypot(bound.std(0), log_w.std(0)) / np.sqrt(PATHS)
         assert (np.abs(bound.mean(0) - log_w.mean(0)) < 4.5 * error).all()
-    tight = repeated(lambda k, c, x: likelihood.importance_log_prob(k, c, x, num_paths=64), chain, 500)
+    tight = repeated(
+        lambda k, c, x: likelihood.importance_log_prob(k, c, x, num_paths=64), chain, 500
+    )
     assert z(tight, np.log(p)).max() < 4.5
     # Its bias is about half of its variance, more where weights are skewed.
     assert (np.abs(tight.mean(0) - np.log(p)) < 0.01 + 0.5 * tight.std(0)).all()
@@ -100,15 +111,21 @@ def test_annealing_and_simulated_data_have_it_too(x64: None) -> None:
     chain = one_pixel_chain()
     p = exact(chain)
     annealed = repeated(
-        lambda k, c, x: work.ais(k, c, x, num_temperatures=4, step_size=0.4, num_leapfrog=2), chain, 2000
+        lambda k, c, x: work.ais(k, c, x, num_temperatures=4, step_size=0.4, num_leapfrog=2),
+        chain,
+        2000,
     )
     assert np.abs(z(np.exp(annealed), p)).max() < 4.5  # without bias, whatever the moves
     plain = repeated(likelihood.path_log_weights, chain, 2000)
     assert annealed.mean() > plain.mean()  # and nearer to it
-    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (PATHS, 1), num_paths=4))(jax.random.key(1), chain)
+    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (PATHS, 1), num_paths=4))(
+        jax.random.key(1), chain
+    )
     level = np.rint((np.asarray(bounds.x_0)[:, 0] + 1) / 2 * (LEVELS - 1)).astype(int)
     drawn = np.bincount(level, minlength=LEVELS) / PATHS
-    assert (np.abs(drawn - p) < 4.5 * np.sqrt(p * (1 - p) / PATHS)).all()  # the model draws what it says
+    assert (
+        np.abs(drawn - p) < 4.5 * np.sqrt(p * (1 - p) / PATHS)
+    ).all()  # the model draws what it says
     for k in range(LEVELS):
         lower, upper = (np.asarray(b)[level == k, None] for b in (bounds.lower, bounds.upper))
         assert z(lower, np.log(p[k]))[0] < 4.5
@@ -154,13 +171,17 @@ def test_gaussian_data_on_levels_in_closed_form(x64: None) -> None:
     """Affine steps keep the latents Gaussian: p_theta of an image of two pixels is a product of differences of Phi."""
     data = jd.oracles.gaussian(jnp.array([0.3, -0.6]), jnp.array([0.3, 0.05]))
     decoder, num = jd.decoders.discretised_normal(7), 4000
-    chain = jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(6), variance="large", decoder=decoder)
+    chain = jd.Chain(
+        data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(6), variance="large", decoder=decoder
+    )
     law = jd.oracles.chain_law(data, chain)
     std = np.sqrt(np.diagonal(np.asarray(law.covariances[0])))
     p = np.multiply.outer(*bin_mass(np.asarray(law.means[0]), std, 7)).ravel()
     np.testing.assert_allclose(p.sum(), 1, atol=1e-12)  # rounding
     images = jnp.asarray(list(itertools.product(np.asarray(levels(7)), repeat=2)))
-    log_w = jax.jit(lambda k, c, x: likelihood.paths_log_weights(k, c, x, num))(jax.random.key(0), chain, images)
+    log_w = jax.jit(lambda k, c, x: likelihood.paths_log_weights(k, c, x, num))(
+        jax.random.key(0), chain, images
+    )
     w = np.exp(np.asarray(log_w))
     seen = p > 1e-6  # rarer images have weights whose standard error says little
     assert seen.sum() > 30

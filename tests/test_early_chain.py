@@ -19,7 +19,9 @@ import jaxdiff as jd
 from jaxdiff import chain as chains
 from jaxdiff import likelihood, losses, schedules, training, work
 
-SCHEDULE = jd.schedules.cosine(log_snr_min=0.0)  # as much signal as noise where the reverse process starts
+SCHEDULE = jd.schedules.cosine(
+    log_snr_min=0.0
+)  # as much signal as noise where the reverse process starts
 MEAN, VARIANCE, X_0 = 0.4, 1.7, 1.3
 ROWS = 4000
 ENDS = pytest.mark.parametrize("end", [0.0, 0.05])  # the data themselves, or noise left
@@ -30,7 +32,12 @@ def gaussian() -> jd.oracles.GaussianMixture:
 
 
 def early_chain(end: float = 0.0, num_steps: int = 4, variance: Any = "large") -> jd.Chain:
-    return jd.Chain(gaussian().denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(num_steps, end=end), variance=variance)
+    return jd.Chain(
+        gaussian().denoiser(SCHEDULE),
+        SCHEDULE,
+        jd.grids.uniform(num_steps, end=end),
+        variance=variance,
+    )
 
 
 def repeated(num: int = ROWS) -> jax.Array:
@@ -98,14 +105,18 @@ def exact_law(chain: jd.Chain) -> tuple[float, float]:
 def z(values: Any, exact: Any) -> float:
     """The largest distance of means over rows from exact values, in standard errors."""
     values = np.asarray(values, np.float64)
-    return float(np.abs((values.mean(0) - exact) / (values.std(0, ddof=1) / np.sqrt(len(values)))).max())
+    return float(
+        np.abs((values.mean(0) - exact) / (values.std(0, ddof=1) / np.sqrt(len(values)))).max()
+    )
 
 
 @ENDS
 def test_the_chains_law_is_its_recursion(end: float, x64: None) -> None:
     chain = early_chain(end)
     law, (mean, variance) = jd.oracles.chain_law(gaussian(), chain), exact_law(chain)
-    np.testing.assert_allclose([law.means[0, 0], law.covariances[0, 0, 0]], [mean, variance], rtol=1e-9)  # rounding
+    np.testing.assert_allclose(
+        [law.means[0, 0], law.covariances[0, 0, 0]], [mean, variance], rtol=1e-9
+    )  # rounding
 
 
 @ENDS
@@ -118,7 +129,9 @@ def test_the_bounds_have_their_exact_means(end: float, x64: None) -> None:
     np.testing.assert_allclose(terms[0], exact[0], rtol=1e-9)  # not random
     assert z(terms[1:].T, exact[1:]) < 4
     assert z(jax.jit(losses.vlb)(jax.random.key(1), chain, x_0), exact.sum()) < 4
-    path = jax.jit(lambda k, c, x: likelihood.elbo(k, c, x, num_paths=2))(jax.random.key(2), chain, x_0)
+    path = jax.jit(lambda k, c, x: likelihood.elbo(k, c, x, num_paths=2))(
+        jax.random.key(2), chain, x_0
+    )
     assert z(path, -exact.sum()) < 4
 
 
@@ -126,7 +139,9 @@ def test_terms_have_noises_of_their_own() -> None:
     """Costs are squares of the noise: they go together if the noise is one."""
     terms = np.asarray(jax.jit(likelihood.vlb_terms)(jax.random.key(0), early_chain(), repeated()))
     between = np.corrcoef(terms[1:])
-    np.testing.assert_allclose(between[~np.eye(len(between), dtype=bool)], 0, atol=5 / np.sqrt(ROWS))  # Monte Carlo
+    np.testing.assert_allclose(
+        between[~np.eye(len(between), dtype=bool)], 0, atol=5 / np.sqrt(ROWS)
+    )  # Monte Carlo
 
 
 @ENDS
@@ -144,7 +159,9 @@ def test_the_bounds_hold_the_exact_law(end: float, x64: None) -> None:
     assert z(np.exp(exact - reverse), 1) < 4
     np.testing.assert_allclose(bounds.lower, logsumexp(forward, axis=0) - math.log(3), rtol=1e-9)
     with_reverse = np.stack([reverse, *forward[:2]])
-    np.testing.assert_allclose(bounds.upper, logsumexp(with_reverse, axis=0) - math.log(3), rtol=1e-9)
+    np.testing.assert_allclose(
+        bounds.upper, logsumexp(with_reverse, axis=0) - math.log(3), rtol=1e-9
+    )
     # The oracle's own density, for the one image of this file.
     weights = jax.jit(lambda k, c, x: likelihood.importance_log_prob(k, c, x, num_paths=2))
     expected = stats.norm.logpdf(X_0, mean, np.sqrt(variance))
@@ -158,7 +175,9 @@ def test_a_reverse_path_carries_its_own_weight(x64: None) -> None:
     @jax.jit
     def both(key: jax.Array, chain: jd.Chain) -> tuple[jax.Array, jax.Array]:
         x_0, drawn, _ = work._bounds.reverse_run(key, chain, (5, 1), save_every=1)
-        return work.reverse_path(key, chain, (5, 1))[1], chains.log_weight_of_path(chain, x_0, drawn.trajectory[::-1])
+        return work.reverse_path(key, chain, (5, 1))[1], chains.log_weight_of_path(
+            chain, x_0, drawn.trajectory[::-1]
+        )
 
     found, expected = both(jax.random.key(0), chain)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
@@ -186,12 +205,18 @@ def test_paths_weights_and_noises_are_one_and_the_same(end: float, x64: None) ->
     chain = early_chain(end, variance=0.4)  # not that of the forward steps, as "large" is here
     x_0, ts = gaussian().sample(jax.random.key(0), (5,)), np.asarray(chain.times)[::-1]
     eps = jax.random.normal(jax.random.key(1), (len(ts), 5, 1))
-    xs, q_step, p_step = jax.jit(chains.path)(chain, x_0, eps), jax.jit(jd.q_step), jax.jit(chain.p_step)
+    xs, q_step, p_step = (
+        jax.jit(chains.path)(chain, x_0, eps),
+        jax.jit(jd.q_step),
+        jax.jit(chain.p_step),
+    )
     np.testing.assert_allclose(jax.jit(chains.noises_of_path)(chain, x_0, xs), eps, atol=1e-9)
     np.testing.assert_allclose(xs[0], jd.q_sample(SCHEDULE, x_0, ts[0], eps[0]), rtol=1e-9)
     first, last = at(SCHEDULE, ts[0]), at(SCHEDULE, ts[-1])
     decoder = jax.jit(chain.p_last)(xs[0])
-    log_w = stats.norm.logpdf(xs[-1], 0, last.sigma) - stats.norm.logpdf(xs[0], first.alpha * x_0, first.sigma)
+    log_w = stats.norm.logpdf(xs[-1], 0, last.sigma) - stats.norm.logpdf(
+        xs[0], first.alpha * x_0, first.sigma
+    )
     log_w = log_w + stats.norm.logpdf(x_0, decoder.mean, np.sqrt(decoder.variance))
     for n, (s, t) in enumerate(itertools.pairwise(ts)):
         np.testing.assert_allclose(xs[n + 1], q_step(SCHEDULE, xs[n], s, t, eps[n + 1]), rtol=1e-9)
@@ -217,26 +242,36 @@ def test_the_continuous_bound_has_its_exact_mean(x64: None) -> None:
     )(jax.random.key(0), repeated())  # fmt: skip
     assert z(bound, -exact) < 4
     terms = jax.jit(
-        lambda k, x: losses.continuous_elbo(k, gaussian().denoiser(schedule), schedule, x, decoder=decoder)
+        lambda k, x: losses.continuous_elbo(
+            k, gaussian().denoiser(schedule), schedule, x, decoder=decoder
+        )
     )(jax.random.key(1), repeated())
     np.testing.assert_allclose(terms.prior, prior, rtol=1e-9)
     assert z(terms.diffusion, exact - prior - reconstruction) < 4
 
 
 def rows(num: int) -> training.Rows:
-    return training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), num), jnp.zeros((), int), num)
+    return training.Rows(
+        jax.random.key(0), jax.random.split(jax.random.key(1), num), jnp.zeros((), int), num
+    )
 
 
 def test_the_losses_of_training_are_the_bounds(x64: None) -> None:
     """A chain's in nats, by low-discrepancy terms; that of a learned schedule in bits a dimension."""
     chain = early_chain()
-    loss = training.chain_loss(losses.vlb, lambda params, *, label, dropout_key: chain, dropout=False)
+    loss = training.chain_loss(
+        losses.vlb, lambda params, *, label, dropout_key: chain, dropout=False
+    )
     assert z(jax.jit(loss)({}, rows(ROWS), (repeated(), None)), exact_terms(chain).sum()) < 4
     parameters = schedules.learned_parameters(0.0, 5.0, num_bins=4)
     log_snr = np.linspace(0, 5, 20_001)
     schedule = schedules.learned(parameters)
     error = squared_error(at(schedule, 1 - log_snr / 5))
-    exact = X_0**2 / 2 + (np.log(2 * np.pi * np.exp(-5.0)) + 1) / 2 + np.trapezoid(np.exp(log_snr) / 2 * error, log_snr)
+    exact = (
+        X_0**2 / 2
+        + (np.log(2 * np.pi * np.exp(-5.0)) + 1) / 2
+        + np.trapezoid(np.exp(log_snr) / 2 * error, log_snr)
+    )
     loss = training.likelihood_loss(
         lambda params, schedule, *, dropout_key: gaussian().denoiser(schedule),
         decoder=jd.decoders.normal(),
@@ -257,8 +292,13 @@ def test_the_density_of_the_ode_is_exact(x64: None) -> None:
     exact = (stats.norm.logpdf(x_1, 0, sigma) + np.log(end / variance) / 2).sum(1)
     arguments = data.denoiser(SCHEDULE), SCHEDULE, jd.grids.log_snr(SCHEDULE, 12), jnp.asarray(x_0)
     assert np.abs(exact - data.log_prob(x_0)).max() > 0.1  # it is not the data's density
-    for options in ({}, {"key": jax.random.key(0), "num_probes": 1}):  # one probe is exact: the Jacobian is diagonal
-        np.testing.assert_allclose(likelihood.ode_log_prob(*arguments, **options), exact, atol=2e-3)  # discretisation
+    for options in (
+        {},
+        {"key": jax.random.key(0), "num_probes": 1},
+    ):  # one probe is exact: the Jacobian is diagonal
+        np.testing.assert_allclose(
+            likelihood.ode_log_prob(*arguments, **options), exact, atol=2e-3
+        )  # discretisation
 
 
 def test_annealing_is_unbiased_in_both_directions(x64: None) -> None:
@@ -291,15 +331,23 @@ def learned(parameters: dict[str, jax.Array], x: jax.Array, t: jax.Array) -> jd.
     """A network of eps and of the variance's fraction, one number each."""
     alpha, sigma = (v[:, None] for v in SCHEDULE.alpha_sigma(t))
     eps = parameters["eps"] * x
-    return jd.Denoised((x - sigma * eps) / alpha, fraction=jnp.broadcast_to(parameters["fraction"], x.shape))
+    return jd.Denoised(
+        (x - sigma * eps) / alpha, fraction=jnp.broadcast_to(parameters["fraction"], x.shape)
+    )
 
 
 def test_hybrid_is_the_sum_of_its_parts(x64: None) -> None:
-    x_0, key, index = jax.random.normal(jax.random.key(0), (1000, 3)), jax.random.key(1), jnp.arange(1000) % 4
+    x_0, key, index = (
+        jax.random.normal(jax.random.key(0), (1000, 3)),
+        jax.random.key(1),
+        jnp.arange(1000) % 4,
+    )
     ts, share = jd.grids.uniform(4), jnp.array([0.1, 0.2, 0.3, 0.4])
 
     def chain(parameters: dict[str, jax.Array]) -> jd.Chain:
-        return jd.Chain(Partial(learned, parameters), SCHEDULE, ts, variance="learned", ends_clean=True)
+        return jd.Chain(
+            Partial(learned, parameters), SCHEDULE, ts, variance="learned", ends_clean=True
+        )
 
     parameters = {"eps": jnp.asarray(0.0), "fraction": jnp.asarray(0.3)}
 
@@ -312,7 +360,9 @@ def test_hybrid_is_the_sum_of_its_parts(x64: None) -> None:
     bound = jax.jit(lambda p: losses.vlb(key, chain(p), x_0, index=index))(parameters)
     np.testing.assert_allclose(both, simple + 0.5 * bound / (3 * np.log(2)), rtol=1e-9)
     weighed = jax.jit(
-        lambda p: losses.hybrid(key, chain(p), x_0, index=index, vlb_weight=0.0, probability=share[index])
+        lambda p: losses.hybrid(
+            key, chain(p), x_0, index=index, vlb_weight=0.0, probability=share[index]
+        )
     )(parameters)
     np.testing.assert_allclose(weighed, simple / (4 * share[index]), rtol=1e-9)
     # The simple part alone trains the mean, and the bound alone the variance.

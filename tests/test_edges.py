@@ -27,7 +27,9 @@ KEY = jax.random.key(0)
 
 def pretrained(model: Model) -> jd.zoo.Pretrained:
     params = model.init(KEY, (2,))
-    params["head"]["kernel"] = jnp.ones_like(params["head"]["kernel"])  # the first prediction is zero otherwise
+    params["head"]["kernel"] = jnp.ones_like(
+        params["head"]["kernel"]
+    )  # the first prediction is zero otherwise
     return jd.zoo.Pretrained("tiny", model, params, SCHEDULE, "v", 0.5, (2,), 2, {})
 
 
@@ -43,10 +45,14 @@ def test_a_label_reaches_its_row_and_no_other() -> None:
     """In the driver every label is traced: what lies outside is NaN there, and refused before."""
     label = jnp.array([0, 3, 2, 1])
     found = one_step(CLASSES.denoiser(label))
-    wrong = jax.jit(lambda label: one_step_traced(CLASSES.denoiser(label)))(label.at[1].set(4).at[2].set(-1))
+    wrong = jax.jit(lambda label: one_step_traced(CLASSES.denoiser(label)))(
+        label.at[1].set(4).at[2].set(-1)
+    )
     assert np.isnan(np.asarray(wrong)[1:3]).all()
     np.testing.assert_allclose(np.asarray(wrong)[[0, 3]], found[[0, 3]], rtol=1e-5)  # rounding
-    np.testing.assert_array_equal(one_step(CLASSES.denoiser(3)), one_step(CLASSES.denoiser()))  # the null class
+    np.testing.assert_array_equal(
+        one_step(CLASSES.denoiser(3)), one_step(CLASSES.denoiser())
+    )  # the null class
 
 
 def one_step_traced(denoiser: Any) -> jax.Array:
@@ -61,9 +67,13 @@ def chain(**options: Any) -> jd.Chain:
     "loss",
     [
         lambda index: losses.vlb(KEY, chain(), X, index=index),
-        lambda index: losses.vlb(KEY, jd.Chain(DENOISER, SCHEDULE, jd.grids.uniform(3, end=0.1)), X, index=index),
+        lambda index: losses.vlb(
+            KEY, jd.Chain(DENOISER, SCHEDULE, jd.grids.uniform(3, end=0.1)), X, index=index
+        ),
         lambda index: losses.hybrid(KEY, chain(), X, index=index),
-        lambda index: jd.binomial.vlb(KEY, lambda x, t: x / 3, FLOW, jd.grids.uniform(3), X, index=index),
+        lambda index: jd.binomial.vlb(
+            KEY, lambda x, t: x / 3, FLOW, jd.grids.uniform(3), X, index=index
+        ),
     ],
 )
 def test_a_traced_index_is_no_other_term(loss: Callable) -> None:
@@ -84,7 +94,9 @@ def test_an_observed_class_is_no_other_class() -> None:
     def logits(x_0: jax.Array) -> jax.Array:
         return jnp.arange(3.0) * x_0
 
-    found = jax.vmap(lambda label: observations.classified(logits, label)(jnp.ones(())))(jnp.arange(-1, 4))
+    found = jax.vmap(lambda label: observations.classified(logits, label)(jnp.ones(())))(
+        jnp.arange(-1, 4)
+    )
     np.testing.assert_allclose(found[1:4], jax.nn.log_softmax(jnp.arange(3.0)), rtol=1e-6)
     assert np.isnan(found[0])
     assert np.isnan(found[4])
@@ -96,7 +108,9 @@ def test_an_ancestor_is_a_row() -> None:
     def outside(key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jnp.array([0, 4, -1, 3]), jnp.asarray(True)
 
-    x = jd.sample(KEY, jd.kernels.ddim(DENOISER, SCHEDULE), X, jnp.array([0.5, 0.4]), resample=outside).x
+    x = jd.sample(
+        KEY, jd.kernels.ddim(DENOISER, SCHEDULE), X, jnp.array([0.5, 0.4]), resample=outside
+    ).x
     np.testing.assert_array_equal(np.isnan(x[:, 0]), [False, True, True, False])
 
 
@@ -115,7 +129,9 @@ def test_keys_of_rbg_depend_on_the_batch() -> None:
     keys = jax.random.split(jax.random.key(0, impl="rbg"), 4)
     draws = [jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys[start:]) for start in (0, 2)]
     assert not np.allclose(draws[0][2:], draws[1])
-    rows = [_rows.normal(jax.random.split(KEY, 4)[start:], jnp.ones((4 - start, 3))) for start in (0, 2)]
+    rows = [
+        _rows.normal(jax.random.split(KEY, 4)[start:], jnp.ones((4 - start, 3))) for start in (0, 2)
+    ]
     np.testing.assert_array_equal(rows[0][2:], rows[1])
 
 
@@ -134,7 +150,9 @@ NOTHING_LEFT = {
     "rectified_flow": jd.schedules.rectified_flow(),
     "cosine": jd.schedules.cosine(log_snr_min=-np.inf),
     "cosine, less than rounding": jd.schedules.cosine(log_snr_min=-50.0),
-    "table": jd.schedules.from_betas(jd.schedules.zero_terminal_snr(jd.schedules.linear_betas(100))),
+    "table": jd.schedules.from_betas(
+        jd.schedules.zero_terminal_snr(jd.schedules.linear_betas(100))
+    ),
 }
 
 
@@ -144,7 +162,8 @@ def test_a_prediction_of_noise_is_of_no_use_without_data(name: str, kind: str) -
     """Refused where sampling would begin there; an earlier start is given its due, and t = 1 is NaN even so."""
     schedule = NOTHING_LEFT[name]
     with pytest.raises(
-        ValueError, match=f"prediction: expected 'v', .* no data at t = 1.0, got '{kind}', .*start=0.99"
+        ValueError,
+        match=f"prediction: expected 'v', .* no data at t = 1.0, got '{kind}', .*start=0.99",
     ):
         jd.make_denoiser(lambda x, t: x, schedule, kind)
     oracle = MIXTURE.denoiser(schedule)
@@ -153,14 +172,18 @@ def test_a_prediction_of_noise_is_of_no_use_without_data(name: str, kind: str) -
         return jd.prediction.from_x_0(schedule, oracle(x, t), x, t, prediction=kind)
 
     denoiser = jd.make_denoiser(network, schedule, kind, start=0.9)
-    np.testing.assert_allclose(denoiser(X, 0.9), oracle(X, 0.9), rtol=1e-3, atol=1e-3)  # rounding, over alpha
+    np.testing.assert_allclose(
+        denoiser(X, 0.9), oracle(X, 0.9), rtol=1e-3, atol=1e-3
+    )  # rounding, over alpha
     assert np.isnan(denoiser(X, 1.0)).all()
     mixed = jax.jit(denoiser)(X, jnp.array([1.0, 0.5, 1.0, 0.25]))
     np.testing.assert_array_equal(np.isnan(mixed[:, 0]), [True, False, True, False])
 
 
 def test_a_traced_schedule_that_leaves_no_data_gives_nan() -> None:
-    made_inside = jax.jit(lambda schedule, t: jd.make_denoiser(lambda x, t: x, schedule, "eps")(X, t))
+    made_inside = jax.jit(
+        lambda schedule, t: jd.make_denoiser(lambda x, t: x, schedule, "eps")(X, t)
+    )
     for t, lost in ((1.0, True), (0.9, False)):
         np.testing.assert_array_equal(np.isnan(made_inside(NOTHING_LEFT["table"], t)), lost)
 
@@ -180,7 +203,9 @@ def test_a_velocity_speaks_of_data_where_they_go_at_a_speed() -> None:
     with pytest.raises(ValueError, match="got 'velocity', which says nothing of x_0 there"):
         jd.make_denoiser(lambda x, t: x, NOTHING_LEFT["table"], "velocity")
     with pytest.raises(ValueError, match="got 'velocity', which says nothing of x_0 there"):
-        jax.jit(lambda: jd.make_denoiser(lambda x, t: x, NOTHING_LEFT["table"], "velocity")(X, 0.5))()
+        jax.jit(
+            lambda: jd.make_denoiser(lambda x, t: x, NOTHING_LEFT["table"], "velocity")(X, 0.5)
+        )()
 
 
 @pytest.mark.parametrize("kind", jd.prediction.PREDICTIONS)
@@ -195,10 +220,16 @@ def test_a_prediction_is_not_known_without_noise(kind: str) -> None:
 
 def test_training_refuses_a_network_it_could_not_sample_from() -> None:
     for kind in ("eps", "score"):
-        config = _config.Config(diffusion=_config.Diffusion(schedule="rectified_flow", prediction=kind))
+        config = _config.Config(
+            diffusion=_config.Diffusion(schedule="rectified_flow", prediction=kind)
+        )
         with pytest.raises(ValueError, match="prediction: expected 'v', 'x0' or 'edm'"):
             _config.check(config)
-    _config.check(_config.Config(diffusion=_config.Diffusion(schedule="rectified_flow", prediction="velocity")))
+    _config.check(
+        _config.Config(
+            diffusion=_config.Diffusion(schedule="rectified_flow", prediction="velocity")
+        )
+    )
     _config.check(_config.Config(diffusion=_config.Diffusion(schedule="sigmoid", prediction="eps")))
 
 
@@ -214,7 +245,9 @@ def test_a_traced_row_off_the_levels_has_no_probability(name: str) -> None:
     x_0 = jnp.array([[-1.0, 0.125], [0.1, 0.0], [-1.125, 0.0], [128.0, 0.0]])
     found = np.asarray(jax.jit(log_prob)(x_0, LAST))
     np.testing.assert_array_equal(np.isnan(found), [False, True, True, True])
-    np.testing.assert_allclose(found[0], log_prob(x_0[:1], jd.Normal(*(v[:1] for v in LAST)))[0], rtol=1e-5)
+    np.testing.assert_allclose(
+        found[0], log_prob(x_0[:1], jd.Normal(*(v[:1] for v in LAST)))[0], rtol=1e-5
+    )
     spread = jax.jit(lambda x: decoders.uniform_dequantise(KEY, x, 17))(x_0)
     np.testing.assert_array_equal(np.isnan(spread[:, 0]), [False, True, True, True])
 
@@ -271,7 +304,9 @@ def own_step(key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any) -> Any:
 def test_there_is_no_way_back_from_data_without_noise(name: str) -> None:
     kernel = DETERMINISTIC[name](DENOISER, SCHEDULE)
     for ts in CLEAN_ENDS.values():
-        with pytest.raises(ValueError, match=r"ts: expected a grid that ends with noise left, .* got .* for an end"):
+        with pytest.raises(
+            ValueError, match=r"ts: expected a grid that ends with noise left, .* got .* for an end"
+        ):
             jd.sampling.encode(kernel, X, ts)
 
 
@@ -280,7 +315,9 @@ def test_a_traced_grid_that_ends_clean_is_nan(name: str) -> None:
     kernel = DETERMINISTIC[name](DENOISER, SCHEDULE)
     encode = jax.jit(lambda kernel, ts: jd.sampling.encode(kernel, X, ts))
     assert np.isnan(encode(kernel, CLEAN_ENDS["zero"])).all()
-    np.testing.assert_allclose(encode(kernel, NOISY), jd.sampling.encode(kernel, X, NOISY), rtol=1e-5)  # rounding
+    np.testing.assert_allclose(
+        encode(kernel, NOISY), jd.sampling.encode(kernel, X, NOISY), rtol=1e-5
+    )  # rounding
 
 
 def test_a_schedule_that_leaves_noise_is_followed_to_zero() -> None:
@@ -290,13 +327,18 @@ def test_a_schedule_that_leaves_noise_is_followed_to_zero() -> None:
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_there_is_no_way_back_from_noise_that_was_drawn(name: str) -> None:
-    with pytest.raises(ValueError, match=r"kernel: expected a deterministic one, .* got one that draws from its key"):
+    with pytest.raises(
+        ValueError,
+        match=r"kernel: expected a deterministic one, .* got one that draws from its key",
+    ):
         jd.sampling.encode(STOCHASTIC[name](DENOISER, SCHEDULE), X, NOISY)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "heun"])
 def test_a_traced_strength_of_noise_is_nan_unless_it_is_none(name: str) -> None:
-    encode = jax.jit(lambda v: jd.sampling.encode(STOCHASTIC[name](DENOISER, SCHEDULE, v), X, NOISY))
+    encode = jax.jit(
+        lambda v: jd.sampling.encode(STOCHASTIC[name](DENOISER, SCHEDULE, v), X, NOISY)
+    )
     plain = jd.sampling.encode(DETERMINISTIC[name](DENOISER, SCHEDULE), X, NOISY)
     np.testing.assert_allclose(encode(0.0), plain, rtol=1e-5)  # rounding
     assert np.isnan(encode(0.5)).all()
@@ -312,7 +354,11 @@ def test_a_fault_of_a_kernel_of_ones_own_comes_out() -> None:
 
 def scaled(scale: jax.Array | None, x: jax.Array, t: jax.Array) -> jax.Array:
     """A row's denoised state in a scale of its own; NaN far out, where no step can be taken and none is."""
-    return jnp.where(jnp.abs(x[:, :1]) > 1e7, jnp.nan, DENOISER(x, t) * (1.0 if scale is None else scale[:, None]))
+    return jnp.where(
+        jnp.abs(x[:, :1]) > 1e7,
+        jnp.nan,
+        DENOISER(x, t) * (1.0 if scale is None else scale[:, None]),
+    )
 
 
 def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
@@ -320,8 +366,12 @@ def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
     denoise = Partial(scaled, scale)
     probes = {} if scale is None else {"key": KEY, "num_probes": 2}
     return {
-        "sample": jd.sample(KEY, kernels.adaptive(denoise, SCHEDULE, 1e-2), x, jd.grids.uniform(1)).x,
-        "density": likelihood.ode_log_prob(denoise, SCHEDULE, jd.grids.uniform(1), x, tolerance=1e-2, **probes),
+        "sample": jd.sample(
+            KEY, kernels.adaptive(denoise, SCHEDULE, 1e-2), x, jd.grids.uniform(1)
+        ).x,
+        "density": likelihood.ode_log_prob(
+            denoise, SCHEDULE, jd.grids.uniform(1), x, tolerance=1e-2, **probes
+        ),
     }
 
 
@@ -387,7 +437,9 @@ def test_a_traced_schedule_has_gradients_through_its_grid() -> None:
     slope = jax.grad(lambda rate: jd.grids.log_snr(jd.schedules.linear(0.1, rate), 4)[2])(20.0)
     h = 0.1
     ends = [jd.grids.log_snr(jd.schedules.linear(0.1, 20.0 + d), 4)[2] for d in (-h, h)]
-    np.testing.assert_allclose(slope, (ends[1] - ends[0]) / (2 * h), rtol=1e-2)  # of the difference quotient
+    np.testing.assert_allclose(
+        slope, (ends[1] - ends[0]) / (2 * h), rtol=1e-2
+    )  # of the difference quotient
 
 
 # Refusals -----------------------------------------------------------------------------------------------------------

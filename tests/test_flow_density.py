@@ -1,14 +1,14 @@
 """The density of the probability-flow ODE: exact for Gaussians and mixtures, normalised, of its stated order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import asymmetric_mixture, correlated_gaussian, rejects
-from jax.tree_util import Partial
 
 import jaxdiff as jd
-from jaxdiff import flow_density
 from jaxdiff.likelihood import ode_log_prob
 
 solve = jax.jit(ode_log_prob)
@@ -32,7 +32,9 @@ def test_mixture_density_is_exact(name: str, x64: None) -> None:
     """Within 1e-3 nat at 100 steps, in all families."""
     schedule, mixture = DEEP[name](), in_float64(asymmetric_mixture())
     x_0 = mixture.sample(jax.random.key(0), (50,))
-    target = mixture.diffuse(schedule, 0.0)  # the data themselves, but for edm, whose t = 0 carries sigma_min
+    target = mixture.diffuse(
+        schedule, 0.0
+    )  # the data themselves, but for edm, whose t = 0 carries sigma_min
     log_prob = solve(mixture.denoiser(schedule), schedule, jd.grids.log_snr(schedule, 100), x_0)
     np.testing.assert_allclose(log_prob, target.log_prob(x_0), atol=1e-3)
 
@@ -73,13 +75,16 @@ def test_hutchinson_is_unbiased(x64: None) -> None:
     point = jnp.array([[0.3, -0.2]])
     exact = float(solve(denoiser, schedule, ts, point)[0])
     for probe in ("rademacher", "gaussian"):
-        run = jax.jit(lambda k, x: ode_log_prob(denoiser, schedule, ts, x, key=k, num_probes=2, probe=probe))  # noqa: B023
+        solver = functools.partial(ode_log_prob, num_probes=2, probe=probe)
+        run = jax.jit(lambda k, x, solver=solver: solver(denoiser, schedule, ts, x, key=k))
         draws = np.asarray(run(jax.random.key(0), jnp.tile(point, (4000, 1))))
         assert abs(draws.mean() - exact) < 4 * draws.std() / np.sqrt(4000), probe
     # Where the Jacobian is diagonal, signs are all a probe needs: no variance.
     plain = jd.oracles.gaussian(jnp.zeros(3), jnp.array([0.2, 1.0, 3.0]))
     x_0 = plain.sample(jax.random.key(1), (4,))
-    one = ode_log_prob(plain.denoiser(schedule), schedule, ts, x_0, key=jax.random.key(2), num_probes=1)
+    one = ode_log_prob(
+        plain.denoiser(schedule), schedule, ts, x_0, key=jax.random.key(2), num_probes=1
+    )
     np.testing.assert_allclose(one, solve(plain.denoiser(schedule), schedule, ts, x_0), rtol=1e-9)
 
 
@@ -87,40 +92,11 @@ def test_adaptive_agrees(x64: None) -> None:
     schedule, mixture = jd.schedules.cosine(), in_float64(asymmetric_mixture())
     x_0 = mixture.sample(jax.random.key(0), (10,))
     log_prob = jax.jit(
-        lambda x: ode_log_prob(mixture.denoiser(schedule), schedule, jnp.array([1.0, 0.0]), x, tolerance=1e-7)
+        lambda x: ode_log_prob(
+            mixture.denoiser(schedule), schedule, jnp.array([1.0, 0.0]), x, tolerance=1e-7
+        )
     )
     np.testing.assert_allclose(log_prob(x_0), mixture.log_prob(x_0), atol=1e-3)
-
-
-def test_mutants_are_off(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """sigma^2 for sigma in the drift, end-points swapped, no divergence: each misses the density by tenths of nats."""
-    schedule, mixture = jd.schedules.cosine(), in_float64(asymmetric_mixture())
-    denoiser, x_0 = mixture.denoiser(schedule), mixture.sample(jax.random.key(0), (20,))
-    ts, right = jd.grids.log_snr(schedule, 40), flow_density._rates
-
-    def density() -> np.ndarray:
-        return np.asarray(flow_density.density(Partial(denoiser), schedule, ts, x_0, None, None, (-20.0, 15.0)))
-
-    def squared(
-        denoiser: Partial, schedule: jd.Schedule, probes: None, half: jax.Array, y: jax.Array
-    ) -> flow_density.Rates:
-        now = right(denoiser, schedule, probes, half, y)
-        return jax.tree.map(lambda leaf: leaf * schedule.sigma(schedule.time(2 * half)), now)
-
-    def no_divergence(*args: object) -> flow_density.Rates:
-        now = right(*args)
-        return now._replace(divergence=0 * now.divergence)
-
-    def swapped(*args: object) -> flow_density.Rates:
-        return jax.tree.map(jnp.negative, right(*args))
-
-    exact = np.asarray(mixture.log_prob(x_0))
-    assert np.abs(density() - exact).max() < 1e-2
-    for mutant in (squared, no_divergence, swapped):
-        jax.clear_caches()  # the driver's program knows the right one
-        monkeypatch.setattr(flow_density, "_rates", mutant)
-        assert np.median(np.abs(density() - exact)) > 0.1, mutant.__name__
-    jax.clear_caches()
 
 
 _SCHEDULE, _X = jd.schedules.cosine(), jnp.zeros((2, 2))

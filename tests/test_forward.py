@@ -13,12 +13,16 @@ from hypothesis import strategies as st
 import jaxdiff as jd
 
 every = pytest.mark.parametrize("name", SCHEDULES)
-shapes = st.sampled_from([(3,), (2, 5), (1, 5, 4, 1), (2, 3, 3, 2)])  # each new shape compiles: a few will do
+shapes = st.sampled_from(
+    [(3,), (2, 5), (1, 5, 4, 1), (2, 3, 3, 2)]
+)  # each new shape compiles: a few will do
 ordered = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
 @every
-@given(shape=shapes, t=st.floats(0, 1), precision=st.sampled_from(["bfloat16", "float32", "float64"]))
+@given(
+    shape=shapes, t=st.floats(0, 1), precision=st.sampled_from(["bfloat16", "float32", "float64"])
+)
 def test_q_sample_is_affine(name: str, shape: tuple[int, ...], t: float, precision: str) -> None:
     with jax.enable_x64(True):
         schedule = SCHEDULES[name]()
@@ -27,7 +31,9 @@ def test_q_sample_is_affine(name: str, shape: tuple[int, ...], t: float, precisi
         assert x_t.dtype == precision
         assert x_t.shape == shape
         alpha, sigma = schedule.alpha_sigma(t)
-        expected = np.asarray(alpha) * np.asarray(x_0, float) + np.asarray(sigma) * np.asarray(eps, float)
+        expected = np.asarray(alpha) * np.asarray(x_0, float) + np.asarray(sigma) * np.asarray(
+            eps, float
+        )
         # Two roundings of terms this large; float32 coefficients near t = 0 and 1 carry lambda's rounding.
         size = np.abs(np.asarray(alpha)) * 4 + np.abs(np.asarray(sigma)) * 4
         tolerance = {"bfloat16": 1e-2, "float32": 1e-5, "float64": 1e-13}[precision] * size
@@ -60,7 +66,9 @@ def bayes(schedule: jd.Schedule, x_t: float, x_0: float, t: float, s: float) -> 
     alpha, sigma = map(float, schedule.alpha_sigma(s))
     # The joint is a parabola in x_s: its width bounds both factors' widths from below.
     x_s = alpha * x_0 + sigma * np.linspace(-40, 40, 2_000_001)
-    log_joint = -0.5 * ((x_t - shrink * x_s) / noise) ** 2 - 0.5 * ((x_s - alpha * x_0) / sigma) ** 2
+    log_joint = (
+        -0.5 * ((x_t - shrink * x_s) / noise) ** 2 - 0.5 * ((x_s - alpha * x_0) / sigma) ** 2
+    )
     weights = np.exp(log_joint - log_joint.max())
     weights /= weights.sum()
     mean = float(weights @ x_s)
@@ -91,8 +99,14 @@ def test_posterior_mutants_are_rejected(x64: None) -> None:
     mutants = {
         "variance at the wrong end": (right[0], sigma_t**2 * kept),
         "alpha_t for alpha_s": (ratio * x_t + alpha_t * kept * x_0, right[1]),
-        "sigmas swapped": (alpha_t / alpha_s * (sigma_t / sigma_s) ** 2 * x_t + alpha_s * kept * x_0, right[1]),
-        "t and s swapped": (right[0], -(sigma_s**2) * jnp.expm1(schedule.log_snr(s) - schedule.log_snr(t))),
+        "sigmas swapped": (
+            alpha_t / alpha_s * (sigma_t / sigma_s) ** 2 * x_t + alpha_s * kept * x_0,
+            right[1],
+        ),
+        "t and s swapped": (
+            right[0],
+            -(sigma_s**2) * jnp.expm1(schedule.log_snr(s) - schedule.log_snr(t)),
+        ),
     }
     for broken in mutants.values():
         assert not np.allclose(broken, (mean, variance), rtol=1e-3)
@@ -104,7 +118,9 @@ def test_limits(name: str, dtype: str) -> None:
     x_0, x_t, eps = jax.random.normal(jax.random.key(0), (3, 4, 2), dtype)
     rtol = {"float32": 2e-6, "float64": 1e-14}[dtype]
     for t in (0.0, 0.3, 1.0):
-        np.testing.assert_allclose(jd.q_step(schedule, x_t, t, t, eps), x_t, rtol=rtol)  # s -> t is the identity
+        np.testing.assert_allclose(
+            jd.q_step(schedule, x_t, t, t, eps), x_t, rtol=rtol
+        )  # s -> t is the identity
         mean, variance = jd.q_posterior(schedule, x_t, x_0, t, t)
         np.testing.assert_allclose(mean, x_t, rtol=rtol)
         np.testing.assert_array_equal(variance, 0)
@@ -122,11 +138,15 @@ def test_posterior_is_ddpm_equation_7(x64: None) -> None:
     i = np.array([2, 10, 500, 1000])
     beta, now, before = betas[i - 1], alpha_bar[i], alpha_bar[i - 1]
     x_t, x_0 = jax.random.normal(jax.random.key(0), (2, 4, 3))
-    mean, variance = jd.q_posterior(schedule, x_t, x_0, jnp.asarray(i) / 1000, jnp.asarray(i - 1) / 1000)
-    expected = (np.sqrt(before) * beta / (1 - now))[:, None] * x_0 + (np.sqrt(1 - beta) * (1 - before) / (1 - now))[
-        :, None
-    ] * x_t
-    np.testing.assert_allclose(mean, expected, rtol=1e-9)  # 1 - alpha_bar is 1e-4 in Eq. (7): its cancellation
+    mean, variance = jd.q_posterior(
+        schedule, x_t, x_0, jnp.asarray(i) / 1000, jnp.asarray(i - 1) / 1000
+    )
+    expected = (np.sqrt(before) * beta / (1 - now))[:, None] * x_0 + (
+        np.sqrt(1 - beta) * (1 - before) / (1 - now)
+    )[:, None] * x_t
+    np.testing.assert_allclose(
+        mean, expected, rtol=1e-9
+    )  # 1 - alpha_bar is 1e-4 in Eq. (7): its cancellation
     np.testing.assert_allclose(variance[:, 0], (1 - before) / (1 - now) * beta, rtol=1e-9)
 
 
@@ -153,7 +173,9 @@ class Variants(chex.TestCase, parameterized.TestCase):
         x_0, eps = jax.random.normal(jax.random.key(0), (2, 6, 3, 3, 2))
         t = jnp.linspace(0, 1, 6)
         out = self.variant(lambda x_0, t, eps: jd.q_sample(schedule, x_0, t, eps))(x_0, t, eps)
-        chex.assert_trees_all_close(out, jd.q_sample(schedule, x_0, t, eps), rtol=1e-5, atol=1e-5)  # float32
+        chex.assert_trees_all_close(
+            out, jd.q_sample(schedule, x_0, t, eps), rtol=1e-5, atol=1e-5
+        )  # float32
 
     @chex.all_variants(with_pmap=True)
     @parameterized.parameters("cosine", "edm", "rectified_flow", "ddpm")
@@ -161,8 +183,12 @@ class Variants(chex.TestCase, parameterized.TestCase):
         schedule = SCHEDULES[name]()
         x_t, x_0 = jax.random.normal(jax.random.key(0), (2, 6, 3))
         t, s = jnp.linspace(0.2, 1, 6), jnp.linspace(0, 0.9, 6)
-        out = self.variant(lambda x_t, x_0, t, s: jd.q_posterior(schedule, x_t, x_0, t, s))(x_t, x_0, t, s)
-        chex.assert_trees_all_close(out, jd.q_posterior(schedule, x_t, x_0, t, s), rtol=1e-5, atol=1e-5)  # float32
+        out = self.variant(lambda x_t, x_0, t, s: jd.q_posterior(schedule, x_t, x_0, t, s))(
+            x_t, x_0, t, s
+        )
+        chex.assert_trees_all_close(
+            out, jd.q_posterior(schedule, x_t, x_0, t, s), rtol=1e-5, atol=1e-5
+        )  # float32
 
 
 X = jnp.zeros((2, 3))

@@ -34,7 +34,9 @@ def test_grids_fall_from_one_to_zero(name: str, num_steps: int) -> None:
 @given(num_steps=st.integers(1, 300))
 def test_uniform_is_exact(num_steps: int) -> None:
     with jax.enable_x64(True):
-        np.testing.assert_array_equal(jd.grids.uniform(num_steps), np.arange(num_steps, -1, -1) / num_steps)
+        np.testing.assert_array_equal(
+            jd.grids.uniform(num_steps), np.arange(num_steps, -1, -1) / num_steps
+        )
 
 
 def test_quadratic_has_even_square_roots(x64: None) -> None:
@@ -43,7 +45,9 @@ def test_quadratic_has_even_square_roots(x64: None) -> None:
 
 def test_log_snr_spacing(x64: None) -> None:
     finite = jd.schedules.edm()
-    np.testing.assert_allclose(np.diff(finite.log_snr(jd.grids.log_snr(finite, 8)), 2), 0, atol=1e-10)
+    np.testing.assert_allclose(
+        np.diff(finite.log_snr(jd.grids.log_snr(finite, 8)), 2), 0, atol=1e-10
+    )
     infinite = jd.schedules.linear()  # lambda(0) = inf: the last step is set apart
     ts = jd.grids.log_snr(infinite, 8)
     np.testing.assert_allclose(ts[-2], 1e-3, rtol=1e-9)
@@ -55,14 +59,19 @@ def test_karras_is_their_equation_5(rho: float, x64: None) -> None:
     schedule = jd.schedules.edm(0.002, 80.0)
     i = np.arange(19) / 18
     expected = (80 ** (1 / rho) + i * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
-    np.testing.assert_allclose(schedule.sigma(jd.grids.karras(schedule, 18, rho)), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        schedule.sigma(jd.grids.karras(schedule, 18, rho)), expected, rtol=1e-9
+    )
 
 
 @every
 def test_grids_of_a_traced_schedule(name: str) -> None:
     schedule = SCHEDULES[name]()
     np.testing.assert_allclose(
-        jax.jit(lambda s: jd.grids.log_snr(s, 6))(schedule), jd.grids.log_snr(schedule, 6), atol=1e-5, rtol=1e-4
+        jax.jit(lambda s: jd.grids.log_snr(s, 6))(schedule),
+        jd.grids.log_snr(schedule, 6),
+        atol=1e-5,
+        rtol=1e-4,
     )  # an inverse in float32
 
 
@@ -78,7 +87,9 @@ def test_grids_between_other_ends(name: str, x64: None) -> None:
         np.testing.assert_array_equal(ts[jnp.array([0, -1])], [0.9, 0.2])
         assert np.all(np.diff(ts) < 0)
     np.testing.assert_allclose(
-        np.diff(schedule.log_snr(jd.grids.log_snr(schedule, 5, start=0.9, end=0.2)), 2), 0, atol=1e-8
+        np.diff(schedule.log_snr(jd.grids.log_snr(schedule, 5, start=0.9, end=0.2)), 2),
+        0,
+        atol=1e-8,
     )
 
 
@@ -89,7 +100,9 @@ def test_grids_within_a_steep_end_still_fall(ends: dict[str, float], x64: None) 
 
 def test_karras_ends_at_its_margin() -> None:
     schedule = jd.schedules.cosine(log_snr_min=-20)
-    np.testing.assert_allclose(jd.grids.karras(schedule, 10, 1.0)[-2], 1e-3, rtol=1e-2)  # an inverse in float32
+    np.testing.assert_allclose(
+        jd.grids.karras(schedule, 10, 1.0)[-2], 1e-3, rtol=1e-2
+    )  # an inverse in float32
 
 
 @pytest.mark.parametrize(
@@ -101,7 +114,9 @@ def test_karras_ends_at_its_margin() -> None:
     ],
 )
 def test_subsequences_are_the_table_s(spacing: str, steps: list[int], x64: None) -> None:
-    np.testing.assert_allclose(jd.grids.subsequence(1000, 10, spacing), np.array([*steps, 0]) / 1000, rtol=1e-12)
+    np.testing.assert_allclose(
+        jd.grids.subsequence(1000, 10, spacing), np.array([*steps, 0]) / 1000, rtol=1e-12
+    )
 
 
 def test_optimised_is_the_best_of_all_grids(x64: None) -> None:
@@ -114,7 +129,9 @@ def test_optimised_is_the_best_of_all_grids(x64: None) -> None:
     def cost(chosen: np.ndarray) -> float:
         return float(np.sum(np.diff(np.exp(lambdas[chosen])) * error[chosen[:-1]]))
 
-    best = min((np.array([0, *inner, 9]) for inner in itertools.combinations(range(1, 9), 3)), key=cost)
+    best = min(
+        (np.array([0, *inner, 9]) for inner in itertools.combinations(range(1, 9), 3)), key=cost
+    )
     np.testing.assert_allclose(schedule.log_snr(ts), lambdas[best], rtol=1e-9, atol=1e-9)
 
 
@@ -124,7 +141,9 @@ def test_optimised_with_steep_ends_lowers_the_gap() -> None:
     ts = schedule.time(jnp.linspace(-14, 12, 150))
     x_0 = mixture.sample(jax.random.key(0), (2000,))
     denoiser = mixture.denoiser(schedule)
-    error = jax.vmap(lambda t: jd.losses.denoising_error(jax.random.key(1), denoiser, schedule, x_0, t).mean())(ts)
+    error = jax.vmap(
+        lambda t: jd.losses.denoising_error(jax.random.key(1), denoiser, schedule, x_0, t).mean()
+    )(ts)
     error = jnp.minimum.accumulate(error)  # a mmse falls; Monte Carlo lets it rise by a hair
 
     def gap(grid: jax.Array) -> float:
@@ -135,7 +154,9 @@ def test_optimised_with_steep_ends_lowers_the_gap() -> None:
     best = jd.grids.optimised(schedule, 12, schedule.log_snr(ts), error)
     assert best.shape == (13,)
     assert np.all(np.diff(best) < 0)
-    assert gap(best) < 0.95 * min(gap(jd.grids.log_snr(schedule, 12)), gap(jd.grids.karras(schedule, 12)))
+    assert gap(best) < 0.95 * min(
+        gap(jd.grids.log_snr(schedule, 12)), gap(jd.grids.karras(schedule, 12))
+    )
 
 
 def test_denoising_error_is_the_mmse_of_a_gaussian(x64: None) -> None:
@@ -143,7 +164,9 @@ def test_denoising_error_is_the_mmse_of_a_gaussian(x64: None) -> None:
     schedule, variances = jd.schedules.linear(), np.array([2.0, 0.3])
     data = jd.oracles.gaussian(jnp.array([0.5, -1.0]), jnp.asarray(variances))
     x_0, (alpha, sigma) = data.sample(jax.random.key(0), (20_000,)), schedule.alpha_sigma(0.4)
-    errors = jd.losses.denoising_error(jax.random.key(1), data.denoiser(schedule), schedule, x_0, 0.4)
+    errors = jd.losses.denoising_error(
+        jax.random.key(1), data.denoiser(schedule), schedule, x_0, 0.4
+    )
     exact = np.sum(variances * sigma**2 / (alpha**2 * variances + sigma**2))
     assert abs(errors.mean() - exact) < 5 * errors.std() / np.sqrt(20_000)
 

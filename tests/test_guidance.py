@@ -30,7 +30,10 @@ def test_it_is_the_combination_of_scores(x64: None) -> None:
     x = jax.random.normal(jax.random.key(0), (5, 2))
     x_0 = jd.guidance.classifier_free(given, free, scale)(x, t)
     score = jd.prediction.convert(schedule, x_0, x, t, source="x0", target="score")
-    parts = (mixture.diffuse(schedule, t).score(x) for mixture in (asymmetric_mixture(), correlated_gaussian()))
+    parts = (
+        mixture.diffuse(schedule, t).score(x)
+        for mixture in (asymmetric_mixture(), correlated_gaussian())
+    )
     expected = sum(w * s for w, s in zip((scale, 1 - scale), parts, strict=True))
     np.testing.assert_allclose(score, expected, rtol=1e-9)
 
@@ -52,9 +55,13 @@ def test_guidance_sharpens_towards_the_class() -> None:
     x_init = jd.prior_sample(jax.random.key(0), schedule, (2000, 2))
 
     def mean(scale: float) -> np.ndarray:
-        guided = jd.guidance.classifier_free(one.denoiser(schedule), mixture.denoiser(schedule), scale)
+        guided = jd.guidance.classifier_free(
+            one.denoiser(schedule), mixture.denoiser(schedule), scale
+        )
         kernel = jd.kernels.ddim(guided, schedule)
-        return np.asarray(jd.sample(jax.random.key(1), kernel, x_init, jd.grids.uniform(50)).x).mean(0)
+        return np.asarray(
+            jd.sample(jax.random.key(1), kernel, x_init, jd.grids.uniform(50)).x
+        ).mean(0)
 
     rest = np.asarray(mixture.means)[[0, 2]].mean(0)
     distance = [np.linalg.norm(mean(scale) - rest) for scale in (1.0, 2.0)]
@@ -77,7 +84,10 @@ def test_rescale_restores_the_contrast(x64: None) -> None:
     schedule = jd.schedules.cosine()
     given, free = denoisers(schedule)
     x = jax.random.normal(jax.random.key(0), (4, 2))
-    none, half, full = (jd.guidance.classifier_free(given, free, 3.0, rescale=phi)(x, 0.5) for phi in (0.0, 0.5, 1.0))
+    none, half, full = (
+        jd.guidance.classifier_free(given, free, 3.0, rescale=phi)(x, 0.5)
+        for phi in (0.0, 0.5, 1.0)
+    )
     np.testing.assert_allclose(full.std(axis=1), given(x, 0.5).std(axis=1), rtol=1e-12)
     np.testing.assert_allclose(half, (none + full) / 2, rtol=1e-12)
     alone = jd.guidance.classifier_free(given, free, 3.0, rescale=1.0)(x[1:2], 0.5)
@@ -91,12 +101,16 @@ def test_the_exact_classifier_gives_the_class_conditional_denoiser(name: str, x6
     one = jd.oracles.gaussian(mixture.means[1], mixture.covariances[1])
 
     def log_likelihood(x_t: jax.Array, t: jax.Array) -> jax.Array:
-        return one.diffuse(schedule, t[0]).log_prob(x_t) - mixture.diffuse(schedule, t[0]).log_prob(x_t)
+        return one.diffuse(schedule, t[0]).log_prob(x_t) - mixture.diffuse(schedule, t[0]).log_prob(
+            x_t
+        )
 
     guided = jd.guidance.classifier(mixture.denoiser(schedule), schedule, log_likelihood)
     x_t = schedule.sigma(t) * jax.random.normal(jax.random.key(0), (5, 2))
     np.testing.assert_allclose(guided(x_t, t), one.denoiser(schedule)(x_t, t), rtol=1e-8, atol=1e-8)
-    twice = jd.guidance.classifier(mixture.denoiser(schedule), schedule, log_likelihood, jnp.full(5, 2.0))
+    twice = jd.guidance.classifier(
+        mixture.denoiser(schedule), schedule, log_likelihood, jnp.full(5, 2.0)
+    )
     shift = [d(x_t, t) - mixture.denoiser(schedule)(x_t, t) for d in (guided, twice)]
     np.testing.assert_allclose(shift[1], 2 * shift[0], rtol=1e-7, atol=1e-10)
 
@@ -118,13 +132,20 @@ def test_bad_input() -> None:
         jd.guidance.classifier_free(lambda x, t: x, None, 1.0)
     with pytest.raises(ValueError, match=r"interval: expected \(low, high\) in this order"):
         jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, 1.0, interval=(0.8, 0.2))
-    every_class = jd.guidance.classifier(lambda x, t: x, jd.schedules.cosine(), lambda x, t: jax.nn.log_softmax(x))
-    with pytest.raises(ValueError, match=r"log_likelihood: expected one value a row, \(4,\), got \(4, 3\)"):
+    every_class = jd.guidance.classifier(
+        lambda x, t: x, jd.schedules.cosine(), lambda x, t: jax.nn.log_softmax(x)
+    )
+    with pytest.raises(
+        ValueError, match=r"log_likelihood: expected one value a row, \(4,\), got \(4, 3\)"
+    ):
         every_class(jnp.ones((4, 3)), 0.5)
 
 
 def test_gradients_through_guidance_of_rows_without_contrast() -> None:
     schedule = jd.schedules.cosine()
-    given, free = (jd.oracles.gaussian(jnp.array([m]), jnp.array([[0.2]])).denoiser(schedule) for m in (0.5, -0.5))
+    given, free = (
+        jd.oracles.gaussian(jnp.array([m]), jnp.array([[0.2]])).denoiser(schedule)
+        for m in (0.5, -0.5)
+    )
     guided = jd.guidance.classifier_free(given, free, 2.0)
     assert np.all(np.isfinite(jax.grad(lambda x: guided(x, 0.5).sum())(jnp.ones((4, 1)))))

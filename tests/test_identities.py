@@ -25,7 +25,9 @@ from jaxdiff import (
 from jaxdiff import chain as chains
 
 SCHEDULE = jd.schedules.cosine()
-DDPM = jd.schedules.from_betas(jd.schedules.linear_betas(100, 1e-3, 0.05))  # some of the data is left at t = 1
+DDPM = jd.schedules.from_betas(
+    jd.schedules.linear_betas(100, 1e-3, 0.05)
+)  # some of the data is left at t = 1
 T, S = 0.6, 0.4
 
 
@@ -58,7 +60,10 @@ def test_a_quadratic_grid_is_even_in_the_root_between_other_ends(x64: None) -> N
 
 
 def test_a_learned_schedule_starts_straight() -> None:
-    schedule, t = jd.schedules.learned(jd.schedules.learned_parameters(-3.0, 5.0, num_bins=4)), jnp.linspace(0, 1, 9)
+    schedule, t = (
+        jd.schedules.learned(jd.schedules.learned_parameters(-3.0, 5.0, num_bins=4)),
+        jnp.linspace(0, 1, 9),
+    )
     np.testing.assert_allclose(schedule.log_snr(t), 5 - 8 * t, atol=1e-5)  # float32
 
 
@@ -70,7 +75,9 @@ def test_a_sigmoid_schedule_is_divided_by_its_temperature(x64: None) -> None:
 
 def test_noise_is_hidden_where_the_ratio_is_below_rounding(x64: None) -> None:
     for dtype in ("float32", "float64"):
-        log_snr = -2 * np.log(np.finfo(dtype).eps) + np.array([-0.1, 0.1])  # sigma / alpha on both sides of it
+        log_snr = -2 * np.log(np.finfo(dtype).eps) + np.array(
+            [-0.1, 0.1]
+        )  # sigma / alpha on both sides of it
         np.testing.assert_array_equal(forward.no_noise(jnp.asarray(log_snr, dtype)), [False, True])
 
 
@@ -79,14 +86,18 @@ def test_a_prediction_of_noise_says_nothing_without_data() -> None:
     flow, wide, x = jd.schedules.rectified_flow(), jd.schedules.edm(sigma_max=1e4), jnp.ones((2, 1))
     for kind in ("eps", "score"):
         to_x_0 = jax.jit(lambda schedule, t: prediction.to_x_0(schedule, x, x, t, prediction=kind))  # noqa: B023
-        np.testing.assert_array_equal(np.isnan(to_x_0(flow, jnp.array([1.0, 0.5]))[:, 0]), [True, False])
+        np.testing.assert_array_equal(
+            np.isnan(to_x_0(flow, jnp.array([1.0, 0.5]))[:, 0]), [True, False]
+        )
         assert np.isfinite(to_x_0(wide, jnp.ones(2))).all()
 
 
 def test_the_forward_variance_is_that_of_a_step(x64: None) -> None:
     (alpha_s, sigma_s), (alpha_t, sigma_t) = (SCHEDULE.alpha_sigma(t) for t in (S, T))
     expected = sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
-    np.testing.assert_allclose(chains.q_variance(SCHEDULE, jnp.zeros((2, 3)), S, T), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        chains.q_variance(SCHEDULE, jnp.zeros((2, 3)), S, T), expected, rtol=1e-9
+    )
 
 
 # --- kernels and the driver ------------------------------------------------------------------------------------------
@@ -99,13 +110,21 @@ def test_ddim_between_its_ends_is_their_equation_16(x64: None) -> None:
     (alpha_s, sigma_s), (alpha_t, sigma_t) = (SCHEDULE.alpha_sigma(t) for t in (S, T))
     x_0 = denoiser(x_t, T)
     std = eta * sigma_s / sigma_t * jnp.sqrt(1 - alpha_t**2 / alpha_s**2)
-    expected = alpha_s * x_0 + jnp.sqrt(sigma_s**2 - std**2) * (x_t - alpha_t * x_0) / sigma_t + std * normals(keys, 2)
+    expected = (
+        alpha_s * x_0
+        + jnp.sqrt(sigma_s**2 - std**2) * (x_t - alpha_t * x_0) / sigma_t
+        + std * normals(keys, 2)
+    )
     np.testing.assert_allclose(x_s, expected, rtol=1e-9)
 
 
 def test_the_step_to_the_data_is_the_denoised_state(x64: None) -> None:
     """Also where the reverse variance is not zero there: what is left is the decoder's."""
-    denoiser, x_t, (t, s) = diagonal(1.0, 0.3).denoiser(SCHEDULE), normals(row_keys(3), 2), jnp.array([0.1, 0.0])
+    denoiser, x_t, (t, s) = (
+        diagonal(1.0, 0.3).denoiser(SCHEDULE),
+        normals(row_keys(3), 2),
+        jnp.array([0.1, 0.0]),
+    )
     x_s = kernels.ancestral(denoiser, SCHEDULE, "large").step(row_keys(3, 1), (), x_t, t, s)[1]
     np.testing.assert_allclose(x_s, denoiser(x_t, t), rtol=1e-9)
 
@@ -124,8 +143,13 @@ def test_a_correction_draws_noise_of_its_own(x64: None) -> None:
     x = predictor.step(first, (), x_t, T, S)[1]
     moved = kernels.corrected(predictor, denoiser, SCHEDULE, 0.5).step(keys, (), x_t, T, S)[1]
     alpha, sigma = SCHEDULE.alpha_sigma(S)
-    eps = (moved - x - 0.5 * (alpha * denoiser(x, S) - x)) / sigma  # 2 snr^2 = 0.5, and sqrt(2 * 0.5) = 1
-    assert np.abs(z_scores(np.concatenate([eps, eps**2], 1), np.array([0.0, 0.0, 1.0, 1.0]))).max() < 4.5
+    eps = (
+        moved - x - 0.5 * (alpha * denoiser(x, S) - x)
+    ) / sigma  # 2 snr^2 = 0.5, and sqrt(2 * 0.5) = 1
+    assert (
+        np.abs(z_scores(np.concatenate([eps, eps**2], 1), np.array([0.0, 0.0, 1.0, 1.0]))).max()
+        < 4.5
+    )
     assert np.abs(z_scores(np.asarray(eps * normals(first, 2)), np.zeros(2))).max() < 4.5
 
 
@@ -136,7 +160,9 @@ def wander(key: jax.Array, carry: tuple, x: jax.Array, t: jax.Array, s: jax.Arra
 
 def test_steps_of_a_run_draw_their_own_noise() -> None:
     kernel = jd.Kernel(lambda x, t: (), wander)
-    run = jd.sample(jax.random.key(0), kernel, jnp.zeros((500, 1)), jd.grids.uniform(2), save_every=1)
+    run = jd.sample(
+        jax.random.key(0), kernel, jnp.zeros((500, 1)), jd.grids.uniform(2), save_every=1
+    )
     steps = np.diff(run.trajectory[..., 0], axis=0)
     assert abs(np.corrcoef(steps)[0, 1]) < 5 / np.sqrt(500)
 
@@ -153,7 +179,9 @@ def test_the_adaptive_solver_widens_a_normal_law_as_it_is(x64: None) -> None:
 
 
 def test_dequantised_data_fill_their_bins() -> None:
-    noise = np.asarray(jd.decoders.uniform_dequantise(jax.random.key(0), jnp.zeros((500, 4)), 5)).ravel()
+    noise = np.asarray(
+        jd.decoders.uniform_dequantise(jax.random.key(0), jnp.zeros((500, 4)), 5)
+    ).ravel()
     assert stats.kstest(noise, stats.uniform(-0.25, 0.5).cdf).pvalue > 1e-3
 
 
@@ -163,7 +191,10 @@ def test_dequantised_data_fill_their_bins() -> None:
 def test_the_time_and_the_noise_of_a_loss_are_independent() -> None:
     """A network that says 10 (t - 1/2): its cross term with the noise has mean zero."""
     loss = losses.simple(
-        jax.random.key(0), lambda x, t: 10 * (t[:, None] - 0.5) + 0 * x, SCHEDULE, jnp.zeros((4000, 1))
+        jax.random.key(0),
+        lambda x, t: 10 * (t[:, None] - 0.5) + 0 * x,
+        SCHEDULE,
+        jnp.zeros((4000, 1)),
     )
     assert np.abs(z_scores(np.asarray(loss), np.array(1 + 100 / 12))) < 4.5
 
@@ -176,7 +207,9 @@ def test_terms_are_drawn_by_the_root_of_their_mean_square() -> None:
     np.testing.assert_allclose(probability, share[np.asarray(index)], rtol=1e-5)
     # Until every term has been seen as often as is remembered, all are as likely.
     once = losses.record_terms(losses.term_history(2, size=1), jnp.array([0]), jnp.array([9.0]))
-    np.testing.assert_allclose(losses.loss_aware_terms(jax.random.key(0), once, 5)[1], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        losses.loss_aware_terms(jax.random.key(0), once, 5)[1], 0.5, rtol=1e-6
+    )
 
 
 # --- guidance and posteriors -----------------------------------------------------------------------------------------
@@ -184,7 +217,9 @@ def test_terms_are_drawn_by_the_root_of_their_mean_square() -> None:
 
 def test_the_spread_is_the_variance_of_normal_data(x64: None) -> None:
     x_t = jnp.zeros((1, 2))
-    exact = jd.oracles.gaussian(jnp.zeros(2), jnp.full(2, 4.0)).denoised_covariance(SCHEDULE, x_t, T)[0, 0, 0]
+    exact = jd.oracles.gaussian(jnp.zeros(2), jnp.full(2, 4.0)).denoised_covariance(
+        SCHEDULE, x_t, T
+    )[0, 0, 0]
     np.testing.assert_allclose(guidance.isotropic_spread(SCHEDULE, x_t, T, 2.0), exact, rtol=1e-9)
 
 
@@ -215,7 +250,12 @@ def test_conjugate_gradients_solve_in_as_many_steps_as_dimensions(x64: None) -> 
 
 def test_a_twisted_step_is_shifted_by_variance_times_slope(x64: None) -> None:
     data, slope = diagonal(1.0, 0.3), jnp.array([0.7, -2.0])
-    denoiser, keys, x_t, (t, s) = data.denoiser(SCHEDULE), row_keys(3), normals(row_keys(3, 1), 2), jnp.array([T, S])
+    denoiser, keys, x_t, (t, s) = (
+        data.denoiser(SCHEDULE),
+        row_keys(3),
+        normals(row_keys(3, 1), 2),
+        jnp.array([T, S]),
+    )
 
     def step(log_likelihood: object) -> jax.Array:
         kernel = posterior.twisted(denoiser, SCHEDULE, log_likelihood)
@@ -227,7 +267,9 @@ def test_a_twisted_step_is_shifted_by_variance_times_slope(x64: None) -> None:
     np.testing.assert_allclose(moved, variance * gain * slope[None], rtol=1e-7)
     large = posterior.through(denoiser, SCHEDULE, variance="large")(x_t, t, s)
     np.testing.assert_allclose(
-        large.variance, jd.p_mean_variance(denoiser, SCHEDULE, x_t, t, s, variance="large").variance, rtol=1e-12
+        large.variance,
+        jd.p_mean_variance(denoiser, SCHEDULE, x_t, t, s, variance="large").variance,
+        rtol=1e-12,
     )
 
 
@@ -249,13 +291,19 @@ def test_the_gaussian_belief_is_the_oracles_posterior(x64: None) -> None:
     slope, offset, variance = posterior.gaussian_belief(SCHEDULE, 0.5, np.sqrt(1.7))(jnp.asarray(T))
     x_t = jnp.array([[0.0], [1.0]])
     np.testing.assert_allclose(slope * x_t + offset, data.denoiser(SCHEDULE)(x_t, T), rtol=1e-9)
-    np.testing.assert_allclose(variance, data.denoised_covariance(SCHEDULE, x_t, T)[0, 0, 0], rtol=1e-9)
+    np.testing.assert_allclose(
+        variance, data.denoised_covariance(SCHEDULE, x_t, T)[0, 0, 0], rtol=1e-9
+    )
 
 
 def test_the_first_half_of_split_gibbs_is_its_conditional(x64: None) -> None:
     """One step to the data, undone: what is left is z given x, normal with the sum of both precisions."""
     data, matrix, std = diagonal(1.0, 0.3), jnp.array([[1.0, 0.5]]), 0.4
-    seen, denoiser, t = observations.linear(matrix, jnp.array([1.2]), std), data.denoiser(SCHEDULE), jnp.asarray(T)
+    seen, denoiser, t = (
+        observations.linear(matrix, jnp.array([1.2]), std),
+        data.denoiser(SCHEDULE),
+        jnp.asarray(T),
+    )
     kernel = posterior.split_gibbs(denoiser, SCHEDULE, seen, num_denoising=1)
     x = jnp.broadcast_to(jnp.array([0.4, -1.0]), (4000, 2))
     moved = jax.jit(kernel.step)(row_keys(4000), (), x, t, jnp.asarray(S))[1]
@@ -272,20 +320,30 @@ def test_the_first_half_of_split_gibbs_is_its_conditional(x64: None) -> None:
 
 def test_repeated_steps_tell_the_hidden_of_the_seen() -> None:
     """A step from x_t = 0, which knows nothing of a seen 5: repeated, the hidden entry follows by its correlation."""
-    denoiser, y, shown = correlated_gaussian().denoiser(SCHEDULE), jnp.array([5.0, 0.0]), jnp.array([1.0, 0.0])
+    denoiser, y, shown = (
+        correlated_gaussian().denoiser(SCHEDULE),
+        jnp.array([5.0, 0.0]),
+        jnp.array([1.0, 0.0]),
+    )
     once, often = (
         jax.jit(guidance.repaint(denoiser, SCHEDULE, y, shown, num_resamples=n).step)(
             row_keys(500), (), jnp.zeros((500, 2)), jnp.asarray(T), jnp.asarray(S)
         )[1][:, 1]
         for n in (1, 10)
     )
-    assert float(often.mean() - once.mean()) > 5 * float(jnp.hypot(once.std(), often.std())) / np.sqrt(500)
+    assert float(often.mean() - once.mean()) > 5 * float(
+        jnp.hypot(once.std(), often.std())
+    ) / np.sqrt(500)
 
 
 def test_the_composed_score_is_the_sum_of_scores(x64: None) -> None:
     laws, x_t = [diagonal(1.0, 0.3), diagonal(0.2, 2.0)], normals(row_keys(3), 2)
-    score = posterior.composed_score([law.denoiser(SCHEDULE) for law in laws], jnp.array([1.5, -0.5]), SCHEDULE)
-    expected = sum(a * law.diffuse(SCHEDULE, T).score(x_t) for a, law in zip((1.5, -0.5), laws, strict=True))
+    score = posterior.composed_score(
+        [law.denoiser(SCHEDULE) for law in laws], jnp.array([1.5, -0.5]), SCHEDULE
+    )
+    expected = sum(
+        a * law.diffuse(SCHEDULE, T).score(x_t) for a, law in zip((1.5, -0.5), laws, strict=True)
+    )
     np.testing.assert_allclose(score(x_t, T), expected, rtol=1e-7)
 
 
@@ -306,7 +364,9 @@ def test_moves_hold_a_normal_law(x64: None) -> None:
     # A leap of h: x' = (1 - h^2 / 2) x + h p, nearly always taken.
     h = 0.3 * sigma
     new = posterior.hamiltonian(log_density, SCHEDULE, 0.3, num_leapfrog=1)(keys, x, T)
-    np.testing.assert_allclose(np.mean((new - x) ** 2), h**2 + h**4 / 4, rtol=0.12)  # 5 standard errors
+    np.testing.assert_allclose(
+        np.mean((new - x) ** 2), h**2 + h**4 / 4, rtol=0.12
+    )  # 5 standard errors
 
 
 # --- oracles and bits ------------------------------------------------------------------------------------------------
@@ -322,7 +382,9 @@ def test_the_oracles_variance_is_its_covariances_diagonal(x64: None) -> None:
 def test_the_empirical_law_is_the_kernel_density(x64: None) -> None:
     points, x = np.array([-1.0, 0.2, 0.9]), np.linspace(-2, 2, 9)
     expected = np.log(stats.norm.pdf(x[:, None], points, 0.5).mean(1))
-    found = jd.oracles.empirical(jnp.asarray(points)[:, None], 0.5).log_prob(jnp.asarray(x)[:, None])
+    found = jd.oracles.empirical(jnp.asarray(points)[:, None], 0.5).log_prob(
+        jnp.asarray(x)[:, None]
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -344,7 +406,9 @@ def test_a_binary_bound_that_starts_early_has_its_prior(x64: None) -> None:
 
 def test_the_binary_bound_is_the_oracles(x64: None) -> None:
     ts, x_0 = jnp.array([1.0, 0.4, 0.0]), jnp.broadcast_to(jnp.array([1.0, 0.0]), (4000, 2))
-    exact = float(jax.jit(lambda ts: oracles.binary_bound(leaning, DDPM, ts, 2))(ts)[2])  # of (1, 0)
+    exact = float(
+        jax.jit(lambda ts: oracles.binary_bound(leaning, DDPM, ts, 2))(ts)[2]
+    )  # of (1, 0)
     one = jax.jit(binomial.vlb, static_argnums=1)(jax.random.key(0), leaning, DDPM, ts, x_0)
     terms = jax.jit(binomial.vlb_terms, static_argnums=1)(jax.random.key(1), leaning, DDPM, ts, x_0)
     for cost in (one, terms.sum(0)):
@@ -352,7 +416,9 @@ def test_the_binary_bound_is_the_oracles(x64: None) -> None:
 
 
 def test_bits_start_as_fair_coins() -> None:
-    assert abs(float(binomial.prior_sample(jax.random.key(0), (500, 20)).mean()) - 0.5) < 5 * 0.5 / np.sqrt(10_000)
+    assert abs(
+        float(binomial.prior_sample(jax.random.key(0), (500, 20)).mean()) - 0.5
+    ) < 5 * 0.5 / np.sqrt(10_000)
 
 
 def test_a_binary_chain_of_one_step_draws_what_is_denoised(x64: None) -> None:
@@ -364,14 +430,20 @@ def test_a_binary_chain_of_one_step_draws_what_is_denoised(x64: None) -> None:
 
 def test_what_is_hidden_is_not_counted_and_a_blur_is_normal(x64: None) -> None:
     seen = observations.mask(jnp.array([1.0, 5.0]), jnp.array([1.0, 0.0]), 0.3)
-    np.testing.assert_allclose(seen(jnp.array([0.8, 0.0])), stats.norm.logpdf(0.2, 0, 0.3), rtol=1e-9)
-    blurred = observations.blur(jnp.zeros((1, 3, 1)), 0.8, 0.1).operator(jnp.array([0.0, 1.0, 0.0])[None, :, None])
+    np.testing.assert_allclose(
+        seen(jnp.array([0.8, 0.0])), stats.norm.logpdf(0.2, 0, 0.3), rtol=1e-9
+    )
+    blurred = observations.blur(jnp.zeros((1, 3, 1)), 0.8, 0.1).operator(
+        jnp.array([0.0, 1.0, 0.0])[None, :, None]
+    )
     np.testing.assert_allclose(blurred[0, 1, 0], 1 / (1 + 2 * np.exp(-0.5 / 0.64)), rtol=1e-9)
 
 
 def test_the_binary_kl_is_by_hand(x64: None) -> None:
     x_0, x_t = jnp.array([[1.0]]), jnp.array([[0.0]])
-    q, p = (float(binomial.q_posterior(DDPM, x_t, x, 1.0, 0.5)[0, 0]) for x in (x_0, jnp.array([[0.3]])))
+    q, p = (
+        float(binomial.q_posterior(DDPM, x_t, x, 1.0, 0.5)[0, 0]) for x in (x_0, jnp.array([[0.3]]))
+    )
     found = binomial.step_kl(lambda x, t: jnp.full_like(x, 0.3), DDPM, x_0, x_t, 1.0, 0.5)
     np.testing.assert_allclose(found, stats.entropy([q, 1 - q], [p, 1 - p]), rtol=1e-9)
 
@@ -385,7 +457,9 @@ def test_the_alternative_of_a_permutation_test_counts() -> None:
 
     x = np.random.default_rng(0).normal(size=(20, 1))
     less, greater = (
-        metrics.permutation_test(difference, x + 2, x, num_permutations=99, alternative=side).p_value
+        metrics.permutation_test(
+            difference, x + 2, x, num_permutations=99, alternative=side
+        ).p_value
         for side in ("less", "greater")
     )
     assert greater < 0.05

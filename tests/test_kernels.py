@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from contracts.kernels import COSTLY, KERNELS, SLOW, names
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
+from helpers import (
+    SCHEDULES,
+    asymmetric_mixture,
+    correlated_gaussian,
+    mixture_samples,
+    moment_z_scores,
+    rejects,
+)
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -53,7 +60,9 @@ class TestContract:
         np.testing.assert_array_equal(together[rest], changed[rest])
         for row in range(6):
             alone = step(kernel, keys[row : row + 1], x_t[row : row + 1], 0.6, 0.4)
-            np.testing.assert_allclose(alone[0], together[row], rtol=2e-6, atol=1e-6)  # another order of summation
+            np.testing.assert_allclose(
+                alone[0], together[row], rtol=2e-6, atol=1e-6
+            )  # another order of summation
 
     def test_deterministic_or_not(self, kernel_name: str) -> None:
         kernel, x_t = oracle_kernel(kernel_name), jnp.ones((4, 2))
@@ -92,13 +101,21 @@ def test_the_last_step_returns_the_data(kernel_name: str, x64: None) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["zero_terminal", *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "edm", "rectified_flow"))]
+    "name",
+    [
+        "zero_terminal",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "edm", "rectified_flow")),
+    ],
 )
 @every_kernel
 def test_a_whole_run_is_finite_and_near(kernel_name: str, name: str) -> None:
     """Every kernel on every family, over infinite log-SNRs at either end: 50 steps come near the Gaussian's moments."""
-    schedule = jd.schedules.cosine(log_snr_min=-np.inf) if name == "zero_terminal" else SCHEDULES[name]()
-    ts = jd.grids.log_snr(schedule, 400 if kernel_name.startswith("euler") else 50)  # t is a coarse variable for EDM
+    schedule = (
+        jd.schedules.cosine(log_snr_min=-np.inf) if name == "zero_terminal" else SCHEDULES[name]()
+    )
+    ts = jd.grids.log_snr(
+        schedule, 400 if kernel_name.startswith("euler") else 50
+    )  # t is a coarse variable for EDM
     x = mixture_samples(KERNELS[kernel_name].make, schedule, correlated_gaussian(), ts, 500)
     assert np.all(np.isfinite(x))
     exact = np.array([0.7, -0.4, 1.0, 0.7])  # means and standard deviations, here of 500 draws
@@ -140,7 +157,8 @@ def test_p_mean_variance(name: str, x64: None) -> None:
         return jnp.tanh(x)
 
     small, large = (
-        jd.p_mean_variance(denoiser, schedule, x_t, 0.5, 0.4, variance=variance) for variance in ("small", "large")
+        jd.p_mean_variance(denoiser, schedule, x_t, 0.5, 0.4, variance=variance)
+        for variance in ("small", "large")
     )
     expected = jd.q_posterior(schedule, x_t, jnp.tanh(x_t), 0.5, 0.4)
     chex.assert_trees_all_close(small, expected, rtol=1e-14)
@@ -158,18 +176,28 @@ def test_large_variance_is_beta_for_ddpm(x64: None) -> None:
     schedule = jd.schedules.from_betas(betas)
     x_t = jnp.zeros((1, 1))
     for i in (2, 500, 1000):
-        _, variance = jd.p_mean_variance(lambda x, t: x, schedule, x_t, i / 1000, (i - 1) / 1000, variance="large")
-        np.testing.assert_allclose(variance, betas[i - 1], rtol=1e-8)  # 1 - alpha_bar is small at i = 2
+        _, variance = jd.p_mean_variance(
+            lambda x, t: x, schedule, x_t, i / 1000, (i - 1) / 1000, variance="large"
+        )
+        np.testing.assert_allclose(
+            variance, betas[i - 1], rtol=1e-8
+        )  # 1 - alpha_bar is small at i = 2
 
 
 def test_learned_variance_interpolates(x64: None) -> None:
     schedule, x_t = jd.schedules.cosine(), jnp.ones((2, 3))
     small, large = (
-        jd.p_mean_variance(lambda x, t: x, schedule, x_t, 0.5, 0.4, variance=v).variance for v in ("small", "large")
+        jd.p_mean_variance(lambda x, t: x, schedule, x_t, 0.5, 0.4, variance=v).variance
+        for v in ("small", "large")
     )
     for fraction, expected in ((0.0, small), (1.0, large), (0.5, jnp.sqrt(small * large))):
         learned = jd.p_mean_variance(
-            lambda x, t, f=fraction: jd.Denoised(x, jnp.full_like(x, f)), schedule, x_t, 0.5, 0.4, variance="learned"
+            lambda x, t, f=fraction: jd.Denoised(x, jnp.full_like(x, f)),
+            schedule,
+            x_t,
+            0.5,
+            0.4,
+            variance="learned",
         )
         np.testing.assert_allclose(learned.variance, expected, rtol=1e-12)
 
@@ -181,7 +209,9 @@ def test_gradients_through_the_sampler_are_finite(name: str, eta: float) -> None
     mixture, x = asymmetric_mixture(), jax.random.normal(jax.random.key(0), (4, 2))
 
     def total(schedule: jd.Schedule, ts: jax.Array, eta: jax.Array) -> jax.Array:
-        return jd.sample(jax.random.key(1), jd.kernels.ddim(mixture.denoiser(schedule), schedule, eta), x, ts).x.sum()
+        return jd.sample(
+            jax.random.key(1), jd.kernels.ddim(mixture.denoiser(schedule), schedule, eta), x, ts
+        ).x.sum()
 
     schedule = jax.tree.map(jnp.asarray, SCHEDULES[name]())
     grads = jax.grad(total, argnums=(0, 1, 2))(schedule, jd.grids.uniform(5), jnp.asarray(eta))
@@ -201,7 +231,10 @@ def test_learned_variance_samples_the_oracle() -> None:
     x = jax.random.normal(jax.random.key(0), (100, 2))
     runs = [
         jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(20)).x
-        for kernel in (jd.kernels.ancestral(guided, schedule, "learned"), jd.kernels.ancestral(oracle, schedule))
+        for kernel in (
+            jd.kernels.ancestral(guided, schedule, "learned"),
+            jd.kernels.ancestral(oracle, schedule),
+        )
     ]
     np.testing.assert_allclose(runs[0], runs[1], atol=1e-4)  # float32, through 20 steps
 
@@ -257,7 +290,9 @@ def mutant(broken: str) -> object:
     """A kernel with one classic mistake."""
 
     def make(denoiser: Partial, schedule: jd.Schedule) -> jd.Kernel:
-        def step(key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array) -> tuple:
+        def step(
+            key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array
+        ) -> tuple:
             late, early = level(schedule, t, x_t), level(schedule, s, x_t)
             x_0 = denoiser(x_t, t)
             mean, variance = jd.q_posterior(schedule, x_t, x_0, t, s)
@@ -265,11 +300,13 @@ def mutant(broken: str) -> object:
             eps = (x_t - late.alpha * x_0) / late.sigma
             x_s = {
                 "none": mean + noise,
-                "variance for standard deviation": mean + jnp.where(s > 0, variance, 0) * _rows.normal(key, x_t),
+                "variance for standard deviation": mean
+                + jnp.where(s > 0, variance, 0) * _rows.normal(key, x_t),
                 "alpha_t for alpha_s": late.alpha * x_0 + early.sigma * eps,
                 "flipped sign of eps": early.alpha * x_0 - early.sigma * eps,
                 "no noise": mean,
-                "one noise for the batch": mean + jnp.where(s > 0, jnp.sqrt(variance), 0) * _rows.normal(key, x_t)[:1],
+                "one noise for the batch": mean
+                + jnp.where(s > 0, jnp.sqrt(variance), 0) * _rows.normal(key, x_t)[:1],
                 "batch-coupled mean": mean + 0.05 * (x_0 - x_0.mean(0, keepdims=True)) + noise,
             }[broken]
             return carry, x_s, jd.kernels.no_weight(x_t)

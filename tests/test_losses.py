@@ -66,7 +66,9 @@ def test_weighted_losses_do_not_depend_on_the_prediction(name: str, weight: str,
         return apply
 
     values = [
-        losses.simple(jax.random.key(1), network(p), schedule, x_0, t=t, prediction=p, weight=chosen)
+        losses.simple(
+            jax.random.key(1), network(p), schedule, x_0, t=t, prediction=p, weight=chosen
+        )
         for p in PREDICTIONS
     ]
     for value in values:
@@ -85,7 +87,9 @@ def test_weights_by_their_definitions(x64: None) -> None:
 def test_snr_weight_is_the_plain_loss_of_eps(x64: None) -> None:
     x_0, key = asymmetric_mixture().sample(jax.random.key(0), (8,)), jax.random.key(1)
     plain = losses.simple(key, zero, COSINE, x_0)
-    np.testing.assert_allclose(losses.simple(key, zero, COSINE, x_0, weight=losses.snr()), plain, rtol=1e-9)
+    np.testing.assert_allclose(
+        losses.simple(key, zero, COSINE, x_0, weight=losses.snr()), plain, rtol=1e-9
+    )
 
 
 def test_edm_weight_is_the_plain_loss_of_the_preconditioned_network(x64: None) -> None:
@@ -99,9 +103,16 @@ def test_edm_weight_is_the_plain_loss_of_the_preconditioned_network(x64: None) -
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_losses_are_finite_at_the_ends(prediction: str, dtype: str) -> None:
     x_0 = jnp.ones((2, 3), dtype)
-    for schedule in (COSINE, jd.schedules.linear(), jd.schedules.rectified_flow(), jd.schedules.edm()):
+    for schedule in (
+        COSINE,
+        jd.schedules.linear(),
+        jd.schedules.rectified_flow(),
+        jd.schedules.edm(),
+    ):
         for t in (0.0, 1.0):
-            loss = losses.simple(jax.random.key(0), zero, schedule, x_0, t=jnp.full(2, t), prediction=prediction)
+            loss = losses.simple(
+                jax.random.key(0), zero, schedule, x_0, t=jnp.full(2, t), prediction=prediction
+            )
             assert loss.dtype == dtype
             assert np.all(np.isfinite(loss))
 
@@ -133,8 +144,13 @@ def test_uniform_times() -> None:
 
 def test_low_discrepancy_times() -> None:
     t = np.asarray(losses.low_discrepancy_times(jax.random.key(0), 64))
-    np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 64, atol=1e-6)  # evenly spaced, whatever the offset
-    parts = [losses.low_discrepancy_times(jax.random.key(0), 16, first=i, total=64) for i in (0, 16, 32, 48)]
+    np.testing.assert_allclose(
+        np.diff(np.sort(t)), 1 / 64, atol=1e-6
+    )  # evenly spaced, whatever the offset
+    parts = [
+        losses.low_discrepancy_times(jax.random.key(0), 16, first=i, total=64)
+        for i in (0, 16, 32, 48)
+    ]
     np.testing.assert_allclose(np.concatenate(parts), t, atol=1e-6)
     firsts = [losses.low_discrepancy_times(jax.random.key(i), 8)[3] for i in range(400)]
     assert stats.kstest(firsts, "uniform").pvalue > 1e-3  # each alone is uniform
@@ -143,7 +159,9 @@ def test_low_discrepancy_times() -> None:
 def test_log_normal_times() -> None:
     schedule = jd.schedules.edm(1e-4, 1e4)  # wide: next to nothing is clipped
     t = losses.log_normal_times(jax.random.key(0), 4000, schedule)
-    assert stats.kstest(-np.asarray(schedule.log_snr(t)) / 2, stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3
+    assert (
+        stats.kstest(-np.asarray(schedule.log_snr(t)) / 2, stats.norm(-1.2, 1.2).cdf).pvalue > 1e-3
+    )
 
 
 class Variants(chex.TestCase, parameterized.TestCase):
@@ -156,12 +174,16 @@ class Variants(chex.TestCase, parameterized.TestCase):
         def loss(keys: jax.Array, x_0: jax.Array) -> jax.Array:
             return losses.simple(keys, lambda x, t: jnp.tanh(x), COSINE, x_0, prediction=prediction)
 
-        np.testing.assert_allclose(self.variant(loss)(keys, x_0), loss(keys, x_0), rtol=1e-4)  # float32
+        np.testing.assert_allclose(
+            self.variant(loss)(keys, x_0), loss(keys, x_0), rtol=1e-4
+        )  # float32
 
 
 def test_weight_is_of_the_x_0_error(x64: None) -> None:
     x_0, t = jnp.ones((3, 2)), jnp.array([0.1, 0.5, 0.9])
-    one = losses.simple(jax.random.key(0), zero, COSINE, x_0, t=t, prediction="v", weight=jnp.ones_like)
+    one = losses.simple(
+        jax.random.key(0), zero, COSINE, x_0, t=t, prediction="v", weight=jnp.ones_like
+    )
     plain = losses.simple(jax.random.key(0), zero, COSINE, x_0, t=t, prediction="v")
     out = affine(COSINE, t, x_0, prediction="v").out[:, 0]
     np.testing.assert_allclose(one, out**2 * plain, rtol=1e-12)

@@ -34,7 +34,9 @@ TINY = dataclasses.replace(
     network=_config.Network(channels=8, num_blocks=1),
 )
 DIGITS = dataclasses.replace(
-    TINY, dataset="digits", network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=())
+    TINY,
+    dataset="digits",
+    network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
 )
 
 
@@ -67,20 +69,30 @@ OBJECTIVES = {
 
 
 @pytest.mark.parametrize(
-    "objective", [pytest.param(name, marks=[pytest.mark.slow] * (OBJECTIVES[name][0] is DIGITS)) for name in OBJECTIVES]
+    "objective",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (OBJECTIVES[name][0] is DIGITS))
+        for name in OBJECTIVES
+    ],
 )
-def test_the_held_out_loss_does_not_change_with_the_chunk(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_held_out_loss_does_not_change_with_the_chunk(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is the mean over all rows at once, and a chunk has no more rows than a device has of a batch."""
     monkeypatch.setattr(train, "EVAL_EXAMPLES", 43)  # no multiple of a chunk
     config, diffusion = OBJECTIVES[objective]
     config = dataclasses.replace(config, diffusion=diffusion, conditional=objective != "learned")
-    splits = dict.fromkeys(("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f")))
+    splits = dict.fromkeys(
+        ("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f"))
+    )
     points = _datasets.Dataset("points", (2,), None, None, lambda: splits)
     dataset = points if config.dataset == TINY.dataset else _datasets.load(config)
     model = _config.make_model(config, dataset)
     learned = jd.schedules.learned_parameters() if objective == "learned" else {}
     params = {"network": model.init(jax.random.key(0), dataset.event_shape), "schedule": learned}
-    params = jax.tree.map(lambda leaf: leaf + np.sin(np.arange(leaf.size, dtype="f")).reshape(leaf.shape) / 10, params)
+    params = jax.tree.map(
+        lambda leaf: leaf + np.sin(np.arange(leaf.size, dtype="f")).reshape(leaf.shape) / 10, params
+    )
 
     key = _config.key_of(config.seed, "held out")
     whole = training.Rows(key, jax.random.split(key, 43), jnp.zeros((), int), 43)
@@ -93,8 +105,12 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(objective: str, monkey
 
     monkeypatch.setattr(_objective, "make_loss", lambda *_, **__: watched)
     for batch_size in (4 * 9, 4 * 43):  # over four devices
-        chunked = train.held_out_loss(dataclasses.replace(config, batch_size=batch_size), dataset, model)(params)
-        np.testing.assert_allclose(chunked, expected, rtol=2e-5)  # rounding: convolutions sum in another order
+        chunked = train.held_out_loss(
+            dataclasses.replace(config, batch_size=batch_size), dataset, model
+        )(params)
+        np.testing.assert_allclose(
+            chunked, expected, rtol=2e-5
+        )  # rounding: convolutions sum in another order
     assert rows_seen == {9, 43}
 
 
@@ -152,12 +168,16 @@ def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None
 def test_the_estimate_grows_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = []
     monkeypatch.setattr(_memory, "available", lambda device: -(2**40))
-    mapped = jax.pmap(lambda x: jnp.sum(jnp.sort(x @ x.mT)[..., ::2]), devices=jax.local_devices()[:2])
+    mapped = jax.pmap(
+        lambda x: jnp.sum(jnp.sort(x @ x.mT)[..., ::2]), devices=jax.local_devices()[:2]
+    )
     for rows in (50, 100):
         with pytest.raises(ValueError, match="an update takes") as error:
             _memory.fitting(mapped, jnp.ones((2, rows, 500, 8)), devices=jax.local_devices()[:2])
         needed.append(float(str(error.value).split("takes ")[1].split()[0]))
-    assert 2 * rows * 500**2 * 4 / 2**30 < needed[1] < 4 * 2 * rows * 500**2 * 4 / 2**30  # two devices' products
+    assert (
+        2 * rows * 500**2 * 4 / 2**30 < needed[1] < 4 * 2 * rows * 500**2 * 4 / 2**30
+    )  # two devices' products
     assert abs(needed[1] / needed[0] - 2) < 0.2
 
 
@@ -175,7 +195,10 @@ GROUPS: dict[str, tuple[dict[str, str], int | None]] = {
     "version 2, a limit further up": (
         MEMINFO
         | {"proc/self/cgroup": "0::/outer/inner\n", "sys/fs/cgroup/outer/inner/memory.max": "max\n"}
-        | {"sys/fs/cgroup/outer/inner/memory.current": "70\n", "sys/fs/cgroup/outer/memory.max": "1000\n"}
+        | {
+            "sys/fs/cgroup/outer/inner/memory.current": "70\n",
+            "sys/fs/cgroup/outer/memory.max": "1000\n",
+        }
         | {
             "sys/fs/cgroup/outer/memory.current": "400\n",
             "sys/fs/cgroup/outer/memory.stat": "anon 9\ninactive_file 150\n",
@@ -193,13 +216,19 @@ GROUPS: dict[str, tuple[dict[str, str], int | None]] = {
     ),
     "version 1, seen from inside": (
         MEMINFO
-        | {"proc/self/cgroup": "4:memory:/not/visible/here\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": "500\n"}
+        | {
+            "proc/self/cgroup": "4:memory:/not/visible/here\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "500\n",
+        }
         | {"sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n"},
         400,
     ),
     "no limit": (
         MEMINFO
-        | {"proc/self/cgroup": "4:memory:/\n", "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n"}
+        | {
+            "proc/self/cgroup": "4:memory:/\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
+        }
         | {"sys/fs/cgroup/memory/memory.usage_in_bytes": "100\n"},
         8_192_000,
     ),
@@ -243,15 +272,21 @@ def test_other_errors_of_xla_are_left_alone() -> None:
 def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
     """Of fewer examples than dimensions and of more: the denoiser of the d x d covariance, without it."""
     random = np.random.default_rng(0)
-    x_0 = (random.normal(size=(num, 24)) @ random.normal(size=(24, 24)) / 5 + 0.3).reshape(num, 3, 8)
+    x_0 = (random.normal(size=(num, 24)) @ random.normal(size=(24, 24)) / 5 + 0.3).reshape(
+        num, 3, 8
+    )
     flat = x_0.reshape(num, -1)
     covariance = np.cov(flat, rowvar=False) + 1e-3 * np.eye(24)
-    law = jd.oracles.gaussian(jnp.asarray(flat.mean(0), jnp.float32), jnp.asarray(covariance, jnp.float32))
+    law = jd.oracles.gaussian(
+        jnp.asarray(flat.mean(0), jnp.float32), jnp.asarray(covariance, jnp.float32)
+    )
     linear, schedule = evaluate.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
     x_t = jnp.asarray(random.normal(size=(5, 24)), jnp.float32)
     for t in (0.1, 0.5, 1.0):
         expected = law.denoiser(schedule)(x_t, t)
-        np.testing.assert_allclose(linear(schedule, x_t, t), expected, atol=2e-4)  # rounding of float32 eigenvectors
+        np.testing.assert_allclose(
+            linear(schedule, x_t, t), expected, atol=2e-4
+        )  # rounding of float32 eigenvectors
 
 
 def test_the_best_linear_denoiser_of_large_images_takes_no_matrix_of_all_pixels() -> None:
@@ -270,19 +305,27 @@ class Watched:
         return jnp.zeros_like(x)
 
 
-def untrained(config: _config.Config, splits: dict[str, data.Split], shape: tuple[int, ...]) -> _sampling.Run:
+def untrained(
+    config: _config.Config, splits: dict[str, data.Split], shape: tuple[int, ...]
+) -> _sampling.Run:
     """A run with a network as it is initialised."""
-    dataset = _datasets.Dataset("points", shape, None, None if len(shape) == 1 else 256, lambda: splits)
+    dataset = _datasets.Dataset(
+        "points", shape, None, None if len(shape) == 1 else 256, lambda: splits
+    )
     model = _config.make_model(config, dataset)
     params = model.init(jax.random.key(0), shape)
     return _sampling.Run(config.run, config, dataset, jd.schedules.cosine(), model, params, 0)
 
 
-def test_no_script_gives_the_network_more_rows_than_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_script_gives_the_network_more_rows_than_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Denoising errors, strips between images, samples of an evaluation, and the classifier of large images."""
     random = np.random.default_rng(0)
     images = {
-        name: data.Split(random.integers(0, 256, (num, 8, 8, 1)).astype(np.uint8), random.integers(3, size=num))
+        name: data.Split(
+            random.integers(0, 256, (num, 8, 8, 1)).astype(np.uint8), random.integers(3, size=num)
+        )
         for name, num in {"train": 50, "test": 100}.items()
     }
     config = dataclasses.replace(DIGITS, run=tmp_path, batch_size=12)
@@ -291,7 +334,9 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(tmp_path: Path, monk
     errors = evaluate.denoising_errors(run, evaluate.Options(tmp_path, num_times=1, examples=30))
     assert errors[0]["x_0_error"] > 0
     x_0, y_0 = interpolate.pairs(run, interpolate.Options(tmp_path, strips=4))
-    strips = interpolate.between(run, x_0, y_0, interpolate.Options(tmp_path, strips=4, columns=5, steps=2))
+    strips = interpolate.between(
+        run, x_0, y_0, interpolate.Options(tmp_path, strips=4, columns=5, steps=2)
+    )
     assert strips.shape == (4, 5, 8, 8, 1)
     monkeypatch.setattr(_quality, "measure", lambda run, x, *_, **__: {"num": len(x)})
     found = evaluate.sample_quality(run, evaluate.Options(tmp_path, samples=30, steps=2))
@@ -301,9 +346,14 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(tmp_path: Path, monk
     assert _recogniser.at_once(256, np.zeros((1, 256, 256, 3), np.uint8)) == 21
 
 
-def test_the_nearest_training_example_is_searched_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_training_example_is_searched_some_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     random = np.random.default_rng(0)
-    train, x = random.normal(size=(50, 3)).astype(np.float32), random.normal(size=(7, 3)).astype(np.float32)
+    train, x = (
+        random.normal(size=(50, 3)).astype(np.float32),
+        random.normal(size=(7, 3)).astype(np.float32),
+    )
     dataset = _datasets.Dataset("points", (3,), None, None, lambda: {"train": data.Split(train)})
     monkeypatch.setattr(_memory, "NUMBERS", 3 * 8)  # eight examples
     distance, index = _quality.nearest(dataset, x)
@@ -314,7 +364,9 @@ def test_the_nearest_training_example_is_searched_some_at_a_time(monkeypatch: py
 
 def test_matrices_of_all_pixels_are_refused_with_their_size() -> None:
     dataset = _datasets.Dataset("large", (64, 64, 3), None, 256, dict)
-    with pytest.raises(ValueError, match=r"linear: expected images of at most 4096 .* 12288\^2 entries, 0\.6 GiB"):
+    with pytest.raises(
+        ValueError, match=r"linear: expected images of at most 4096 .* 12288\^2 entries, 0\.6 GiB"
+    ):
         _observing.make_task("linear", dataset, noise=None, peak=8.0, seed=0)
     assert _observing.make_task("deblur", dataset, noise=None, peak=8.0, seed=0).name == "deblur"
     assert _memory.affordable(20_000, (28, 28, 1)) == 20_000
@@ -322,7 +374,11 @@ def test_matrices_of_all_pixels_are_refused_with_their_size() -> None:
 
 
 def test_leading_components_of_few_images_are_those_of_their_covariance() -> None:
-    few = np.random.default_rng(0).normal(size=(9, 5, 5, 1)) * np.linspace(1, 3, 25).reshape(1, 5, 5, 1)
+    few = np.random.default_rng(0).normal(size=(9, 5, 5, 1)) * np.linspace(1, 3, 25).reshape(
+        1, 5, 5, 1
+    )
     found = _calibration.Functions(few.astype(np.float32), np.ones((5, 5, 1))).rows[-3:]
     expected = np.linalg.eigh(np.cov(few.reshape(9, -1), rowvar=False))[1][:, ::-1][:, :3].T
-    np.testing.assert_allclose(np.abs(np.sum(found * expected, axis=1)), 1, rtol=1e-5)  # a sign is free; rounding
+    np.testing.assert_allclose(
+        np.abs(np.sum(found * expected, axis=1)), 1, rtol=1e-5
+    )  # a sign is free; rounding

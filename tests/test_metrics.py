@@ -62,7 +62,9 @@ def test_equal_distributions_and_copies() -> None:
     same = nearest_neighbour_accuracy(x, y)
     # Neighbours' answers are correlated (mutual nearest neighbours), so the binomial error is doubled for safety.
     assert abs(same.value - 0.5) < 5 * 2 * same.standard_error
-    assert nearest_neighbour_accuracy(x, x + 1e-6).value < 0.05  # copies: the nearest other point is the copy
+    assert (
+        nearest_neighbour_accuracy(x, x + 1e-6).value < 0.05
+    )  # copies: the nearest other point is the copy
     assert nearest_neighbour_accuracy(x, x + 100.0).value == 1
 
 
@@ -79,7 +81,9 @@ def test_sliced_wasserstein_in_one_dimension_is_the_quantile_distance() -> None:
     """W_2 of N(0, 1) and N(0.5, 4): sqrt(0.25 + (2 - 1)^2), at the quantiles themselves."""
     u = (np.arange(20_000) + 0.5) / 20_000
     x, y = stats.norm.ppf(u)[:, None], stats.norm(0.5, 2).ppf(u)[:, None]
-    np.testing.assert_allclose(sliced_wasserstein(x, y, num_slices=2).value, np.sqrt(1.25), rtol=1e-3)  # cut tails
+    np.testing.assert_allclose(
+        sliced_wasserstein(x, y, num_slices=2).value, np.sqrt(1.25), rtol=1e-3
+    )  # cut tails
 
 
 def test_wasserstein_is_scipys_and_that_of_a_shift() -> None:
@@ -93,10 +97,14 @@ def test_wasserstein_is_scipys_and_that_of_a_shift() -> None:
     )
     x, y = random.normal(size=(2, 12, 3))
     first = metrics.wasserstein(x, y, order=1).value
-    np.testing.assert_allclose(first, stats.wasserstein_distance_nd(x, y), rtol=1e-8)  # the tolerance of SciPy's solver
+    np.testing.assert_allclose(
+        first, stats.wasserstein_distance_nd(x, y), rtol=1e-8
+    )  # the tolerance of SciPy's solver
     shift = np.arange(6.0).reshape(3, 2) / 10
     x = random.normal(size=(100, 3, 2))
-    np.testing.assert_allclose(metrics.wasserstein(x, (x + shift)[::-1]).value, np.sqrt(np.sum(shift**2)), rtol=1e-10)
+    np.testing.assert_allclose(
+        metrics.wasserstein(x, (x + shift)[::-1]).value, np.sqrt(np.sum(shift**2)), rtol=1e-10
+    )
 
 
 def test_wasserstein_and_frechet_of_normal_laws() -> None:
@@ -137,13 +145,19 @@ def test_frechet_distance_of_few_examples_is_that_of_all_dimensions(
     turn = random.normal(size=(40, 40))
     x, y = random.normal(size=(sizes[0], 40)) @ turn, random.normal(size=(sizes[1], 40)) + 1.0
     powers, plain = [], _transport._power
-    monkeypatch.setattr(_transport, "_power", lambda matrix, power: powers.append(len(matrix)) or plain(matrix, power))
+    monkeypatch.setattr(
+        _transport,
+        "_power",
+        lambda matrix, power: powers.append(len(matrix)) or plain(matrix, power),
+    )
     small = metrics.frechet_distance(x, y)
     assert max(powers) == sum(sizes)
     monkeypatch.setattr(_transport, "_coordinates", lambda x, y: (x, y))
     whole = metrics.frechet_distance(x, y)
     assert max(powers) == 40
-    np.testing.assert_allclose(small, whole, rtol=1e-6)  # rounding, through roots of singular matrices
+    np.testing.assert_allclose(
+        small, whole, rtol=1e-6
+    )  # rounding, through roots of singular matrices
 
 
 def test_frechet_distance_of_images_takes_no_matrix_of_all_pixels() -> None:
@@ -187,7 +201,10 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_too_many_pairs_are_refused_with_their_size() -> None:
     x = np.zeros((9000, 1))
-    with pytest.raises(ValueError, match=r"x: expected at most 8192 .* take 0\.6 GiB .*; sliced_wasserstein takes any"):
+    with pytest.raises(
+        ValueError,
+        match=r"x: expected at most 8192 .* take 0\.6 GiB .*; sliced_wasserstein takes any",
+    ):
         metrics.wasserstein(x, x)
     with pytest.raises(ValueError, match=r"bandwidths: expected at most 8192 .* take 2\.4 GiB"):
         metrics.mmd(x, x)
@@ -217,13 +234,17 @@ def test_discrepancies_of_normal_laws_are_unbiased(shift: float) -> None:
         x, y = random.normal(size=(20, 2)), random.normal(size=(30, 2)) + m
         found["mmd"].append(metrics.mmd(x, y, bandwidths=[0.7, 1.5]).value)
         # The mutant counts each point's kernel with itself, 1.
-        within = [np.exp(-(pdist(z)[:, None] ** 2) / (2 * np.array([0.7, 1.5]) ** 2)).mean() for z in (x, y)]
+        within = [
+            np.exp(-(pdist(z)[:, None] ** 2) / (2 * np.array([0.7, 1.5]) ** 2)).mean()
+            for z in (x, y)
+        ]
         found["biased"].append(found["mmd"][-1] + (1 - within[0]) / 20 + (1 - within[1]) / 30)
         found["energy"].append(metrics.energy_distance(x[:, :1], y[:, :1]).value)
     exact = np.mean([2 * rbf(0 * m, b) - 2 * rbf(m, b) for b in (0.7, 1.5)])
     energy = 2 * np.sqrt(2) * stats.foldnorm(shift / np.sqrt(2)).mean() - 4 / np.sqrt(np.pi)
     z = {
-        name: (np.mean(values) - (energy if name == "energy" else exact)) / (np.std(values) / np.sqrt(400))
+        name: (np.mean(values) - (energy if name == "energy" else exact))
+        / (np.std(values) / np.sqrt(400))
         for name, values in found.items()
     }
     assert abs(z["mmd"]) < 5
@@ -235,16 +256,22 @@ def test_the_median_heuristic_is_the_median_distance_of_the_pooled_sample() -> N
     random = np.random.default_rng(0)
     x, y = random.normal(size=(21, 3)), random.normal(size=(34, 3)) * 2
     width = np.median(pdist(np.concatenate([x, y])))
-    np.testing.assert_allclose(metrics.mmd(x, y).value, metrics.mmd(x, y, bandwidths=width).value, rtol=1e-10)
+    np.testing.assert_allclose(
+        metrics.mmd(x, y).value, metrics.mmd(x, y, bandwidths=width).value, rtol=1e-10
+    )
     assert metrics.mmd(np.zeros((4, 2)), np.zeros((4, 2))).value == 0  # all one point
 
 
 @pytest.mark.parametrize(
-    "name", ["wasserstein", "frechet_distance", "energy_distance", "mmd_bandwidths", "classifier_accuracy"]
+    "name",
+    ["wasserstein", "frechet_distance", "energy_distance", "mmd_bandwidths", "classifier_accuracy"],
 )
 def test_standard_errors_are_the_spread_over_repetitions(name: str) -> None:
     metric, random = METRICS[name][0], np.random.default_rng(3)
-    found = [metric(random.normal(size=(100, 2)), 1.5 * random.normal(size=(100, 2)) + 1) for _ in range(150)]
+    found = [
+        metric(random.normal(size=(100, 2)), 1.5 * random.normal(size=(100, 2)) + 1)
+        for _ in range(150)
+    ]
     values, errors = np.array(found).T
     # The spread of 150 normal figures is known to 1 / sqrt(300) of itself: 5 of these; a missing factor 2 is far outside.
     assert abs(np.std(values, ddof=1) / np.mean(errors) - 1) < 5 / np.sqrt(300)
@@ -258,7 +285,9 @@ def test_p_values_are_uniform_under_the_null() -> None:
         random = np.random.default_rng(seed)
         shuffled = (random.permutation(x) for _ in range(num_permutations))
         null = np.array([metric(z[:half], z[half:]).value for z in shuffled])
-        return metrics.PermutationTest(None, null, (1 + np.sum(null >= metric(x, y).value)) / (1 + num_permutations))
+        return metrics.PermutationTest(
+            None, null, (1 + np.sum(null >= metric(x, y).value)) / (1 + num_permutations)
+        )
 
     def p_of_chi_square(test, metric) -> float:
         random, counts = np.random.default_rng(4), np.zeros(20)
@@ -281,16 +310,25 @@ def test_every_metric_finds_a_shift_and_stands_on_its_floor_without(name: str) -
     real, other_real, x = random.normal(size=(3, 100, 2))
     # Precision and recall see little of a shift by one: an outlier's ball covers the other sample.
     moved = x + (3 if name in ("precision", "recall") else 1)
-    shifted = metrics.permutation_test(metric, moved, real, num_permutations=99, alternative=alternative)
+    shifted = metrics.permutation_test(
+        metric, moved, real, num_permutations=99, alternative=alternative
+    )
     assert shifted.p_value == 0.01  # the smallest there is: no permutation comes near
     assert shifted.null.shape == (99,)
-    assert metrics.permutation_test(metric, x, real, num_permutations=99, alternative=alternative).p_value > 0.01
+    assert (
+        metrics.permutation_test(
+            metric, x, real, num_permutations=99, alternative=alternative
+        ).p_value
+        > 0.01
+    )
     sign = 1 if alternative == "greater" else -1
     different, same = (metrics.compare(metric, z, real, other_real) for z in (moved, x))
     assert different.floor == same.floor == metric(other_real, real)
     assert sign * different.estimate.value > sign * different.floor.value
     # Monte Carlo: the gap of the shifted sample is many times that between two samples of one law.
-    assert abs(same.estimate.value - same.floor.value) < 0.5 * abs(different.estimate.value - same.floor.value)
+    assert abs(same.estimate.value - same.floor.value) < 0.5 * abs(
+        different.estimate.value - same.floor.value
+    )
 
 
 def test_features_are_what_the_metric_sees() -> None:
@@ -303,9 +341,14 @@ def test_features_are_what_the_metric_sees() -> None:
 
     expected = metrics.mmd(first(x), first(real)), metrics.mmd(first(other_real), first(real))
     assert metrics.compare(metrics.mmd, x, real, other_real, features=first) == expected
-    assert metrics.compare(metrics.mmd, x[:30], real, other_real).floor == metrics.mmd(other_real[:30], real)
+    assert metrics.compare(metrics.mmd, x[:30], real, other_real).floor == metrics.mmd(
+        other_real[:30], real
+    )
     assert metrics.permutation_test(metrics.mmd, x, real, num_permutations=19).p_value == 0.05
-    assert metrics.permutation_test(metrics.mmd, x, real, num_permutations=19, features=first).p_value > 0.05
+    assert (
+        metrics.permutation_test(metrics.mmd, x, real, num_permutations=19, features=first).p_value
+        > 0.05
+    )
 
 
 def test_a_classifier_is_judged_on_held_out_examples() -> None:
@@ -318,7 +361,9 @@ def test_a_classifier_is_judged_on_held_out_examples() -> None:
     points, labels = np.concatenate([x, y]), np.repeat([0, 1], 4000)
     assert np.mean(nearest(points, labels)(points) == labels) == 1
     found = metrics.classifier_accuracy(x, y + np.array([1.5, 0]), fit=linear)
-    assert abs(found.value - stats.norm.cdf(0.75)) < 5 * found.standard_error  # Bayes' rule of two normal laws
+    assert (
+        abs(found.value - stats.norm.cdf(0.75)) < 5 * found.standard_error
+    )  # Bayes' rule of two normal laws
 
 
 def test_precision_and_recall_are_those_of_sklearns_neighbours() -> None:
@@ -331,8 +376,12 @@ def test_precision_and_recall_are_those_of_sklearns_neighbours() -> None:
         return np.mean(np.any(distances <= radius[neighbours], axis=1))
 
     for k in (1, 3, 7):
-        np.testing.assert_allclose(metrics.precision(x, y, num_neighbours=k).value, covered(x, y, k), rtol=1e-12)
-        np.testing.assert_allclose(metrics.recall(x, y, num_neighbours=k).value, covered(y, x, k), rtol=1e-12)
+        np.testing.assert_allclose(
+            metrics.precision(x, y, num_neighbours=k).value, covered(x, y, k), rtol=1e-12
+        )
+        np.testing.assert_allclose(
+            metrics.recall(x, y, num_neighbours=k).value, covered(y, x, k), rtol=1e-12
+        )
 
 
 def test_a_lost_mode_costs_recall_and_an_invented_one_precision() -> None:

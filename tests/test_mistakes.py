@@ -18,7 +18,9 @@ TS = jd.grids.uniform(2)
 CHAIN = jd.Chain(DENOISER, SCHEDULE, TS, decoder=jd.decoders.normal())
 X, KEY = jnp.zeros((4, 2)), jax.random.key(0)
 NET = models.unet(channels=8, multipliers=(1,), num_blocks=1, attention=(), dropout=0.5)
-PARAMS = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(lambda: NET.init(KEY, (8, 8, 3))))
+PARAMS = jax.tree.map(
+    lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(lambda: NET.init(KEY, (8, 8, 3)))
+)
 LEVELS = np.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3) % 256
 
 
@@ -33,7 +35,9 @@ DRAWS = {
     "simple": lambda key: losses.simple(key, zero, SCHEDULE, X),
     "losses.vlb": lambda key: losses.vlb(key, CHAIN, X),
     "hybrid": lambda key: losses.hybrid(key, CHAIN, X),
-    "losses.continuous_elbo": lambda key: losses.continuous_elbo(key, DENOISER, SCHEDULE, X, decoder=CHAIN.decoder),
+    "losses.continuous_elbo": lambda key: losses.continuous_elbo(
+        key, DENOISER, SCHEDULE, X, decoder=CHAIN.decoder
+    ),
     "denoising_error": lambda key: losses.denoising_error(key, DENOISER, SCHEDULE, X, 0.5),
     "uniform_times": lambda key: losses.uniform_times(key, 4),
     "low_discrepancy_times": lambda key: losses.low_discrepancy_times(key, 4),
@@ -41,11 +45,15 @@ DRAWS = {
     "loss_aware_terms": lambda key: losses.loss_aware_terms(key, losses.term_history(3), 4),
     "vlb_terms": lambda key: jd.likelihood.vlb_terms(key, CHAIN, X),
     "elbo": lambda key: jd.likelihood.elbo(key, CHAIN, X),
-    "importance_log_prob": lambda key: jd.likelihood.importance_log_prob(key, CHAIN, X, num_paths=2),
+    "importance_log_prob": lambda key: jd.likelihood.importance_log_prob(
+        key, CHAIN, X, num_paths=2
+    ),
     "continuous_elbo": lambda key: jd.likelihood.continuous_elbo(
         key, DENOISER, SCHEDULE, X, decoder=CHAIN.decoder, num_times=2
     ),
-    "bidirectional_bounds": lambda key: jd.work.bidirectional_bounds(key, CHAIN, (4, 2), num_paths=2),
+    "bidirectional_bounds": lambda key: jd.work.bidirectional_bounds(
+        key, CHAIN, (4, 2), num_paths=2
+    ),
     "ais": lambda key: jd.work.ais(key, CHAIN, X, num_temperatures=2),
     "ais_bounds": lambda key: jd.work.ais_bounds(key, CHAIN, (4, 2), num_temperatures=2),
     "paths": lambda key: jd.likelihood.path_log_weights(key, CHAIN, X),
@@ -139,8 +147,17 @@ def test_what_is_no_mistake() -> None:
     whole = np.asarray(LEVELS, np.float32)
     for x_0 in (whole / 255, whole - 128, whole + 0.5, np.minimum(whole, 1), whole[:, 0, 0]):
         assert losses.simple(KEY, zero, SCHEDULE, x_0).shape == (2,)
-    assert jax.jit(lambda x: losses.simple(KEY, zero, SCHEDULE, x))(whole).shape == (2,)  # traced: not looked at
+    assert jax.jit(lambda x: losses.simple(KEY, zero, SCHEDULE, x))(whole).shape == (
+        2,
+    )  # traced: not looked at
     assert jd.sample(KEY, KERNEL, np.zeros((4, 2)), [1.0, 0.5, 0.0]).x.dtype == jnp.float32
     assert jd.q_sample(SCHEDULE, X, [0.1, 0.2, 0.3, 1], X).shape == (4, 2)
-    assert jd.q_sample(SCHEDULE, jnp.zeros((2, 3, 8, 8)), 0.5, jnp.zeros((2, 3, 8, 8))).shape == (2, 3, 8, 8)
-    np.testing.assert_array_equal(SCHEDULE.time(jnp.arange(-3, 3)), SCHEDULE.time(jnp.arange(-3.0, 3.0)))  # log-SNRs
+    assert jd.q_sample(SCHEDULE, jnp.zeros((2, 3, 8, 8)), 0.5, jnp.zeros((2, 3, 8, 8))).shape == (
+        2,
+        3,
+        8,
+        8,
+    )
+    np.testing.assert_array_equal(
+        SCHEDULE.time(jnp.arange(-3, 3)), SCHEDULE.time(jnp.arange(-3.0, 3.0))
+    )  # log-SNRs

@@ -14,12 +14,23 @@ from jax.extend.core import jaxprs_in_params
 from jaxdiff import models
 from jaxdiff.models import _layers
 
-TINY = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (), "num_heads": 2, "norm_groups": 4}
+TINY = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "num_blocks": 1,
+    "attention": (),
+    "num_heads": 2,
+    "norm_groups": 4,
+}
 SHAPES = {"unet": (5, 7, 3), "mlp": (3,)}  # odd, not square, not one or three channels of a picture
 
 
 def make(kind: str, **options: Any) -> models.Model:
-    return models.unet(**(TINY | options)) if kind == "unet" else models.mlp(**({"width": 16, "depth": 2} | options))
+    return (
+        models.unet(**(TINY | options))
+        if kind == "unet"
+        else models.mlp(**({"width": 16, "depth": 2} | options))
+    )
 
 
 @functools.cache
@@ -28,7 +39,9 @@ def noisy_params(model: models.Model, event_shape: tuple[int, ...]) -> models.Mo
     params = model.init(jax.random.key(0), event_shape)
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(1)
-    return jax.tree.unflatten(structure, [a + 0.1 * rng.normal(size=a.shape).astype(a.dtype) for a in leaves])
+    return jax.tree.unflatten(
+        structure, [a + 0.1 * rng.normal(size=a.shape).astype(a.dtype) for a in leaves]
+    )
 
 
 @functools.cache
@@ -49,9 +62,18 @@ def batch(event_shape: tuple[int, ...], num: int = 4, seed: int = 2) -> tuple[ja
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("event_shape", [(8, 8, 1), (28, 28, 1), (5, 7, 3), (9, 4, 2), (1, 1, 5)])
 def test_unet_shapes(event_shape: tuple[int, int, int], patch: int, learned_variance: bool) -> None:
-    model = make("unet", multipliers=(1, 2, 2), attention=(2, 7), patch=patch, learned_variance=learned_variance)
+    model = make(
+        "unet",
+        multipliers=(1, 2, 2),
+        attention=(2, 7),
+        patch=patch,
+        learned_variance=learned_variance,
+    )
     params = jax.eval_shape(lambda key: model.init(key, event_shape), jax.random.key(0))
-    x, t = jax.ShapeDtypeStruct((3, *event_shape), jnp.float32), jax.ShapeDtypeStruct((3,), jnp.float32)
+    x, t = (
+        jax.ShapeDtypeStruct((3, *event_shape), jnp.float32),
+        jax.ShapeDtypeStruct((3,), jnp.float32),
+    )
     out = jax.eval_shape(model.apply, params, x, t)
     channels = event_shape[-1] * (2 if learned_variance else 1)
     assert (out.shape, out.dtype) == ((3, *event_shape[:2], channels), jnp.float32)
@@ -100,7 +122,10 @@ def test_weights_have_variance_one_over_fan_in(kind: str) -> None:
 def test_initialisation_is_a_function_of_key_and_channels() -> None:
     model = make("unet")
     first, again = (model.init(jax.random.key(0), (8, 8, 3)) for _ in range(2))
-    other_size, other_key = model.init(jax.random.key(0), (5, 7, 3)), model.init(jax.random.key(1), (8, 8, 3))
+    other_size, other_key = (
+        model.init(jax.random.key(0), (5, 7, 3)),
+        model.init(jax.random.key(1), (8, 8, 3)),
+    )
     for same in (again, other_size):
         jax.tree.map(np.testing.assert_array_equal, first, same)
     assert (first["stem"]["kernel"] != other_key["stem"]["kernel"]).all()
@@ -149,7 +174,9 @@ def test_jit_changes_nothing() -> None:
     model = make("mlp", num_classes=2)
     params, (x, t), label = noisy_params(model, (3,)), batch((3,)), jnp.array([0, 1, 2, 2])
     expected = jitted(model)(params, x, t, label)
-    np.testing.assert_allclose(model.apply(params, x, t, label), expected, rtol=1e-4, atol=1e-5)  # rounding
+    np.testing.assert_allclose(
+        model.apply(params, x, t, label), expected, rtol=1e-4, atol=1e-5
+    )  # rounding
 
 
 def test_one_time_for_all_rows() -> None:
@@ -157,7 +184,9 @@ def test_one_time_for_all_rows() -> None:
     params, (x, _) = noisy_params(model, (3,)), batch((3,))
     expected = jitted(model)(params, x, jnp.full(4, 0.3))
     for t in (0.3, jnp.float32(0.3)):
-        np.testing.assert_allclose(jitted(model)(params, x, t), expected, rtol=1e-5, atol=1e-6)  # rounding
+        np.testing.assert_allclose(
+            jitted(model)(params, x, t), expected, rtol=1e-5, atol=1e-6
+        )  # rounding
 
 
 @pytest.mark.parametrize("kind", ["sinusoidal", "fourier"])
@@ -201,7 +230,9 @@ def test_dropout_needs_a_key_and_a_rate() -> None:
     model = make("unet", dropout=0.4)
     params, (x, t) = noisy_params(model, SHAPES["unet"]), batch(SHAPES["unet"])
     expected = jitted(make("unet"))(params, x, t)
-    np.testing.assert_allclose(jitted(model)(params, x, t), expected, rtol=1e-5, atol=1e-6)  # rounding
+    np.testing.assert_allclose(
+        jitted(model)(params, x, t), expected, rtol=1e-5, atol=1e-6
+    )  # rounding
 
 
 def test_dropout_keeps_the_mean() -> None:
@@ -238,7 +269,9 @@ def test_every_parameter_is_alive(kind: str) -> None:
     model = make(kind, num_classes=2, **options)
     params, (x, t) = noisy_params(model, SHAPES[kind]), batch(SHAPES[kind])
     label = jnp.array([0, 1, 2, 2])
-    loss = jax.jit(jax.grad(lambda params: jnp.mean(jnp.square(model.apply(params, x, t, label) - 1))))
+    loss = jax.jit(
+        jax.grad(lambda params: jnp.mean(jnp.square(model.apply(params, x, t, label) - 1)))
+    )
     for path, leaf in jax.tree.leaves_with_path(loss(params)):
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 1e-7, path
@@ -248,21 +281,27 @@ def plain_norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) ->
     """Group normalisation as the paper writes it, one example and one group at a time."""
     rows = []
     for image, s, b in zip(x, scale, shift, strict=True):
-        parts = [(g - g.mean()) / jnp.sqrt(g.var() + 1e-5) for g in jnp.split(image, groups, axis=-1)]
+        parts = [
+            (g - g.mean()) / jnp.sqrt(g.var() + 1e-5) for g in jnp.split(image, groups, axis=-1)
+        ]
         rows.append(jnp.concatenate(parts, axis=-1) * s[None, None] + b[None, None])
     return jnp.stack(rows)
 
 
 def test_norm_and_its_gradient_are_the_plain_formula(x64: None) -> None:
     rng = np.random.default_rng(0)
-    x, scale, shift, weight = (jnp.asarray(rng.normal(size=s)) for s in [(2, 3, 5, 6), (2, 6), (2, 6), (2, 3, 5, 6)])
+    x, scale, shift, weight = (
+        jnp.asarray(rng.normal(size=s)) for s in [(2, 3, 5, 6), (2, 6), (2, 6), (2, 3, 5, 6)]
+    )
 
     def value_and_gradient(norm: Any) -> Any:
         value = jax.value_and_grad(lambda *a: jnp.sum(weight * jnp.sin(norm(*a, 3))), (0, 1, 2))
         return jax.jit(value)(x, scale, shift)
 
     ours, plain = value_and_gradient(_layers.norm), value_and_gradient(plain_norm)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-11), ours, plain)  # rounding
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-11), ours, plain
+    )  # rounding
 
 
 def test_norm_mutants_are_rejected(x64: None) -> None:
@@ -299,11 +338,16 @@ def test_forward_and_reverse_mode_agree(kind: str, x64: None) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_is_the_plain_one_to_the_second_derivative(stride: int, x64: None) -> None:
-    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 5, 4, 2), (3, 3, 2, 3)]))
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape)
+        for i, shape in enumerate([(2, 5, 4, 2), (3, 3, 2, 3)])
+    )
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
         order = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=order)
+        return jax.lax.conv_general_dilated(
+            x, kernel, (stride, stride), "SAME", dimension_numbers=order
+        )
 
     def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _layers.convolve(x, kernel, (stride, stride), "SAME")
@@ -314,7 +358,9 @@ def test_convolution_is_the_plain_one_to_the_second_derivative(stride: int, x64:
         tangent = jax.jvp(lambda x: f(x, kernel), (x,), (x + 1,))[1]
         return f(x, kernel), first, tangent, jax.hessian(g, (0, 1))(x, kernel)
 
-    chex.assert_trees_all_close(derivatives(ours), derivatives(plain), rtol=1e-12, atol=1e-12)  # rounding
+    chex.assert_trees_all_close(
+        derivatives(ours), derivatives(plain), rtol=1e-12, atol=1e-12
+    )  # rounding
 
 
 def test_second_derivatives() -> None:
@@ -345,7 +391,11 @@ def test_output_dtype_is_the_input_s_and_at_least_float32(x64: None) -> None:
     model = make("mlp")
     params = noisy_params(model, (3,))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    for dtype, expected in {"bfloat16": "float32", "float32": "float32", "float64": "float64"}.items():
+    for dtype, expected in {
+        "bfloat16": "float32",
+        "float32": "float32",
+        "float64": "float64",
+    }.items():
         assert model.apply(params, jnp.ones((2, 3), dtype), 0.5).dtype == expected
 
 
@@ -370,7 +420,9 @@ def test_attention_is_the_plain_formula(x64: None) -> None:
         for head in range(3):
             weights = np.exp(q[row, :, head] @ k[row, :, head].T / 2)
             expected[row, :, head] = weights @ v[row, :, head] / weights.sum(-1, keepdims=True)
-    np.testing.assert_allclose(_layers.attend(*map(jnp.asarray, (q, k, v))), expected, rtol=1e-12)  # rounding
+    np.testing.assert_allclose(
+        _layers.attend(*map(jnp.asarray, (q, k, v))), expected, rtol=1e-12
+    )  # rounding
 
 
 def loss_and_gradients(attend: Any) -> Any:
@@ -390,19 +442,25 @@ def test_attention_in_turns_is_attention_at_once(dtype: str) -> None:
         patch.setattr(_layers, "PAIRS", 300 * 64)
         turns, whole = map(loss_and_gradients, (_layers.attend, _layers._attend))
         found, expected = jax.jit(turns)(q, k, v), jax.jit(whole)(q, k, v)
-        one_a_device = jax.pmap(turns, devices=jax.local_devices()[:2])(*(x[:, None] for x in (q, k, v)))
+        one_a_device = jax.pmap(turns, devices=jax.local_devices()[:2])(
+            *(x[:, None] for x in (q, k, v))
+        )
     assert found[0].dtype == dtype
     # Rounding: the gradients of keys and values add up the turns, 300 terms of order one.
     tolerance = {"rtol": 1e3 * np.finfo(dtype).eps, "atol": 1e2 * np.finfo(dtype).eps}
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), found, expected)
     apart = [np.asarray(x)[:, 0] for x in one_a_device[1]]
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), apart, list(expected[1]))
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, **tolerance), apart, list(expected[1])
+    )
 
 
 def test_attention_of_few_pixels_is_one_program() -> None:
     """Up to 256 pixels nothing changes, and so no number: the same operations, without a loop."""
     few = jnp.zeros((1, 256, 2, 4))
-    assert str(jax.make_jaxpr(_layers.attend)(few, few, few)) == str(jax.make_jaxpr(_layers._attend)(few, few, few))
+    assert str(jax.make_jaxpr(_layers.attend)(few, few, few)) == str(
+        jax.make_jaxpr(_layers._attend)(few, few, few)
+    )
 
 
 def test_attention_takes_memory_in_proportion_to_the_pixels() -> None:
@@ -420,7 +478,10 @@ def test_no_layer_holds_all_pairs_of_pixels() -> None:
     """Of a 64x64 image at one resolution, forwards and backwards: nothing has 4096 x 4096 entries."""
     model = models.unet(channels=8, multipliers=(1,), num_blocks=1, attention=(64,), num_heads=1)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), (64, 64, 1)))
-    x, t = jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    x, t = (
+        jax.ShapeDtypeStruct((1, 64, 64, 1), jnp.float32),
+        jax.ShapeDtypeStruct((1,), jnp.float32),
+    )
     jaxpr = jax.make_jaxpr(jax.grad(lambda p, x, t: jnp.sum(model.apply(p, x, t))))(params, x, t)
     largest = max(var.aval.size for equation in equations(jaxpr.jaxpr) for var in equation.outvars)
     assert largest <= _layers.PAIRS
@@ -436,9 +497,21 @@ def equations(jaxpr: Any) -> Iterator[Any]:
 # Errors -------------------------------------------------------------------------------------------------------------
 
 CONFIGURATIONS = [
-    ({"channels": 12, "norm_groups": 8}, ValueError, "channels: expected a multiple of norm_groups, 8, got 12"),
-    ({"channels": 8, "num_heads": 3}, ValueError, "channels: expected a multiple of num_heads, 3, got 8"),
-    ({"channels": 3, "norm_groups": 1, "num_heads": 1}, ValueError, "channels: expected a multiple of two, 2, got 3"),
+    (
+        {"channels": 12, "norm_groups": 8},
+        ValueError,
+        "channels: expected a multiple of norm_groups, 8, got 12",
+    ),
+    (
+        {"channels": 8, "num_heads": 3},
+        ValueError,
+        "channels: expected a multiple of num_heads, 3, got 8",
+    ),
+    (
+        {"channels": 3, "norm_groups": 1, "num_heads": 1},
+        ValueError,
+        "channels: expected a multiple of two, 2, got 3",
+    ),
     ({"channels": 0}, ValueError, "channels: expected a positive int, got 0"),
     ({"channels": 8.0}, TypeError, "channels: expected a positive int, got 8.0"),
     ({"multipliers": ()}, ValueError, "multipliers: expected at least one level"),
@@ -450,8 +523,16 @@ CONFIGURATIONS = [
     ({"fourier": (0.5,)}, TypeError, "fourier: expected exponents, integers, got 0.5"),
     ({"dropout": 1.0}, ValueError, r"dropout: expected a rate in \[0, 1\), got 1.0"),
     ({"dropout": "half"}, TypeError, r"dropout: expected a rate in \[0, 1\), got 'half'"),
-    ({"time_embedding": "cosine"}, ValueError, "time_embedding: expected one of 'sinusoidal', 'fourier', got 'cosine'"),
-    ({"dtype": "float16"}, ValueError, "dtype: expected one of 'float32', 'bfloat16', 'float64', got 'float16'"),
+    (
+        {"time_embedding": "cosine"},
+        ValueError,
+        "time_embedding: expected one of 'sinusoidal', 'fourier', got 'cosine'",
+    ),
+    (
+        {"dtype": "float16"},
+        ValueError,
+        "dtype: expected one of 'float32', 'bfloat16', 'float64', got 'float16'",
+    ),
 ]
 
 
@@ -475,7 +556,9 @@ def test_bad_mlp_width() -> None:
         (None, (8, 8.0, 1), TypeError, "event_shape: expected a positive int, got 8.0"),
     ],
 )
-def test_bad_initialisation(key: Any, event_shape: Any, error: type[Exception], message: str) -> None:
+def test_bad_initialisation(
+    key: Any, event_shape: Any, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         make("unet").init(jax.random.key(0) if key is None else key, event_shape)
 
@@ -496,12 +579,16 @@ def test_a_traced_label_is_no_other_class(kind: str) -> None:
 def test_one_label_for_all_rows() -> None:
     model = make("mlp", num_classes=3)
     params, (x, t) = noisy_params(model, SHAPES["mlp"]), batch(SHAPES["mlp"])
-    np.testing.assert_array_equal(model.apply(params, x, t, 2), model.apply(params, x, t, jnp.full(len(x), 2)))
+    np.testing.assert_array_equal(
+        model.apply(params, x, t, 2), model.apply(params, x, t, jnp.full(len(x), 2))
+    )
 
 
 @pytest.mark.parametrize("kind", SHAPES)
 @pytest.mark.parametrize("time_embedding", ["sinusoidal", "fourier"])
-def test_parameters_are_float32_and_the_same_in_float64_programs(kind: str, time_embedding: str) -> None:
+def test_parameters_are_float32_and_the_same_in_float64_programs(
+    kind: str, time_embedding: str
+) -> None:
     model = make(kind, num_classes=3, learned_variance=True, time_embedding=time_embedding)
     params = model.init(jax.random.key(0), SHAPES[kind])
     with jax.enable_x64(True):
@@ -511,25 +598,50 @@ def test_parameters_are_float32_and_the_same_in_float64_programs(kind: str, time
     jax.tree.map(np.testing.assert_array_equal, params, wide)
 
 
-GOOD = {"x": jnp.zeros((4, 5, 7, 3)), "t": jnp.zeros(4), "label": jnp.zeros(4, int), "dropout_key": None}
+GOOD = {
+    "x": jnp.zeros((4, 5, 7, 3)),
+    "t": jnp.zeros(4),
+    "label": jnp.zeros(4, int),
+    "dropout_key": None,
+}
 CALLS = [
     ({"x": jnp.zeros((5, 7, 3))}, ValueError, "x: expected 4 axes, batch first, got shape"),
-    ({"x": jnp.zeros((4, 5, 7, 3), int)}, TypeError, "x: expected a floating dtype, got int32 .scale images"),
+    (
+        {"x": jnp.zeros((4, 5, 7, 3), int)},
+        TypeError,
+        "x: expected a floating dtype, got int32 .scale images",
+    ),
     ({"x": [[1.0]]}, TypeError, "x: expected a floating array, got list"),
-    ({"x": jnp.zeros((4, 5, 7, 1))}, ValueError, r"x: expected a last axis of 3, .* got shape \(4, 5, 7, 1\)"),
+    (
+        {"x": jnp.zeros((4, 5, 7, 1))},
+        ValueError,
+        r"x: expected a last axis of 3, .* got shape \(4, 5, 7, 1\)",
+    ),
     ({"t": jnp.zeros(3)}, ValueError, r"t: expected shape \(\) or \(4,\), got \(3,\)"),
     ({"t": jnp.zeros((4, 1))}, ValueError, r"t: expected shape \(\) or \(4,\), got \(4, 1\)"),
     ({"t": jnp.zeros(4, int)}, TypeError, "t: expected a floating time"),
     ({"t": 1.5}, ValueError, "t: expected a time in"),
     ({"label": jnp.zeros(4)}, TypeError, "label: expected an integer dtype, got float32"),
     ({"label": jnp.zeros(3, int)}, ValueError, r"label: expected shape \(\) or \(4,\), got \(3,\)"),
-    ({"label": jnp.zeros((4, 1), int)}, ValueError, r"label: expected shape \(\) or \(B,\), got \(4, 1\)"),
+    (
+        {"label": jnp.zeros((4, 1), int)},
+        ValueError,
+        r"label: expected shape \(\) or \(B,\), got \(4, 1\)",
+    ),
     ({"label": jnp.zeros(4, bool)}, TypeError, "label: expected an integer dtype, got bool"),
-    ({"label": jnp.array([0, -1, 2, 3])}, ValueError, r"label: expected 0 \.\. 3, got -1 at index 1 of 4"),
+    (
+        {"label": jnp.array([0, -1, 2, 3])},
+        ValueError,
+        r"label: expected 0 \.\. 3, got -1 at index 1 of 4",
+    ),
     ({"label": np.full(4, 2**32)}, ValueError, r"label: expected 0 \.\. 3, got 4294967296"),
     ({"label": jnp.array([0, 1, 2, 4])}, ValueError, r"label: expected 0 \.\. 3, got"),
     ({"dropout_key": 0}, TypeError, "key: expected a typed key"),
-    ({"dropout_key": jax.random.split(jax.random.key(0), 3)}, ValueError, "key: expected one key or one a row"),
+    (
+        {"dropout_key": jax.random.split(jax.random.key(0), 3)},
+        ValueError,
+        "key: expected one key or one a row",
+    ),
     ({"params": {"head": 0}}, ValueError, "params: expected what init returned, got dict"),
 ]
 
@@ -545,5 +657,7 @@ def test_bad_calls(wrong: dict[str, Any], error: type[Exception], message: str) 
 def test_a_label_needs_classes() -> None:
     model = make("unet")
     params, (x, t) = noisy_params(model, SHAPES["unet"]), batch(SHAPES["unet"])
-    with pytest.raises(ValueError, match="label: expected None, because the model has num_classes=None"):
+    with pytest.raises(
+        ValueError, match="label: expected None, because the model has num_classes=None"
+    ):
         model.apply(params, x, t, jnp.zeros(4, int))

@@ -16,11 +16,15 @@ MIXTURE = asymmetric_mixture()
 def held(step: Callable, num_moves: int = 30, num: int = 6000) -> float:
     """The largest z-score of moments after moves from exact draws: of x, x^2 and the log-density."""
     start = MIXTURE.sample(jax.random.key(0), (num,))
-    x = jax.lax.fori_loop(0, num_moves, lambda n, x: step(jax.random.fold_in(jax.random.key(1), n), x), start)
+    x = jax.lax.fori_loop(
+        0, num_moves, lambda n, x: step(jax.random.fold_in(jax.random.key(1), n), x), start
+    )
     exact = MIXTURE.sample(jax.random.key(2), (400_000,))
 
     def features(x: jax.Array) -> np.ndarray:
-        return np.column_stack([x, x**2, x[:, :1] * x[:, 1:], MIXTURE.log_prob(x)]).astype(np.float64)
+        return np.column_stack([x, x**2, x[:, :1] * x[:, 1:], MIXTURE.log_prob(x)]).astype(
+            np.float64
+        )
 
     moved, other = features(x), features(exact)
     error = np.sqrt(moved.var(0) / len(moved) + other.var(0) / len(other))
@@ -37,7 +41,9 @@ def test_hmc_holds_its_target() -> None:
 
 
 def test_ula_leaves_it_by_its_step_size() -> None:
-    small, large = (held(lambda key, x, d=d: moves.ula(key, MIXTURE.score, x, d)) for d in (0.001, 0.15))
+    small, large = (
+        held(lambda key, x, d=d: moves.ula(key, MIXTURE.score, x, d)) for d in (0.001, 0.15)
+    )
     assert small < 4.5
     assert large > 10
 
@@ -66,10 +72,18 @@ def test_acceptance(x64: None) -> None:
     assert moves.mala(jax.random.key(1), MIXTURE.log_prob, x, 1e-4).acceptance.mean() > 0.97
     keys = jax.random.split(jax.random.key(1), 200)
     for move in (moves.mala, moves.hmc):
-        together, alone = move(keys, MIXTURE.log_prob, x, 0.1), move(keys[3:4], MIXTURE.log_prob, x[3:4], 0.1)
+        together, alone = (
+            move(keys, MIXTURE.log_prob, x, 0.1),
+            move(keys[3:4], MIXTURE.log_prob, x[3:4], 0.1),
+        )
         np.testing.assert_allclose(together.x[3], alone.x[0], rtol=1e-9)
         np.testing.assert_allclose(together.acceptance[3], alone.acceptance[0], rtol=1e-9)
-    edge = moves.hmc(keys, lambda x: jnp.where(x[:, 0] > 0, jnp.nan, -jnp.sum(x**2, axis=1)), -jnp.ones((200, 2)), 0.5)
+    edge = moves.hmc(
+        keys,
+        lambda x: jnp.where(x[:, 0] > 0, jnp.nan, -jnp.sum(x**2, axis=1)),
+        -jnp.ones((200, 2)),
+        0.5,
+    )
     assert np.all(edge.x[:, 0] <= 0)
 
 
@@ -92,7 +106,10 @@ def test_moves_at_the_edge_of_a_density(kind: str) -> None:
     """Rows stay where the density is, and hold it: |x| of a normal (Monte Carlo: 5 standard errors)."""
     start = jnp.abs(jax.random.normal(jax.random.key(0), (6000, 1)))
     x = jax.lax.fori_loop(
-        0, 30, lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x), jnp.where(start > 0, start, 1)
+        0,
+        30,
+        lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x),
+        jnp.where(start > 0, start, 1),
     )
     assert np.all(x > 0)
     assert abs(float(x.mean()) - np.sqrt(2 / np.pi)) < 5 * np.sqrt(1 - 2 / np.pi) / np.sqrt(6000)
@@ -105,7 +122,9 @@ def test_rows_without_a_density(kind: str) -> None:
     start = jnp.full((500, 1), -0.3)
     once = MOVES[kind](jax.random.key(0), start)
     assert np.all((once == -0.3) | (once >= 0))
-    x = jax.lax.fori_loop(0, 30, lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x), start)
+    x = jax.lax.fori_loop(
+        0, 30, lambda n, x: MOVES[kind](jax.random.fold_in(jax.random.key(1), n), x), start
+    )
     assert np.mean(np.asarray(x) > 0) > 0.9
     nowhere = lambda x: jnp.full(len(x), -jnp.inf)  # noqa: E731
     moved = moves.mala(jax.random.key(0), nowhere, start, 0.1)
@@ -122,7 +141,9 @@ def test_a_slope_of_nan_rejects_the_mutant() -> None:
 test_bad_input = rejects(
     {
         "leapfrog": (
-            lambda: moves.hmc(jax.random.key(0), MIXTURE.log_prob, jnp.zeros((2, 2)), 0.1, num_leapfrog=0),
+            lambda: moves.hmc(
+                jax.random.key(0), MIXTURE.log_prob, jnp.zeros((2, 2)), 0.1, num_leapfrog=0
+            ),
             ValueError,
             "num_leapfrog: expected a positive int",
         )

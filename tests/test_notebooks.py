@@ -14,7 +14,10 @@ NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.py"))
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_pairs_agree(name: str) -> None:
     script, notebook = (jupytext.read(FOLDER / f"{name}.{suffix}") for suffix in ("py", "ipynb"))
-    cells = [[(cell.cell_type, cell.source.strip()) for cell in book.cells] for book in (script, notebook)]
+    cells = [
+        [(cell.cell_type, cell.source.strip()) for cell in book.cells]
+        for book in (script, notebook)
+    ]
     assert cells[0] == cells[1], f"run: jupytext --sync notebooks/{name}.py"
 
 
@@ -22,8 +25,15 @@ def execute(text: str) -> str:
     """Run a notebook and return what its cells printed."""
     book = jupytext.reads(text, fmt="py:percent")
     resources = {"metadata": {"path": FOLDER}}
-    nbclient.NotebookClient(book, timeout=1800, kernel_name="python3", resources=resources).execute()
-    return "".join(out.get("text", "") for cell in book.cells if cell.cell_type == "code" for out in cell.outputs)
+    nbclient.NotebookClient(
+        book, timeout=1800, kernel_name="python3", resources=resources
+    ).execute()
+    return "".join(
+        out.get("text", "")
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for out in cell.outputs
+    )
 
 
 # The kernel's own process and messaging may warn as they please: the tests are about the cells.
@@ -43,4 +53,6 @@ def test_executes(name: str) -> None:
     if name == "quickstart":
         drawn = re.search(r"digits, (\S+)% of the drawn ones", printed)
         assert drawn is not None
-        assert float(drawn[1]) >= 80  # 40 digits after a minute of training: the claim is "digits", not a record
+        assert (
+            float(drawn[1]) >= 80
+        )  # 40 digits after a minute of training: the claim is "digits", not a record

@@ -24,7 +24,9 @@ def images(make: str, key: int = 0) -> observations.Observation:
         "noisy": lambda: observations.noisy(y, 0.3),
         "downsample": lambda: observations.downsample(y[:3, :2], 2, 0.3),
         "blur": lambda: observations.blur(y, 0.8, 0.3),
-        "linear": lambda: observations.linear(jax.random.normal(jax.random.key(5), (3, 24)), y.reshape(-1)[:3], 0.3),
+        "linear": lambda: observations.linear(
+            jax.random.normal(jax.random.key(5), (3, 24)), y.reshape(-1)[:3], 0.3
+        ),
     }[make]()
 
 
@@ -42,7 +44,9 @@ def test_log_density_and_gain_by_matrices(name: str, x64: None) -> None:
     """N(y; A x, noise^2 + spread diag(A A^T)), from the matrix that the operator is."""
     seen = images(name)
     matrix, x = matrix_of(seen), jax.random.normal(jax.random.key(1), IMAGE)
-    y, shown = (np.broadcast_to(np.asarray(v), seen.y.shape).ravel() for v in (seen.y, seen.observed))
+    y, shown = (
+        np.broadcast_to(np.asarray(v), seen.y.shape).ravel() for v in (seen.y, seen.observed)
+    )
     predicted = matrix @ np.asarray(x).ravel()
     for spread in (0.0, 0.7):
         variance = 0.09 + spread * np.sum(matrix**2, axis=1)
@@ -53,15 +57,28 @@ def test_log_density_and_gain_by_matrices(name: str, x64: None) -> None:
 
 def test_operators_are_what_they_say(x64: None) -> None:
     constant = jnp.full(IMAGE, 0.4)
-    np.testing.assert_allclose(images("blur").operator(constant), constant, rtol=1e-12)  # weights add up to 1
+    np.testing.assert_allclose(
+        images("blur").operator(constant), constant, rtol=1e-12
+    )  # weights add up to 1
     x = jax.random.normal(jax.random.key(0), IMAGE)
-    np.testing.assert_allclose(images("downsample").operator(x)[1, 0, 0], x[2:4, 0:2].mean(), rtol=1e-12)
-    for side, part in (("top", np.s_[:3]), ("bottom", np.s_[3:]), ("left", np.s_[:, :2]), ("right", np.s_[:, 2:])):
+    np.testing.assert_allclose(
+        images("downsample").operator(x)[1, 0, 0], x[2:4, 0:2].mean(), rtol=1e-12
+    )
+    for side, part in (
+        ("top", np.s_[:3]),
+        ("bottom", np.s_[3:]),
+        ("left", np.s_[:, :2]),
+        ("right", np.s_[:, 2:]),
+    ):
         shown = np.asarray(observations.half(IMAGE, side))
         assert shown[part].all()
         assert shown.sum() == 12
-    hidden = observations.mask(jnp.where(observations.half(IMAGE) > 0, x, jnp.nan), observations.half(IMAGE), 0.3)
-    np.testing.assert_allclose(hidden(x), observations.mask(x, observations.half(IMAGE), 0.3)(x), rtol=1e-12)
+    hidden = observations.mask(
+        jnp.where(observations.half(IMAGE) > 0, x, jnp.nan), observations.half(IMAGE), 0.3
+    )
+    np.testing.assert_allclose(
+        hidden(x), observations.mask(x, observations.half(IMAGE), 0.3)(x), rtol=1e-12
+    )
 
 
 def test_counts_and_classes() -> None:
@@ -72,7 +89,9 @@ def test_counts_and_classes() -> None:
     expected = poisson.logpmf([0, 3, 7], [10 * 1e-3, 5.0, 10.0]).sum()
     np.testing.assert_allclose(observations.poisson(counts, 10.0)(x), expected, rtol=1e-5)
     says = observations.classified(lambda x: jnp.stack([x[0], x[1], 0 * x[0]]), 1)
-    np.testing.assert_allclose(says(x), jax.nn.log_softmax(jnp.array([-1.0, 0.0, 0.0]))[1], rtol=1e-6)
+    np.testing.assert_allclose(
+        says(x), jax.nn.log_softmax(jnp.array([-1.0, 0.0, 0.0]))[1], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -88,9 +107,13 @@ def test_a_function_has_the_gain_of_its_matrix(name: str, x64: None) -> None:
     every_time = observations.linear(seen.operator, seen.y, 0.3)
     for function in (once, every_time):
         np.testing.assert_allclose(function(x, 0.7), expected, rtol=1e-10)
-        np.testing.assert_allclose(jax.vmap(function)(x[None], jnp.full(1, 0.7))[0], expected, rtol=1e-10)
+        np.testing.assert_allclose(
+            jax.vmap(function)(x[None], jnp.full(1, 0.7))[0], expected, rtol=1e-10
+        )
     if name != "noisy":  # the mutant
-        assert abs(observations.linear(seen.operator, seen.y, 0.3, gain=1.0)(x, 0.7) - expected) > 1e-3
+        assert (
+            abs(observations.linear(seen.operator, seen.y, 0.3, gain=1.0)(x, 0.7) - expected) > 1e-3
+        )
 
 
 def test_the_gain_of_many_rows_is_probed(x64: None) -> None:
@@ -99,15 +122,23 @@ def test_the_gain_of_many_rows_is_probed(x64: None) -> None:
     exact = np.sum(np.asarray(matrix) ** 2, axis=1)
 
     def errors(operator: Callable) -> np.ndarray:
-        return np.asarray(observations.linear(operator, jnp.zeros(400), 0.3, event_shape=(20,)).gain) / exact - 1
+        return (
+            np.asarray(observations.linear(operator, jnp.zeros(400), 0.3, event_shape=(20,)).gain)
+            / exact
+            - 1
+        )
 
     found = errors(lambda v: matrix @ v)
     assert np.sqrt((found**2).mean()) < 0.09 * 1.1
     assert abs(found.mean()) < 0.02
     np.testing.assert_allclose(errors(lambda v: matrix @ v + 5.0), found)  # an offset is no gain
-    assert np.sqrt((errors(lambda v: matrix[:, :10] @ v[:10]) ** 2).mean()) > 0.3  # half of the row: a mutant
+    assert (
+        np.sqrt((errors(lambda v: matrix[:, :10] @ v[:10]) ** 2).mean()) > 0.3
+    )  # half of the row: a mutant
     shown = jnp.arange(400.0) % 2
-    np.testing.assert_array_equal(observations.linear(lambda v: shown * v, shown, 0.3, event_shape=(400,)).gain, shown)
+    np.testing.assert_array_equal(
+        observations.linear(lambda v: shown * v, shown, 0.3, event_shape=(400,)).gain, shown
+    )
 
 
 # --- denoisers that follow an observation --------------------------------------------------------------------------------
@@ -116,25 +147,34 @@ def test_the_gain_of_many_rows_is_probed(x64: None) -> None:
 @pytest.mark.parametrize("name", ["cosine", "edm", "rectified_flow"])
 def test_mmps_is_exact_on_a_correlated_gaussian(name: str, x64: None) -> None:
     """The analytic E[x_0 | x_t, y] to 1e-5, and with it the posterior's score; PiGDM and TMPD where they are exact."""
-    schedule, data = SCHEDULES[name](), jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian())
+    schedule, data = (
+        SCHEDULES[name](),
+        jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian()),
+    )
     matrix, y = jnp.array([[1.0, 0.5], [0.2, -1.0]]), jnp.array([0.3, -0.4])
     seen = observations.linear(matrix, y, 0.3)
     exact = data.posterior(matrix, y, 0.09 * jnp.eye(2)).denoiser(schedule)
     independent = jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.array([0.5, 2.0]))
     isotropic = jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.asarray(0.49))
     for t in (0.2, 0.5, 0.8):
-        x_t = schedule.alpha(t) * 0.5 + schedule.sigma(t) * jax.random.normal(jax.random.key(0), (4, 2))
+        x_t = schedule.alpha(t) * 0.5 + schedule.sigma(t) * jax.random.normal(
+            jax.random.key(0), (4, 2)
+        )
         mmps = guidance.mmps(data.denoiser(schedule), schedule, seen)
         np.testing.assert_allclose(mmps(x_t, t), exact(x_t, t), rtol=1e-5, atol=1e-9)
         score = jd.prediction.from_x_0(schedule, mmps(x_t, t), x_t, t, prediction="score")
         analytic = data.posterior(matrix, y, 0.09 * jnp.eye(2)).diffuse(schedule, t).score(x_t)
-        np.testing.assert_allclose(score, analytic, rtol=1e-5, atol=1e-6 / float(schedule.sigma(t)) ** 2)
+        np.testing.assert_allclose(
+            score, analytic, rtol=1e-5, atol=1e-6 / float(schedule.sigma(t)) ** 2
+        )
         for law, make in (
             (independent, lambda d: guidance.tmpd(d, schedule, seen)),
             (isotropic, lambda d: guidance.pigdm(d, schedule, seen, prior_std=0.7)),
         ):
             given = law.posterior(matrix, y, 0.09 * jnp.eye(2)).denoiser(schedule)
-            np.testing.assert_allclose(make(law.denoiser(schedule))(x_t, t), given(x_t, t), rtol=1e-7, atol=1e-9)
+            np.testing.assert_allclose(
+                make(law.denoiser(schedule))(x_t, t), given(x_t, t), rtol=1e-7, atol=1e-9
+            )
 
 
 def test_the_known_bias_of_the_approximations(x64: None) -> None:
@@ -143,7 +183,9 @@ def test_the_known_bias_of_the_approximations(x64: None) -> None:
     matrix, y, t = jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.5
     seen, denoiser = observations.linear(matrix, y, 0.3), data.denoiser(SCHEDULE)
     x_t = jax.random.normal(jax.random.key(0), (4, 2))
-    exact = data.posterior(matrix, y, 0.09 * jnp.eye(1)).denoiser(SCHEDULE)(x_t, t) - denoiser(x_t, t)
+    exact = data.posterior(matrix, y, 0.09 * jnp.eye(1)).denoiser(SCHEDULE)(x_t, t) - denoiser(
+        x_t, t
+    )
     dps = guidance.dps(denoiser, SCHEDULE, seen)(x_t, t) - denoiser(x_t, t)
     spread = (matrix @ data.denoised_covariance(SCHEDULE, x_t, t) @ matrix.T)[0, 0, 0]
     np.testing.assert_allclose(dps, exact * (0.09 + spread) / 0.09, rtol=1e-6)
@@ -155,7 +197,9 @@ def test_the_known_bias_of_the_approximations(x64: None) -> None:
 @pytest.mark.parametrize("name", ["dps", "pigdm", "tmpd", "mmps"])
 def test_no_row_sees_another(name: str, x64: None) -> None:
     """A norm or an inner product over the batch would couple the rows: the mutant does, and is seen to."""
-    denoiser = jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian()).denoiser(SCHEDULE)
+    denoiser = jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian()).denoiser(
+        SCHEDULE
+    )
     seen = observations.linear(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.3)
     guided = getattr(guidance, name)(denoiser, SCHEDULE, seen)
     x_t = jax.random.normal(jax.random.key(0), (4, 2))
@@ -172,7 +216,10 @@ def test_few_iterations_do_for_inpainting(x64: None) -> None:
     """A A^T is a multiple of the identity on what is seen: one step of conjugate gradients solves PiGDM's system."""
     denoiser = jd.oracles.gaussian(jnp.zeros(24), jnp.full(24, 0.5)).denoiser(SCHEDULE)
     x_t = jax.random.normal(jax.random.key(0), (2, *IMAGE))
-    one, many = (guidance.pigdm(denoiser, SCHEDULE, images("mask"), num_iterations=n)(x_t, 0.5) for n in (1, 24))
+    one, many = (
+        guidance.pigdm(denoiser, SCHEDULE, images("mask"), num_iterations=n)(x_t, 0.5)
+        for n in (1, 24)
+    )
     np.testing.assert_allclose(one, many, rtol=1e-10)
 
 
@@ -189,7 +236,9 @@ def test_a_slope_that_is_not_finite_moves_nothing() -> None:
     denoiser = jd.oracles.gaussian(jnp.zeros(2), jnp.ones(2)).denoiser(SCHEDULE)
     x_t = jnp.array([[-2.0, -2.0], [2.0, 1.0]])
     log_r = lambda v: jnp.where(v[0] < 0, -jnp.inf, -jnp.sqrt(v[0]))  # noqa: E731
-    plain, guided = (jax.jit(d)(x_t, 0.5) for d in (denoiser, guidance.dps(denoiser, SCHEDULE, log_r)))
+    plain, guided = (
+        jax.jit(d)(x_t, 0.5) for d in (denoiser, guidance.dps(denoiser, SCHEDULE, log_r))
+    )
     np.testing.assert_allclose(guided[0], plain[0], rtol=1e-6)
     assert np.all(np.isfinite(guided))
     assert np.abs(guided[1] - plain[1]).max() > 1e-3
@@ -203,14 +252,18 @@ def test_repaint_keeps_what_is_seen_and_is_biased(x64: None) -> None:
     x = jd.prior_sample(jax.random.key(0), SCHEDULE, (2000, 2))
 
     def spread(num_resamples: int) -> tuple[float, float]:
-        kernel = guidance.repaint(data.denoiser(SCHEDULE), SCHEDULE, y, shown, num_resamples=num_resamples)
+        kernel = guidance.repaint(
+            data.denoiser(SCHEDULE), SCHEDULE, y, shown, num_resamples=num_resamples
+        )
         out = np.asarray(jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(30)).x)
         np.testing.assert_array_equal(out[:, 0], 1.7)
         return float(out[:, 1].mean()), float(out[:, 1].std())
 
     exact = -0.4 + 0.56 * 1.0, np.sqrt(0.49 - 0.56**2)
     once, often = spread(1), spread(5)
-    assert abs(once[0] - exact[0]) > 0.1  # plain replacement learns too little of the first coordinate
+    assert (
+        abs(once[0] - exact[0]) > 0.1
+    )  # plain replacement learns too little of the first coordinate
     assert abs(often[0] - exact[0]) < abs(once[0] - exact[0])
 
 

@@ -67,7 +67,11 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.kernels.dpmpp_3m, DENOISER, SCHEDULE), "tau", (NEGATIVE, HUGE)),
     (a(jd.kernels.adaptive, DENOISER, SCHEDULE), "tolerance", (ZERO, NEGATIVE, HUGE)),
     (a(jd.kernels.adaptive, DENOISER, SCHEDULE), "log_snr_range", ((1.0, -1.0), (-HUGE, HUGE))),
-    (a(jd.kernels.corrected, jd.kernels.ddim(DENOISER, SCHEDULE), DENOISER, SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),
+    (
+        a(jd.kernels.corrected, jd.kernels.ddim(DENOISER, SCHEDULE), DENOISER, SCHEDULE),
+        "snr",
+        (ZERO, NEGATIVE, HUGE),
+    ),
     (a(jd.guidance.classifier_free, DENOISER, DENOISER), "scale", (HUGE,)),
     (a(jd.guidance.classifier_free, DENOISER, DENOISER, 1.0), "rescale", (NEGATIVE, 2.0, HUGE)),
     (a(jd.guidance.classifier, DENOISER, SCHEDULE, lambda x, t: -(x**2).sum(1)), "scale", (HUGE,)),
@@ -84,7 +88,11 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.prediction.dynamic_threshold), "limit", (ZERO, NEGATIVE)),
     (a(jd.likelihood.bits_per_dim, 1.0, 2), "bin_width", (ZERO, NEGATIVE, HUGE)),
     (a(jd.likelihood.ode_log_prob, DENOISER, SCHEDULE, TS, X), "tolerance", (ZERO, NEGATIVE, HUGE)),
-    (a(jd.likelihood.ode_log_prob, DENOISER, SCHEDULE, TS, X), "log_snr_range", ((1.0, -1.0), (-HUGE, HUGE))),
+    (
+        a(jd.likelihood.ode_log_prob, DENOISER, SCHEDULE, TS, X),
+        "log_snr_range",
+        ((1.0, -1.0), (-HUGE, HUGE)),
+    ),
     (a(jd.decoders.discretised_normal, 4), "low", (HUGE, -HUGE, 2.0)),
     (a(jd.decoders.categorical, 4), "high", (HUGE, -HUGE, -2.0)),
     (a(jd.categorical.on_log_snr, lambda x, t: x, SCHEDULE), "low", (HUGE, -HUGE)),
@@ -94,8 +102,16 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.moves.hmc, KEY, quadratic, X), "step_size", (ZERO, NEGATIVE, HUGE)),
     (a(jd.work.ais, KEY, CHAIN, X, num_temperatures=2), "step_size", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.composed, [DENOISER], [1.0], SCHEDULE), "prior_std", (ZERO, NEGATIVE, HUGE)),
-    (a(jd.posterior.composed, [DENOISER, DENOISER], schedule=SCHEDULE), "exponents", ((1.0, math.nan), (1.0, HUGE))),
-    (a(jd.posterior.mixed, [DENOISER, DENOISER], schedule=SCHEDULE), "log_weights", ((0.0, math.nan), (0.0, HUGE))),
+    (
+        a(jd.posterior.composed, [DENOISER, DENOISER], schedule=SCHEDULE),
+        "exponents",
+        ((1.0, math.nan), (1.0, HUGE)),
+    ),
+    (
+        a(jd.posterior.mixed, [DENOISER, DENOISER], schedule=SCHEDULE),
+        "log_weights",
+        ((0.0, math.nan), (0.0, HUGE)),
+    ),
     (a(jd.posterior.twisted, DENOISER, SCHEDULE, quadratic), "prior_std", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.langevin, [DENOISER], [1.0], SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.metropolis, lambda x, t: x.sum(1), SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),
@@ -129,7 +145,9 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     [(call, option, value) for call, option, values in CASES for value in (math.nan, *values)],
     ids=lambda v: v[0].__qualname__ if isinstance(v, tuple) and callable(v[0]) else str(v),
 )
-def test_a_number_that_means_nothing_is_refused_by_name(call: tuple, option: str, value: Any) -> None:
+def test_a_number_that_means_nothing_is_refused_by_name(
+    call: tuple, option: str, value: Any
+) -> None:
     function, args, options = call
     if isinstance(value, tuple) and option != "log_snr_range":
         value = jnp.array(value)
@@ -152,14 +170,22 @@ WRONG_SHAPES = {
 def test_what_a_denoiser_returns_is_not_broadcast(name: str, shape: str) -> None:
     """One row's answer for all rows would give samples, and wrong ones."""
     wrong = WRONG_SHAPES[shape]
-    kernel = KERNELS[name].make(wrong, SCHEDULE) if name in KERNELS else POSTERIORS[name](wrong, SCHEDULE, None)
-    with pytest.raises(ValueError, match=r"denoiser\(x_t, t\): expected the shape of x_t, \(4, 2\), got"):
+    kernel = (
+        KERNELS[name].make(wrong, SCHEDULE)
+        if name in KERNELS
+        else POSTERIORS[name](wrong, SCHEDULE, None)
+    )
+    with pytest.raises(
+        ValueError, match=r"denoiser\(x_t, t\): expected the shape of x_t, \(4, 2\), got"
+    ):
         jax.eval_shape(lambda x: jd.sample(KEY, kernel, x, TS).x, X)
 
 
 @pytest.mark.parametrize("schedule", [0.3, jd.schedules.cosine, None])
 def test_what_is_no_schedule_is_named(schedule: Any) -> None:
-    with pytest.raises(TypeError, match=r"schedule: expected a Schedule such as schedules.cosine\(\), got"):
+    with pytest.raises(
+        TypeError, match=r"schedule: expected a Schedule such as schedules.cosine\(\), got"
+    ):
         jd.q_sample(schedule, X, 0.5, X)
 
 
@@ -168,7 +194,11 @@ NOT_MIXTURES = {
     "means": (jnp.zeros(2), jnp.full((2, 2), jnp.inf), jnp.ones(2)),
     "covariances": (jnp.zeros(2), jnp.zeros((2, 2)), jnp.array([1.0, -1.0])),
     "covariances ": (jnp.zeros(1), jnp.zeros((1, 2)), jnp.array([[[1.0, 0.9], [0.0, 1.0]]])),
-    "covariances  ": (jnp.zeros(1), jnp.zeros((1, 2)), jnp.array([[[1.0, jnp.nan], [jnp.nan, 1.0]]])),
+    "covariances  ": (
+        jnp.zeros(1),
+        jnp.zeros((1, 2)),
+        jnp.array([[[1.0, jnp.nan], [jnp.nan, 1.0]]]),
+    ),
 }
 
 
@@ -181,7 +211,9 @@ def test_what_is_no_mixture_is_refused(name: str) -> None:
 
 def test_a_mixture_is_a_pytree_of_anything() -> None:
     """Gradients and shapes go through it, which are no mixtures; a component of weight 0 is one."""
-    mixture = jd.oracles.GaussianMixture(jnp.array([0.0, -jnp.inf]), jnp.ones((2, 2)), jnp.stack([jnp.eye(2)] * 2))
+    mixture = jd.oracles.GaussianMixture(
+        jnp.array([0.0, -jnp.inf]), jnp.ones((2, 2)), jnp.stack([jnp.eye(2)] * 2)
+    )
     slope = jax.grad(lambda m: m.log_prob(jnp.zeros((1, 2))).sum())(asymmetric_mixture())
     assert jax.tree.map(jnp.shape, slope).means == (3, 2)
     assert jax.tree.map(lambda leaf: -leaf, mixture).covariances.min() < 0

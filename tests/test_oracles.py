@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, moment_z_scores, rejects, z_scores
+from helpers import (
+    SCHEDULES,
+    asymmetric_mixture,
+    correlated_gaussian,
+    moment_z_scores,
+    rejects,
+    z_scores,
+)
 from scipy import stats
 
 import jaxdiff as jd
@@ -19,7 +26,9 @@ def scipy_log_prob(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.nda
     return np.log(
         sum(
             w * stats.multivariate_normal(m, c).pdf(x)
-            for w, m, c in zip(weights, np.asarray(mixture.means), np.asarray(mixture.covariances), strict=True)
+            for w, m, c in zip(
+                weights, np.asarray(mixture.means), np.asarray(mixture.covariances), strict=True
+            )
         )
     )
 
@@ -28,7 +37,9 @@ def scipy_log_prob(mixture: jd.oracles.GaussianMixture, x: np.ndarray) -> np.nda
 def test_log_prob_is_scipys(name: str, dtype: str) -> None:
     mixture = MIXTURES[name]()
     x = np.random.default_rng(0).normal(size=(50, 2))
-    rtol = {"float32": 1e-4, "float64": 1e-12}[dtype]  # float32: rounding of squares over a variance of 0.02
+    rtol = {"float32": 1e-4, "float64": 1e-12}[
+        dtype
+    ]  # float32: rounding of squares over a variance of 0.02
     np.testing.assert_allclose(
         mixture.log_prob(jnp.asarray(x, dtype)), scipy_log_prob(mixture, x), rtol=rtol, atol=rtol
     )
@@ -52,7 +63,9 @@ def test_score_is_the_gradient(name: str, x64: None) -> None:
 def test_samples_have_the_moments(name: str) -> None:
     mixture = MIXTURES[name]()
     x = mixture.sample(jax.random.key(3), (20_000,))
-    assert np.abs(moment_z_scores(x, mixture)).max() < 4.5  # the largest of up to nine |z|: p = 6e-5
+    assert (
+        np.abs(moment_z_scores(x, mixture)).max() < 4.5
+    )  # the largest of up to nine |z|: p = 6e-5
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
@@ -64,7 +77,9 @@ def test_denoiser_is_tweedie(name: str, schedule_name: str, x64: None) -> None:
     for t in (0.1, 0.5, 0.9):
         alpha, sigma = schedule.alpha_sigma(t)
         x_t = sigma * jax.random.normal(jax.random.key(0), (6, 2)) + alpha * mixture.means[:1]
-        tweedie = (x_t + sigma**2 * jax.vmap(jax.grad(mixture.diffuse(schedule, t).log_prob))(x_t)) / alpha
+        tweedie = (
+            x_t + sigma**2 * jax.vmap(jax.grad(mixture.diffuse(schedule, t).log_prob))(x_t)
+        ) / alpha
         # The sum on the right cancels down to alpha x_0: sigma / alpha is up to 150 here.
         np.testing.assert_allclose(denoiser(x_t, t), tweedie, rtol=1e-8, atol=1e-10)
 
@@ -75,8 +90,12 @@ def test_denoiser_is_bayes_by_brute_force(x64: None) -> None:
     x_0 = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     alpha, sigma = map(float, schedule.alpha_sigma(t))
     x_t = np.array([[0.3, -0.2]])
-    joint = np.exp(scipy_log_prob(mixture, x_0) - 0.5 * np.sum((x_t - alpha * x_0) ** 2, 1) / sigma**2)
-    np.testing.assert_allclose(mixture.denoiser(schedule)(jnp.asarray(x_t), t)[0], joint @ x_0 / joint.sum(), rtol=1e-6)
+    joint = np.exp(
+        scipy_log_prob(mixture, x_0) - 0.5 * np.sum((x_t - alpha * x_0) ** 2, 1) / sigma**2
+    )
+    np.testing.assert_allclose(
+        mixture.denoiser(schedule)(jnp.asarray(x_t), t)[0], joint @ x_0 / joint.sum(), rtol=1e-6
+    )
 
 
 def test_denoiser_takes_a_time_a_row(x64: None) -> None:
@@ -84,7 +103,9 @@ def test_denoiser_takes_a_time_a_row(x64: None) -> None:
     x, t = jax.random.normal(jax.random.key(0), (4, 2)), jnp.array([0.01, 0.3, 0.6, 1.0])
     together = denoiser(x, t)
     for row in range(4):
-        np.testing.assert_allclose(together[row], denoiser(x[row : row + 1], float(t[row]))[0], rtol=1e-12)
+        np.testing.assert_allclose(
+            together[row], denoiser(x[row : row + 1], float(t[row]))[0], rtol=1e-12
+        )
 
 
 @every
@@ -119,7 +140,11 @@ def forms() -> list[jd.oracles.GaussianMixture]:
     c = jnp.array([0.2, 0.05, 0.4], means.dtype)
     return [
         jd.oracles.GaussianMixture(weights.astype(means.dtype), means, covariances)
-        for covariances in (c[:, None, None] * jnp.eye(2)[None], jnp.broadcast_to(c[:, None], (3, 2)), c)
+        for covariances in (
+            c[:, None, None] * jnp.eye(2)[None],
+            jnp.broadcast_to(c[:, None], (3, 2)),
+            c,
+        )
     ]
 
 
@@ -141,12 +166,17 @@ def test_three_forms_of_one_covariance(x64: None) -> None:
         for one, two in zip(full, other, strict=True):
             np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
     for mixture in forms():
-        assert np.abs(moment_z_scores(mixture.sample(jax.random.key(1), (20_000,)), forms()[0])).max() < 4.5
+        assert (
+            np.abs(moment_z_scores(mixture.sample(jax.random.key(1), (20_000,)), forms()[0])).max()
+            < 4.5
+        )
 
 
 @every
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm", "rectified_flow"])
-def test_denoised_covariance_is_the_denoisers_jacobian(schedule_name: str, name: str, x64: None) -> None:
+def test_denoised_covariance_is_the_denoisers_jacobian(
+    schedule_name: str, name: str, x64: None
+) -> None:
     """Cov[x_0 | x_t] = (sigma^2 / alpha) dD/dx_t, which the covariance never looks at; its diagonal is the variance."""
     schedule, mixture, t = SCHEDULES[schedule_name](), MIXTURES[name](), 0.5
     x_t = schedule.sigma(t) * jax.random.normal(jax.random.key(0), (4, 2))
@@ -155,22 +185,32 @@ def test_denoised_covariance_is_the_denoisers_jacobian(schedule_name: str, name:
     covariance = mixture.denoised_covariance(schedule, x_t, t)
     np.testing.assert_allclose(covariance, sigma**2 / alpha * jacobian, rtol=1e-8, atol=1e-11)
     both = mixture.denoiser(schedule, variance=True)(x_t, jnp.full(4, t))
-    np.testing.assert_allclose(both.variance, jnp.diagonal(covariance, axis1=1, axis2=2), rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(
+        both.variance, jnp.diagonal(covariance, axis1=1, axis2=2), rtol=1e-8, atol=1e-11
+    )
     np.testing.assert_allclose(both.x_0, denoiser(x_t, t), rtol=1e-12)
 
 
-def test_components_in_turns_are_components_at_once(monkeypatch: pytest.MonkeyPatch, x64: None) -> None:
+def test_components_in_turns_are_components_at_once(
+    monkeypatch: pytest.MonkeyPatch, x64: None
+) -> None:
     schedule, x = jd.schedules.cosine(), jax.random.normal(jax.random.key(0), (6, 2))
 
     def answers() -> list:
         return [
             out
             for mixture in (asymmetric_mixture(), forms()[2])
-            for out in (mixture.log_prob(x), mixture.score(x), *mixture.denoiser(schedule, variance=True)(x, 0.3)[::2])
+            for out in (
+                mixture.log_prob(x),
+                mixture.score(x),
+                *mixture.denoiser(schedule, variance=True)(x, 0.3)[::2],
+            )
         ]
 
     at_once = answers()
-    monkeypatch.setattr("jaxdiff.oracles._mixture._ENTRIES", 24)  # two components of 6 rows in 2 dimensions
+    monkeypatch.setattr(
+        "jaxdiff.oracles._mixture._ENTRIES", 24
+    )  # two components of 6 rows in 2 dimensions
     for one, two in zip(at_once, answers(), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-12)
 
@@ -178,7 +218,9 @@ def test_components_in_turns_are_components_at_once(monkeypatch: pytest.MonkeyPa
 def test_25_components_in_800_dimensions_stay_small() -> None:
     """XLA's own account of the denoiser on 1000 states: no [B, K, d] array (80 MB), let alone a matrix a state."""
     schedule, key = jd.schedules.cosine(), jax.random.key(0)
-    mixture = jd.oracles.GaussianMixture(jnp.zeros(25), 8 * jax.random.normal(key, (25, 800)), jnp.ones(25))
+    mixture = jd.oracles.GaussianMixture(
+        jnp.zeros(25), 8 * jax.random.normal(key, (25, 800)), jnp.ones(25)
+    )
     denoiser = mixture.denoiser(schedule)
     x = mixture.diffuse(schedule, 0.5).sample(key, (2000,))
     compiled = jax.jit(lambda x: denoiser(x, 0.5)).lower(x).compile()
@@ -188,7 +230,9 @@ def test_25_components_in_800_dimensions_stay_small() -> None:
     assert np.all(np.isfinite(log_prob))
     posterior = mixture.posterior(jnp.eye(2, 800), jnp.array([3.0, -1.0]), jnp.eye(2))
     # Observing two coordinates with unit noise halves their variance and leaves the others.
-    np.testing.assert_allclose(jnp.diagonal(posterior.covariances[3]), np.r_[0.5, 0.5, np.ones(798)], rtol=1e-4)
+    np.testing.assert_allclose(
+        jnp.diagonal(posterior.covariances[3]), np.r_[0.5, 0.5, np.ones(798)], rtol=1e-4
+    )
 
 
 def test_the_empirical_denoiser_is_the_weighted_mean_of_the_data(x64: None) -> None:
@@ -232,8 +276,16 @@ BAD = {
         TypeError,
         "log_weights: expected a floating array, got list",
     ),
-    "x": (lambda: MIXTURE.log_prob(jnp.zeros((5, 3))), ValueError, r"x: expected shape \[..., 2\], got \(5, 3\)"),
-    "x_t": (lambda: MIXTURE.denoiser(COSINE)(jnp.zeros((2, 2, 2)), 0.5), ValueError, r"x_t: expected shape \[B, 2\]"),
+    "x": (
+        lambda: MIXTURE.log_prob(jnp.zeros((5, 3))),
+        ValueError,
+        r"x: expected shape \[..., 2\], got \(5, 3\)",
+    ),
+    "x_t": (
+        lambda: MIXTURE.denoiser(COSINE)(jnp.zeros((2, 2, 2)), 0.5),
+        ValueError,
+        r"x_t: expected shape \[B, 2\]",
+    ),
     "many times": (
         lambda: MIXTURE.diffuse(COSINE, jnp.zeros(3)),
         ValueError,

@@ -52,7 +52,9 @@ class Computed:
             def call(params: dict, keys: jax.Array, x: np.ndarray) -> dict:
                 one = np.full(x.shape[:2], 1 + x.sum())
                 single = ("log_prob", "lower", "upper", "reverse", "accepted")
-                return dict.fromkeys(single, one) | dict.fromkeys(("terms", "log_w", "forward"), one[..., None])
+                return dict.fromkeys(single, one) | dict.fromkeys(
+                    ("terms", "log_w", "forward"), one[..., None]
+                )
 
             return call
 
@@ -118,7 +120,9 @@ def test_nothing_is_read_where_it_does_not_belong(tmp_path: Path, computed: Comp
     assert computed(run) == EVERY
     assert computed(run, seed=1) == EVERY
     assert computed(run.with_params(jax.tree.map(lambda leaf: leaf + 1, run.params))) == EVERY
-    other = dataclasses.replace(run.config, diffusion=dataclasses.replace(run.config.diffusion, prediction="v"))
+    other = dataclasses.replace(
+        run.config, diffusion=dataclasses.replace(run.config.diffusion, prediction="v")
+    )
     assert computed(dataclasses.replace(run, config=other)) == EVERY
     moved = {name: data.Split(split.images + 1) for name, split in run.dataset.splits.items()}
     assert computed(dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, read=lambda: moved))) == EVERY - {
@@ -141,7 +145,9 @@ def test_a_damaged_part_is_made_again(harm: str, tmp_path: Path, computed: Compu
     assert computed(run) == {"terms"}
     again = _parts.read(path)
     assert again is not None
-    chex.assert_trees_all_equal(*({k: v for k, v in part.items() if k != "seconds"} for part in (whole, again)))
+    chex.assert_trees_all_equal(
+        *({k: v for k, v in part.items() if k != "seconds"} for part in (whole, again))
+    )
 
 
 def test_two_evaluations_at_once(tmp_path: Path, computed: Computed) -> None:
@@ -149,7 +155,9 @@ def test_two_evaluations_at_once(tmp_path: Path, computed: Computed) -> None:
     run = make_run(tmp_path)
     computed(run)
     for path in tmp_path.glob("probability/*.npz"):
-        path.with_name(f".{path.stem}.1.npz").write_bytes(path.read_bytes()[:100])  # the other's draft
+        path.with_name(f".{path.stem}.1.npz").write_bytes(
+            path.read_bytes()[:100]
+        )  # the other's draft
         path.unlink()
     assert computed(run) == EVERY
 
@@ -172,14 +180,21 @@ def test_parts_are_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("train", "test"), [(1, 9), (9, 1)])
-def test_too_few_examples_are_refused_before_any_work(train: int, test: int, tmp_path: Path) -> None:
+def test_too_few_examples_are_refused_before_any_work(
+    train: int, test: int, tmp_path: Path
+) -> None:
     run = make_run(tmp_path, train=train, test=test)
-    with pytest.raises(ValueError, match=f"expected at least 2 training and 2 held-out .* got {train} and {test}"):
+    with pytest.raises(
+        ValueError, match=f"expected at least 2 training and 2 held-out .* got {train} and {test}"
+    ):
         evaluate.possible(run, evaluate.Options(run=tmp_path))
 
 
 def test_three_held_out_examples(
-    tmp_path: Path, computed: Computed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    tmp_path: Path,
+    computed: Computed,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     """Samples are not even drawn, and it is said first; the rest has its standard errors."""
     run = make_run(tmp_path, test=3, train=5)
@@ -190,7 +205,10 @@ def test_three_held_out_examples(
     result = evaluate.evaluate(evaluate.Options(run=tmp_path, num_times=1, probability=few))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("no samples: they are compared with at least 10 training and")
-    assert any(line.startswith("no baselines: they are fitted to at least 20 training examples") for line in lines)
+    assert any(
+        line.startswith("no baselines: they are fitted to at least 20 training examples")
+        for line in lines
+    )
     assert len(result["probability"]) == 3
     assert all(np.isfinite(row["nats_se"]) for row in result["probability"])
     assert all(np.isfinite(row["x_0_error_se"]) for row in result["denoising"])
@@ -212,9 +230,13 @@ def test_a_set_without_a_test_split_serves_every_script(
     images = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1)
     sets = {
         "alone": data.ImageDataset("alone", {"train": data.Split(images)}),
-        "two": data.ImageDataset("two", {"train": data.Split(images), "validation": data.Split(images[:3])}),
+        "two": data.ImageDataset(
+            "two", {"train": data.Split(images), "validation": data.Split(images[:3])}
+        ),
         "one": data.ImageDataset("one", {"train": data.Split(images[:1])}),
-        "usual": data.ImageDataset("usual", {"train": data.Split(images), "test": data.Split(images[:3])}),
+        "usual": data.ImageDataset(
+            "usual", {"train": data.Split(images), "test": data.Split(images[:3])}
+        ),
     }
     monkeypatch.setattr(data, "load", lambda name, **_: sets[name])
     _datasets._say.cache_clear()
@@ -227,5 +249,7 @@ def test_a_set_without_a_test_split_serves_every_script(
         one, two = (_datasets.load(_config.Config(dataset=name)).splits for _ in range(2))
         np.testing.assert_array_equal(one["test"].images, two["test"].images)
         assert capsys.readouterr().out == line
-    with pytest.raises(ValueError, match="one: expected at least 2 images, one of them to hold out, got 1"):
+    with pytest.raises(
+        ValueError, match="one: expected at least 2 images, one of them to hold out, got 1"
+    ):
         _datasets.load(_config.Config(dataset="one"))

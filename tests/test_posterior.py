@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts.posterior import MASK, MASK_STD, POSTERIORS, SHOWN, SLOW, STD, WEIGHTED, A, Y
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, rejects, responsibilities, z_scores
+from helpers import (
+    SCHEDULES,
+    asymmetric_mixture,
+    correlated_gaussian,
+    rejects,
+    responsibilities,
+    z_scores,
+)
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -18,7 +25,8 @@ from jaxdiff import guidance, kernels, observations, posterior, resampling
 
 SCHEDULE = jd.schedules.cosine()
 every_kernel = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in POSTERIORS]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in POSTERIORS],
 )
 
 
@@ -34,14 +42,19 @@ class TestContract:
         start = jax.jit(kernel.init)(x_t, t)
         carry, x_s, increment = jax.jit(kernel.step)(jax.random.key(1), start, x_t, t, t - 0.1)
         chex.assert_trees_all_equal_shapes_and_dtypes(start, carry)
-        assert all(leaf.shape[0] == 5 for leaf in jax.tree.leaves(carry))  # it is resampled with the rows
+        assert all(
+            leaf.shape[0] == 5 for leaf in jax.tree.leaves(carry)
+        )  # it is resampled with the rows
         assert x_s.shape == x_t.shape
         assert increment.shape == (5,)
         assert x_s.dtype == increment.dtype == dtype
 
     def test_rows_are_independent(self, name: str) -> None:
         kernel = POSTERIORS[name](asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE, "float32")
-        keys, x_t = jax.random.split(jax.random.key(0), 4), jax.random.normal(jax.random.key(1), (4, 2))
+        keys, x_t = (
+            jax.random.split(jax.random.key(0), 4),
+            jax.random.normal(jax.random.key(1), (4, 2)),
+        )
 
         @jax.jit
         def step(keys: jax.Array, x_t: jax.Array) -> tuple:
@@ -51,7 +64,9 @@ class TestContract:
         together = step(keys, x_t)
         alone = step(keys[2:3], x_t[2:3])
         # Another order of summation.
-        chex.assert_trees_all_close(jax.tree.map(lambda leaf: leaf[2:3], together), alone, rtol=1e-4, atol=1e-4)
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf: leaf[2:3], together), alone, rtol=1e-4, atol=1e-4
+        )
 
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
@@ -73,7 +88,9 @@ def test_a_run_is_finite(name: str, family: str) -> None:
     ts = jd.grids.log_snr(schedule, 12)
     samples = jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic(0.5))
     assert np.all(np.isfinite(samples.x))
-    assert np.abs(samples.x).max() < (1000 if name == "dps" else 20)  # dps overshoots where it knows little
+    assert np.abs(samples.x).max() < (
+        1000 if name == "dps" else 20
+    )  # dps overshoots where it knows little
     assert np.isfinite(samples.log_evidence)
     assert np.all(np.isfinite(samples.ess))
 
@@ -90,7 +107,9 @@ def test_a_new_observation_does_not_compile_again() -> None:
 
     def run(y: float, std: float) -> None:
         seen = observations.mask(jnp.array([y, 0.0]), jnp.array([1.0, 0.0]), std)
-        jd.sample(jax.random.key(0), posterior.twisted(network, SCHEDULE, seen), x, jd.grids.uniform(4))
+        jd.sample(
+            jax.random.key(0), posterior.twisted(network, SCHEDULE, seen), x, jd.grids.uniform(4)
+        )
 
     run(0.1, 0.1)
     traced = count
@@ -112,7 +131,9 @@ def test_problems_are_vmapped_and_devices_pmapped() -> None:
     alone = [solve(y) for y in ys]
     evidences = np.array([samples.log_evidence for samples in alone])
     for mapped in (jax.vmap(solve)(ys), jax.pmap(solve)(ys)):
-        np.testing.assert_allclose(mapped.log_evidence, evidences, rtol=1e-4)  # float32, another order of sums
+        np.testing.assert_allclose(
+            mapped.log_evidence, evidences, rtol=1e-4
+        )  # float32, another order of sums
 
 
 # --- Doob's transform: the exact look ahead leaves nothing to the weights -----------------------------------------------
@@ -126,19 +147,26 @@ class Doob:
 
     def __init__(self, num_steps: int = 20) -> None:
         # Without signal at t = 1: there the start says nothing of y, and the prior is the posterior.
-        self.schedule, self.ts = jd.schedules.cosine(log_snr_min=-np.inf), jd.grids.uniform(num_steps)
+        self.schedule, self.ts = (
+            jd.schedules.cosine(log_snr_min=-np.inf),
+            jd.grids.uniform(num_steps),
+        )
         self.mean, variance = jnp.array([0.5, -1.0, 0.2]), jnp.array([0.6, 0.1, 1.5])
         self.denoiser = jd.oracles.gaussian(self.mean, variance).denoiser(self.schedule)
         self.y, self.noise_std, self.num_steps = jnp.array([1.0, -0.7, 0.4]), 0.4, num_steps
         slope, offset, variance = jnp.ones(3), jnp.zeros(3), jnp.zeros(3)
         rows = [(slope, offset, variance)]
         for t, s in zip(self.ts[:-1][::-1], self.ts[1:][::-1], strict=True):
-            at, v = jd.p_mean_variance(self.denoiser, self.schedule, jnp.stack([jnp.zeros(3), jnp.ones(3)]), t, s)
+            at, v = jd.p_mean_variance(
+                self.denoiser, self.schedule, jnp.stack([jnp.zeros(3), jnp.ones(3)]), t, s
+            )
             gain, shift = at[1] - at[0], at[0]
             offset, variance = offset + slope * shift, variance + slope**2 * v[0]
             slope = slope * gain
             rows.append((slope, offset, variance))
-        self.table = posterior.Belief(*(jnp.stack(column) for column in zip(*rows[::-1], strict=True)))
+        self.table = posterior.Belief(
+            *(jnp.stack(column) for column in zip(*rows[::-1], strict=True))
+        )
         total = self.noise_std**2 + self.table.variance[0]  # the slope is 0 there
         residual = self.y - self.table.offset[0]
         self.log_evidence = float(-0.5 * jnp.sum(residual**2 / total + jnp.log(2 * jnp.pi * total)))
@@ -149,7 +177,10 @@ class Doob:
 
     def proposal(self, x_t: jax.Array, t: Any, s: Any) -> jd.Normal:
         """p(x_s | x_t, y): conjugate."""
-        (mean, v), seen = jd.p_mean_variance(self.denoiser, self.schedule, x_t, t, s), self.belief(s)
+        (mean, v), seen = (
+            jd.p_mean_variance(self.denoiser, self.schedule, x_t, t, s),
+            self.belief(s),
+        )
         added = self.noise_std**2 + seen.variance[None]
         slope = seen.slope[None]
         total = added + slope**2 * v
@@ -166,14 +197,21 @@ class Doob:
         x_t = jnp.where(gain > 1e-12, (x_0 - at[0]) / jnp.where(gain > 1e-12, gain, 1), 0)
         seen = jax.tree.map(lambda column: column[n], self.table)
         total = self.noise_std**2 + seen.variance
-        return jnp.sum(-0.5 * ((self.y - seen.offset - seen.slope * x_t) ** 2 / total + jnp.log(2 * jnp.pi * total)))
+        return jnp.sum(
+            -0.5
+            * ((self.y - seen.offset - seen.slope * x_t) ** 2 / total + jnp.log(2 * jnp.pi * total))
+        )
 
     def twisted(self) -> jd.Kernel:
         seen = observations.noisy(self.y, self.noise_std)
-        return posterior.twisted(self.denoiser, self.schedule, seen, twist=self.twist, proposal=self.proposal)
+        return posterior.twisted(
+            self.denoiser, self.schedule, seen, twist=self.twist, proposal=self.proposal
+        )
 
     def conjugate(self) -> jd.Kernel:
-        return posterior.denoise(self.denoiser, self.schedule, self.y, self.noise_std, belief=self.belief)
+        return posterior.denoise(
+            self.denoiser, self.schedule, self.y, self.noise_std, belief=self.belief
+        )
 
     def run(self, kernel: jd.Kernel) -> jd.Samples:
         x = jd.prior_sample(jax.random.key(0), self.schedule, (50, 3))
@@ -182,7 +220,10 @@ class Doob:
     def is_exact(self, samples: jd.Samples) -> bool:
         """Evidence to 1e-10 and equal weights at every step: rounding, and nothing else."""
         ess = np.asarray(samples.ess)
-        return bool(abs(float(samples.log_evidence) - self.log_evidence) < 1e-10 and np.all(np.abs(ess - 50) < 1e-6))
+        return bool(
+            abs(float(samples.log_evidence) - self.log_evidence) < 1e-10
+            and np.all(np.abs(ess - 50) < 1e-6)
+        )
 
 
 @pytest.mark.parametrize("method", ["twisted", "conjugate"])
@@ -206,13 +247,19 @@ def test_the_perfect_twist_rejects_mutants(x64: None) -> None:
     assert not doob.is_exact(doob.run(one_step_late(doob.twisted())))
     assert not doob.is_exact(doob.run(one_step_late(doob.conjugate())))
     wrong = Doob()
-    wrong.table = wrong.table._replace(variance=1.01 * wrong.table.variance)  # a belief that is a little too wide
+    wrong.table = wrong.table._replace(
+        variance=1.01 * wrong.table.variance
+    )  # a belief that is a little too wide
     assert not doob.is_exact(doob.run(wrong.conjugate()))
-    wrong.table = doob.table._replace(offset=jnp.roll(doob.table.offset, 1, axis=0))  # that of the next time
+    wrong.table = doob.table._replace(
+        offset=jnp.roll(doob.table.offset, 1, axis=0)
+    )  # that of the next time
     assert not doob.is_exact(doob.run(wrong.twisted()))
     seen = observations.noisy(doob.y, doob.noise_std)
     bare = lambda x_0: seen(x_0) + 1.5 * jnp.log(2 * jnp.pi * 0.16)  # without its normaliser  # noqa: E731
-    kernel = posterior.twisted(doob.denoiser, doob.schedule, bare, twist=doob.twist, proposal=doob.proposal)
+    kernel = posterior.twisted(
+        doob.denoiser, doob.schedule, bare, twist=doob.twist, proposal=doob.proposal
+    )
     assert not doob.is_exact(doob.run(kernel))
 
 
@@ -228,7 +275,9 @@ def scattered(size: int) -> jd.oracles.GaussianMixture:
     return jd.oracles.GaussianMixture(*(jnp.asarray(array) for array in arrays))
 
 
-def observed(mixture: jd.oracles.GaussianMixture, rows: int = 1) -> tuple[jax.Array, jax.Array, float]:
+def observed(
+    mixture: jd.oracles.GaussianMixture, rows: int = 1
+) -> tuple[jax.Array, jax.Array, float]:
     """A linear map of unit gain, and an observation of a draw of the smallest component."""
     size = mixture.means.shape[1]
     random = np.random.default_rng(7)
@@ -237,11 +286,15 @@ def observed(mixture: jd.oracles.GaussianMixture, rows: int = 1) -> tuple[jax.Ar
     return matrix, matrix @ x_0 + 0.4 * random.normal(size=rows), 0.4
 
 
-def methods(mixture: jd.oracles.GaussianMixture, matrix: jax.Array, y: jax.Array, std: float) -> dict[str, jd.Kernel]:
+def methods(
+    mixture: jd.oracles.GaussianMixture, matrix: jax.Array, y: jax.Array, std: float
+) -> dict[str, jd.Kernel]:
     denoiser, seen = mixture.denoiser(SCHEDULE), observations.linear(matrix, y, std)
     # The basis of a row of unit length is the row, up to its sign.
     sign = jnp.sign(jnp.linalg.svd(matrix, full_matrices=False)[2] @ matrix[0])
-    belief = posterior.gaussian_belief(SCHEDULE, sign * (matrix @ jnp.mean(mixture.means, axis=0)), 1.0)
+    belief = posterior.gaussian_belief(
+        SCHEDULE, sign * (matrix @ jnp.mean(mixture.means, axis=0)), 1.0
+    )
     return {
         "twisted": posterior.twisted(denoiser, SCHEDULE, seen),
         "mcgdiff": posterior.mcgdiff(denoiser, SCHEDULE, matrix, y, std),
@@ -249,7 +302,15 @@ def methods(mixture: jd.oracles.GaussianMixture, matrix: jax.Array, y: jax.Array
     }
 
 
-def repeat(kernel: jd.Kernel, size: int, num: int, times: int, *, num_steps: int = 40, threshold: float = 0.5) -> Any:
+def repeat(
+    kernel: jd.Kernel,
+    size: int,
+    num: int,
+    times: int,
+    *,
+    num_steps: int = 40,
+    threshold: float = 0.5,
+) -> Any:
     """Runs of `num` particles, each with its own key: (samples, shares of the rows)."""
 
     def one(key: jax.Array) -> tuple[jd.Samples, jax.Array]:
@@ -285,11 +346,21 @@ def test_evidence_is_unbiased_at_sixteen_particles(method: str, size: int) -> No
     """
     mixture, num_steps = scattered(size), 15
     matrix, y, std = observed(mixture)
-    samples, _ = repeat(methods(mixture, matrix, y, std)[method], size, 16, 2000, num_steps=num_steps)
-    free, _ = repeat(kernels.ancestral(mixture.denoiser(SCHEDULE), SCHEDULE), size, 20_000, 10, num_steps=num_steps)
+    samples, _ = repeat(
+        methods(mixture, matrix, y, std)[method], size, 16, 2000, num_steps=num_steps
+    )
+    free, _ = repeat(
+        kernels.ancestral(mixture.denoiser(SCHEDULE), SCHEDULE),
+        size,
+        20_000,
+        10,
+        num_steps=num_steps,
+    )
     exact = float(mixture.log_evidence(matrix, y, std**2 * jnp.eye(1)))
     log_r = jax.vmap(observations.linear(matrix, y, std))(free.x.reshape(-1, size))
-    brute, ratio = (np.exp(np.asarray(v, np.float64) - exact) for v in (log_r, samples.log_evidence))
+    brute, ratio = (
+        np.exp(np.asarray(v, np.float64) - exact) for v in (log_r, samples.log_evidence)
+    )
     error = np.hypot(brute.std() / np.sqrt(len(brute)), ratio.std() / np.sqrt(len(ratio)))
     assert abs(ratio.mean() - brute.mean()) < 4 * error
     assert error < 0.05  # what it can see
@@ -303,14 +374,24 @@ def test_moments_and_modes_of_the_posterior(method: str, size: int) -> None:
     matrix, y, std = observed(mixture)
     exact = mixture.posterior(matrix, y, std**2 * jnp.eye(1))
     num = 2000 if size == 80 else 500
-    samples, shares = repeat(methods(mixture, matrix, y, std)[method], size, num, 20, num_steps=num_steps)
+    samples, shares = repeat(
+        methods(mixture, matrix, y, std)[method], size, num, 20, num_steps=num_steps
+    )
     modes = np.asarray(jax.nn.softmax(exact.log_weights))
     means = np.einsum("rn,rnd->rd", shares, samples.x)
-    weights = np.stack([w @ responsibilities(exact, x) for w, x in zip(shares, samples.x, strict=True)])
-    error = np.concatenate([means.mean(0) - modes @ np.asarray(exact.means), weights.mean(0) - modes])
+    weights = np.stack(
+        [w @ responsibilities(exact, x) for w, x in zip(shares, samples.x, strict=True)]
+    )
+    error = np.concatenate(
+        [means.mean(0) - modes @ np.asarray(exact.means), weights.mean(0) - modes]
+    )
     spread = np.concatenate([means.std(0, ddof=1), weights.std(0, ddof=1)]) / np.sqrt(20)
-    assert np.all(np.abs(error) < 4 * spread + 1 / num_steps)  # Monte Carlo, and the steps' own bias
-    log_z = np.asarray(samples.log_evidence) - float(mixture.log_evidence(matrix, y, std**2 * jnp.eye(1)))
+    assert np.all(
+        np.abs(error) < 4 * spread + 1 / num_steps
+    )  # Monte Carlo, and the steps' own bias
+    log_z = np.asarray(samples.log_evidence) - float(
+        mixture.log_evidence(matrix, y, std**2 * jnp.eye(1))
+    )
     assert abs(log_z.mean()) < 0.1
 
 
@@ -318,13 +399,17 @@ def test_moments_and_modes_of_the_posterior(method: str, size: int) -> None:
 def test_evidence_under_every_resampling(scheme: str) -> None:
     mixture = asymmetric_mixture()
     matrix, y = jnp.array(A), jnp.array(Y)
-    kernel = posterior.twisted(mixture.denoiser(SCHEDULE), SCHEDULE, observations.linear(matrix, y, STD))
+    kernel = posterior.twisted(
+        mixture.denoiser(SCHEDULE), SCHEDULE, observations.linear(matrix, y, STD)
+    )
     exact = float(mixture.log_evidence(matrix, y, STD**2 * jnp.eye(1)))
 
     def one(key: jax.Array) -> jax.Array:
         key_prior, key_run = jax.random.split(key)
         x, ts = jd.prior_sample(key_prior, SCHEDULE, (16, 2)), jd.grids.uniform(60)
-        return jd.sample(key_run, kernel, x, ts, resample=getattr(resampling, scheme)(0.7)).log_evidence
+        return jd.sample(
+            key_run, kernel, x, ts, resample=getattr(resampling, scheme)(0.7)
+        ).log_evidence
 
     log_z = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(3), 600))
     assert np.abs(z_scores(np.exp(np.asarray(log_z, np.float64) - exact), np.array(1.0))) < 4
@@ -339,7 +424,8 @@ def test_tilted_converges_slowly_where_there_are_several_modes() -> None:
     for name in ("tilted", "twisted"):
         kernel = WEIGHTED[name](denoiser, SCHEDULE, None)
         errors[name] = [
-            np.abs(np.asarray(repeat(kernel, 2, num, 12)[0].log_evidence) - exact).mean() for num in (50, 800)
+            np.abs(np.asarray(repeat(kernel, 2, num, 12)[0].log_evidence) - exact).mean()
+            for num in (50, 800)
         ]
     assert errors["twisted"][1] < 0.08
     assert errors["tilted"][1] > 3 * errors["twisted"][1]
@@ -350,7 +436,8 @@ def test_tilted_converges_slowly_where_there_are_several_modes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("power", "mean", "variance"), [(lambda t: jnp.ones_like(t), 0.666, 0.334), (None, 0.596, 0.377)]
+    ("power", "mean", "variance"),
+    [(lambda t: jnp.ones_like(t), 0.666, 0.334), (None, 0.596, 0.377)],
 )
 def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, variance: float) -> None:
     """Data N(0, 1), r = N(1; x, 1): the posterior is N(.5, .5). Without weights 1000 steps do not come near it."""
@@ -365,7 +452,9 @@ def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, varian
     if power is None:
         weights = jax.nn.softmax(samples.log_weights)
         first = weights @ samples.x[:, 0]
-        np.testing.assert_allclose([first, weights @ (samples.x[:, 0] - first) ** 2], [0.5, 0.5], atol=0.03)
+        np.testing.assert_allclose(
+            [first, weights @ (samples.x[:, 0] - first) ** 2], [0.5, 0.5], atol=0.03
+        )
         np.testing.assert_allclose(samples.log_evidence, -0.25 - 0.5 * np.log(4 * np.pi), atol=0.05)
 
 
@@ -374,7 +463,10 @@ def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, varian
 
 def test_without_an_observation_it_is_ancestral(x64: None) -> None:
     """A constant likelihood: the same draws as DDPM's, and no weights."""
-    denoiser, x = asymmetric_mixture().denoiser(SCHEDULE), jax.random.normal(jax.random.key(0), (6, 2))
+    denoiser, x = (
+        asymmetric_mixture().denoiser(SCHEDULE),
+        jax.random.normal(jax.random.key(0), (6, 2)),
+    )
     ts, key = jd.grids.uniform(15), jax.random.key(1)
     plain = jd.sample(key, kernels.ancestral(denoiser, SCHEDULE), x, ts).x
     nothing = jnp.zeros(2)
@@ -390,10 +482,15 @@ def test_without_an_observation_it_is_ancestral(x64: None) -> None:
 
 def test_bases_and_matrices_agree(x64: None) -> None:
     """Inpainting in pixels is mcgdiff with rows of the identity, to the last digits but for the sign of a basis."""
-    denoiser, x = asymmetric_mixture().denoiser(SCHEDULE), jax.random.normal(jax.random.key(0), (6, 2))
+    denoiser, x = (
+        asymmetric_mixture().denoiser(SCHEDULE),
+        jax.random.normal(jax.random.key(0), (6, 2)),
+    )
     pixels = posterior.inpaint(denoiser, SCHEDULE, jnp.array(SHOWN), jnp.array(MASK), MASK_STD)
     rows = posterior.mcgdiff(denoiser, SCHEDULE, jnp.eye(2)[:1], jnp.array(SHOWN[:1]), MASK_STD)
-    one, two = (jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(10)) for kernel in (pixels, rows))
+    one, two = (
+        jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(10)) for kernel in (pixels, rows)
+    )
     np.testing.assert_allclose(one.x, two.x, atol=1e-10)
     np.testing.assert_allclose(one.log_weights, two.log_weights, atol=1e-9)
 
@@ -436,7 +533,9 @@ def test_split_gibbs_on_a_gaussian() -> None:
     seen = observations.linear(matrix, y, STD)
     kernel = posterior.split_gibbs(data.denoiser(SCHEDULE), SCHEDULE, seen, num_denoising=20)
     low = float(posterior.noise_level(SCHEDULE, 0.15))
-    ts = jnp.concatenate([jnp.linspace(0.9, low, 10, endpoint=False), low * (1 - 1e-3 * jnp.arange(60))])
+    ts = jnp.concatenate(
+        [jnp.linspace(0.9, low, 10, endpoint=False), low * (1 - 1e-3 * jnp.arange(60))]
+    )
     x = np.asarray(jd.sample(jax.random.key(0), kernel, jnp.zeros((1500, 2)), ts).x)
     np.testing.assert_allclose(x.mean(0), exact.means[0], atol=0.06)  # Monte Carlo .02, rho^2 = .02
     np.testing.assert_allclose(np.cov(x.T), exact.covariances[0], atol=0.06)
@@ -449,11 +548,17 @@ def test_evidence_picks_the_class_and_the_operator() -> None:
     noise = STD**2 * jnp.eye(1)
 
     @partial(jax.jit, static_argnums=2)
-    def log_z(data: jd.oracles.GaussianMixture, matrix: jax.Array, num_steps: int = 60) -> jax.Array:
-        kernel = posterior.twisted(data.denoiser(SCHEDULE), SCHEDULE, observations.linear(matrix, y, STD))
+    def log_z(
+        data: jd.oracles.GaussianMixture, matrix: jax.Array, num_steps: int = 60
+    ) -> jax.Array:
+        kernel = posterior.twisted(
+            data.denoiser(SCHEDULE), SCHEDULE, observations.linear(matrix, y, STD)
+        )
         x = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 2))
         ts = jd.grids.uniform(num_steps)
-        return jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic()).log_evidence
+        return jd.sample(
+            jax.random.key(1), kernel, x, ts, resample=resampling.systematic()
+        ).log_evidence
 
     found = np.array([log_z(data, matrix) for data in classes])
     laws = [jd.oracles.affine_chain(data, SCHEDULE, jd.grids.uniform(60)) for data in classes]
@@ -465,7 +570,9 @@ def test_evidence_picks_the_class_and_the_operator() -> None:
     operators = [matrix, jnp.array([[0.2, -1.0]])]
     ratio = log_z(mixture, operators[0], 240) - log_z(mixture, operators[1], 240)
     true = [float(mixture.log_evidence(operator, y, noise)) for operator in operators]
-    np.testing.assert_allclose(ratio, true[0] - true[1], atol=0.15)  # the steps' bias is .07, falling as 1/T
+    np.testing.assert_allclose(
+        ratio, true[0] - true[1], atol=0.15
+    )  # the steps' bias is .07, falling as 1/T
 
 
 # --- calibration ---------------------------------------------------------------------------------------------------------
@@ -593,9 +700,13 @@ def evidences(
     def one(key: jax.Array) -> jax.Array:
         key_prior, key_run = jax.random.split(key)
         x, ts = jd.prior_sample(key_prior, SCHEDULE, (num_rows, 1)), jd.grids.uniform(num_steps)
-        return jd.sample(key_run, kernel, x, ts, resample=resampling.systematic(threshold)).log_evidence
+        return jd.sample(
+            key_run, kernel, x, ts, resample=resampling.systematic(threshold)
+        ).log_evidence
 
-    log_z = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), times)), np.float64)
+    log_z = np.asarray(
+        jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), times)), np.float64
+    )
     assert not np.isnan(log_z).any()
     return np.exp(log_z)
 
@@ -606,7 +717,9 @@ def half_evidence(name: str, num_steps: int) -> float:
     std = float(np.sqrt(np.asarray(law.covariances).ravel()[0]))
     v = (np.arange(200_000) + 0.5) * 10 * std / 200_000
     density = np.exp(-0.5 * (v / std) ** 2) / np.sqrt(2 * np.pi * std**2)
-    return float(np.sum(density * (np.exp(-(v**1.5)) if name == "nan slope" else 1)) * (v[1] - v[0]))
+    return float(
+        np.sum(density * (np.exp(-(v**1.5)) if name == "nan slope" else 1)) * (v[1] - v[0])
+    )
 
 
 @pytest.mark.parametrize("kind", ["twisted", "tilted"])
@@ -623,7 +736,9 @@ def test_a_likelihood_that_is_zero_on_one_side(kind: str, name: str) -> None:
 
 def test_a_zero_likelihood_rejects_mutants() -> None:
     """Rows that are killed by what is no more than a twist; weights that are subtracted as they come."""
-    killed = steered("twisted", HALVES["inf"], twist=lambda x_0, spread: jnp.where(x_0[0] < 0, -1e4, 0.0))
+    killed = steered(
+        "twisted", HALVES["inf"], twist=lambda x_0, spread: jnp.where(x_0[0] < 0, -1e4, 0.0)
+    )
     z = evidences(killed, 4, 1000, num_steps=8)
     assert z_scores(z, np.array(0.5)) < -20
     assert np.isnan(-jnp.inf - HALVES["inf"](-jnp.ones(1)))
@@ -641,7 +756,10 @@ def test_a_slope_that_is_not_finite_leaves_the_models_step(kind: str) -> None:
     x, ts = jnp.array([[-2.0], [2.0]]), jnp.array([0.5, 0.25])
     plain, found = (
         jd.sample(jax.random.key(0), kernel, x, ts).x
-        for kernel in (kernels.ancestral(NORMAL_1.denoiser(SCHEDULE), SCHEDULE), steered(kind, HALVES["nan slope"]))
+        for kernel in (
+            kernels.ancestral(NORMAL_1.denoiser(SCHEDULE), SCHEDULE),
+            steered(kind, HALVES["nan slope"]),
+        )
     )
     np.testing.assert_allclose(found[0], plain[0], rtol=1e-6)  # rounding
     assert abs(found[1, 0] - plain[1, 0]) > 1e-3
@@ -649,7 +767,9 @@ def test_a_slope_that_is_not_finite_leaves_the_models_step(kind: str) -> None:
 
 def run_of(kernel: jd.Kernel, size: int = 1, *, num_steps: int = 4) -> jd.Samples:
     x = jd.prior_sample(jax.random.key(0), SCHEDULE, (8, size))
-    return jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(num_steps), resample=resampling.systematic())
+    return jd.sample(
+        jax.random.key(1), kernel, x, jd.grids.uniform(num_steps), resample=resampling.systematic()
+    )
 
 
 def test_no_row_is_left() -> None:
@@ -669,7 +789,11 @@ def test_no_row_is_left() -> None:
             resampling.draw(jax.random.key(0), samples.log_weights, samples.x, 2)
 
     def step(key: Any, carry: Any, x: Any, t: Any, s: Any) -> tuple:
-        return carry, x, jnp.where(t > 0.6, jnp.where(t > 0.9, 0.0, -jnp.inf), 5.0) * jnp.ones(len(x))
+        return (
+            carry,
+            x,
+            jnp.where(t > 0.6, jnp.where(t > 0.9, 0.0, -jnp.inf), 5.0) * jnp.ones(len(x)),
+        )
 
     samples = run_of(jd.Kernel(Partial(lambda x, t: ()), Partial(step)))
     np.testing.assert_allclose(samples.ess, [8, 0, 0, 0], rtol=1e-6)
@@ -690,23 +814,32 @@ def test_rows_that_fail_are_dropped(kind: str) -> None:
             "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
             "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
             "inpaint": lambda: posterior.inpaint(denoiser, SCHEDULE, y, jnp.ones(1, bool), 0.5),
-            "composed": lambda: posterior.composed([denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE),
+            "composed": lambda: posterior.composed(
+                [denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE
+            ),
         }[kind]()
 
     x, ts = jnp.array([[0.1], [6.0], [-0.4], [0.6]]), jnp.array([0.5, 0.25, 0.0])
-    failed, whole = (jd.sample(jax.random.key(0), kernel(Partial(d)), x, ts) for d in (denoiser, sound))
+    failed, whole = (
+        jd.sample(jax.random.key(0), kernel(Partial(d)), x, ts) for d in (denoiser, sound)
+    )
     left = np.array([0, 2, 3])
     assert not failed.log_weights[1] > -jnp.inf
     np.testing.assert_allclose(failed.log_weights[left], whole.log_weights[left], rtol=1e-5)
     weights = np.exp(np.asarray(whole.log_weights, np.float64)[left])
     np.testing.assert_allclose(failed.log_evidence, np.log(weights.sum() / 4), rtol=1e-4)
     np.testing.assert_allclose(failed.ess[-1], weights.sum() ** 2 / (weights**2).sum(), rtol=1e-4)
-    resampled = jd.sample(jax.random.key(0), kernel(Partial(denoiser)), x, ts, resample=resampling.systematic(2.0))
+    resampled = jd.sample(
+        jax.random.key(0), kernel(Partial(denoiser)), x, ts, resample=resampling.systematic(2.0)
+    )
     assert np.isfinite(resampled.x).all()
 
 
 def test_a_mixture_with_a_model_of_no_weight() -> None:
-    models = [jd.oracles.gaussian(jnp.full(1, m), jnp.full(1, 0.01)).denoiser(SCHEDULE) for m in (-2.0, 3.0)]
+    models = [
+        jd.oracles.gaussian(jnp.full(1, m), jnp.full(1, 0.01)).denoiser(SCHEDULE)
+        for m in (-2.0, 3.0)
+    ]
     only = posterior.mixed(models, jnp.array([-jnp.inf, 0.0]), SCHEDULE)
     np.testing.assert_allclose(run_of(only, num_steps=20).x, 3, atol=1)
     traced = jax.jit(lambda w: run_of(posterior.mixed(models, w, SCHEDULE)).x)
@@ -723,7 +856,11 @@ MASK_Y, MASK_4 = jnp.array([1.0, -1.0, 0.5, 0.0]), np.array([1, 1, 0, 0])
 def masked_run(kind: str, mask: Any) -> jd.Samples:
     denoiser = NORMAL_4.denoiser(SCHEDULE)
     if kind == "twisted":
-        seen = mask if isinstance(mask, observations.Observation) else observations.mask(MASK_Y, mask, 0.3)
+        seen = (
+            mask
+            if isinstance(mask, observations.Observation)
+            else observations.mask(MASK_Y, mask, 0.3)
+        )
         kernel = posterior.twisted(denoiser, SCHEDULE, seen)
     else:
         belief = posterior.gaussian_belief(SCHEDULE, 0.0, 1.0)
@@ -777,7 +914,11 @@ def test_masks_reject_mutants() -> None:
 
 def test_a_function_has_the_evidence_of_its_matrix() -> None:
     """y = sum of 64 entries: as wide as 64 of them. The mutant takes the twist to be as wide as one."""
-    data, matrix, y = jd.oracles.gaussian(jnp.zeros(64), jnp.ones(64)), jnp.ones((1, 64)), jnp.array([4.0])
+    data, matrix, y = (
+        jd.oracles.gaussian(jnp.zeros(64), jnp.ones(64)),
+        jnp.ones((1, 64)),
+        jnp.array([4.0]),
+    )
     assert abs(float(data.log_evidence(matrix, y, 0.09 * jnp.eye(1))) + 3.124) < 1e-3
     law = jd.oracles.affine_chain(data, SCHEDULE, jd.grids.uniform(25))
     exact = float(law.log_evidence(matrix, y, 0.09 * jnp.eye(1)))
@@ -788,12 +929,16 @@ def test_a_function_has_the_evidence_of_its_matrix() -> None:
 
     def log_z(seen: observations.Observation) -> float:
         kernel = posterior.twisted(data.denoiser(SCHEDULE), SCHEDULE, seen)
-        samples = jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(25), resample=resampling.systematic())
+        samples = jd.sample(
+            jax.random.key(1), kernel, x, jd.grids.uniform(25), resample=resampling.systematic()
+        )
         return float(samples.log_evidence)
 
     by_matrix = log_z(observations.linear(matrix, y, 0.3))
     assert abs(by_matrix - exact) < 0.15  # Monte Carlo of 256 rows
-    np.testing.assert_allclose(log_z(observations.linear(total, y, 0.3)), by_matrix, atol=1e-3)  # float32
+    np.testing.assert_allclose(
+        log_z(observations.linear(total, y, 0.3)), by_matrix, atol=1e-3
+    )  # float32
     assert log_z(observations.linear(total, y, 0.3, gain=1.0)) < exact - 5
 
 

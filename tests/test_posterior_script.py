@@ -55,32 +55,55 @@ def test_observations_of_digits(name: str, dataset: _datasets.Dataset) -> None:
     task = _observing.make_task(name, dataset, noise=None, peak=8.0, seed=0)
     x, labels = dataset.head("test", 20)
     ys = [
-        np.asarray(task.draw(jax.random.key(i), jnp.asarray(x[i]), jnp.asarray(-1 if name == "class" else labels[i])))
+        np.asarray(
+            task.draw(
+                jax.random.key(i),
+                jnp.asarray(x[i]),
+                jnp.asarray(-1 if name == "class" else labels[i]),
+            )
+        )
         for i in range(20)
     ]
-    assert all(np.isfinite(task.likelihood(jnp.asarray(y))(jnp.asarray(v))) for y, v in zip(ys, x, strict=True))
+    assert all(
+        np.isfinite(task.likelihood(jnp.asarray(y))(jnp.asarray(v)))
+        for y, v in zip(ys, x, strict=True)
+    )
     assert task.picture(ys[0]).shape == (8, 8, 1)
     one, two = (jax.tree.structure(task.likelihood(jnp.asarray(y))) for y in ys[:2])
     assert one == two
     if task.residuals is not None:
-        size = np.mean([np.mean(task.residuals(y, v[None]) ** 2) for y, v in zip(ys, x, strict=True)])
+        size = np.mean(
+            [np.mean(task.residuals(y, v[None]) ** 2) for y, v in zip(ys, x, strict=True)]
+        )
         assert 0.8 < size < 1.2  # of 20 images: 1 but for Monte Carlo's .1
     if name == "class":
-        right = [int(task.draw(jax.random.key(i), jnp.asarray(x[i]), -1)) == labels[i] for i in range(20)]
+        right = [
+            int(task.draw(jax.random.key(i), jnp.asarray(x[i]), -1)) == labels[i] for i in range(20)
+        ]
         assert np.mean(right) > 0.8
 
 
-@pytest.mark.parametrize(("schedule", "start"), [("cosine", -8.0), ("edm", -8.0), ("linear", -30.0)])
+@pytest.mark.parametrize(
+    ("schedule", "start"), [("cosine", -8.0), ("edm", -8.0), ("linear", -30.0)]
+)
 def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float) -> None:
     """At the log-SNR that is asked for, or at t = 1 where the schedule does not go there; the noise has that width."""
     made = getattr(jd.schedules, schedule)()
     problem = _posterior.Problem(
-        typing.cast(typing.Any, None), made, _posterior.Particles(start=start), 1.0, jnp.zeros(1), jnp.ones(1), None
+        typing.cast(typing.Any, None),
+        made,
+        _posterior.Particles(start=start),
+        1.0,
+        jnp.zeros(1),
+        jnp.ones(1),
+        None,
     )
     least = max(start, float(made.log_snr(1.0)))
     np.testing.assert_allclose(made.log_snr(problem.ts[0]), least, rtol=1e-4)
     x = _sampling.pure_noise(jax.random.key(0), made, (1, 20_000), problem.ts)
-    np.testing.assert_allclose(np.std(x), made.sigma(problem.ts[0]), rtol=0.025)  # 5 standard errors
+    np.testing.assert_allclose(
+        np.std(x), made.sigma(problem.ts[0]), rtol=0.025
+    )  # 5 standard errors
 
 
 def test_ranks_of_exact_draws_are_uniform() -> None:
@@ -90,7 +113,9 @@ def test_ranks_of_exact_draws_are_uniform() -> None:
     def shares(spread: float) -> np.ndarray:
         return np.stack(
             [
-                _calibration.ranks(random.normal(size=1), spread * random.normal(size=(19, 1)), np.zeros(19), u)
+                _calibration.ranks(
+                    random.normal(size=1), spread * random.normal(size=(19, 1)), np.zeros(19), u
+                )
                 for u in random.random(2000)
             ]
         )
@@ -108,7 +133,9 @@ def test_a_weight_is_so_many_copies() -> None:
     draws, weights = np.array([[0.1], [0.5], [0.9]]), np.log([1.0, 2.0, 1.0])
     copies = np.array([[0.1], [0.5], [0.5], [0.9]])
     truth, u = np.array([0.6]), 0.3
-    ours = _calibration.ranks(truth, draws, weights, u) * 4 - u  # of N draws: (N share + u) / (N + 1)
+    ours = (
+        _calibration.ranks(truth, draws, weights, u) * 4 - u
+    )  # of N draws: (N share + u) / (N + 1)
     theirs = _calibration.ranks(truth, copies, np.zeros(4), u) * 5 - u
     np.testing.assert_allclose(ours / 3, theirs / 4)
 
@@ -129,7 +156,14 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
     assert saved["methods"] == result["methods"]
     row = result["methods"][0]
     assert row["calls"] == 4 * 4 * 2
-    assert set(row["mean"]) == {"log_evidence", "ess", "least_ess", "psnr_of_mean", "energy_score", "residual"}
+    assert set(row["mean"]) == {
+        "log_evidence",
+        "ess",
+        "least_ess",
+        "psnr_of_mean",
+        "energy_score",
+        "residual",
+    }
     assert all(np.isfinite(value) for value in row["mean"].values())
     assert len(row["images"]) == 2
     assert row["calibration"]["images"] == 10
@@ -149,13 +183,27 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
 
     def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
         drawn.extend(missing)
-        sizes = {"x": (number, 8, 8, 1), "log_weights": (number,), "log_evidence": (), "ess": (2,), "seconds": ()}
-        return {i: _posterior._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing}
+        sizes = {
+            "x": (number, 8, 8, 1),
+            "log_weights": (number,),
+            "log_evidence": (),
+            "ess": (2,),
+            "seconds": (),
+        }
+        return {
+            i: _posterior._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()})
+            for i in missing
+        }
 
     monkeypatch.setattr(_posterior, "_draw_missing", instead)
 
     def made(
-        method: str, num: int = 2, seed: int = 0, run: _sampling.Run = read, noise: float = 0.1, **options
+        method: str,
+        num: int = 2,
+        seed: int = 0,
+        run: _sampling.Run = read,
+        noise: float = 0.1,
+        **options,
     ) -> list:
         drawn.clear()
         task = _observing.make_task("half", run.dataset, noise=noise, peak=8.0, seed=0)
@@ -195,7 +243,9 @@ def test_a_classifier_of_the_classes_there_are(classes: tuple[int, ...]) -> None
     hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
     layers = [hidden, _observing._of_all_classes(last, network.classes_, 4)]
     layers = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in layers]
-    found = jax.nn.softmax(jax.vmap(partial(_observing._perceptron, layers))(jnp.asarray(x, jnp.float32)))
+    found = jax.nn.softmax(
+        jax.vmap(partial(_observing._perceptron, layers))(jnp.asarray(x, jnp.float32))
+    )
     np.testing.assert_allclose(found[:, classes], network.predict_proba(x), atol=1e-5)  # rounding
     assert np.asarray(found).sum(1, where=~np.isin(range(4), classes)).max() < 1e-10
 
@@ -205,7 +255,10 @@ def test_too_few_images_for_a_classifier(counts: tuple[int, int]) -> None:
     labels = np.repeat([0, 1], counts).astype(np.int32)
     split = jd_data.Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels)
     few = _datasets.Dataset("own", (2, 2, 1), 2, 2, lambda: {"train": split})
-    with pytest.raises(ValueError, match=r"task: expected at least 2 classes and 5 training images for each .*, got"):
+    with pytest.raises(
+        ValueError,
+        match=r"task: expected at least 2 classes and 5 training images for each .*, got",
+    ):
         _observing._classifier(few, 0)
 
 
@@ -252,7 +305,9 @@ def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
 
 
 def test_pictures_of_draws_are_in_no_order() -> None:
-    drawn = _posterior.Drawn(np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)), 0.0)
+    drawn = _posterior.Drawn(
+        np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)), 0.0
+    )
     picked = _posterior_pictures._picked(jax.random.key(0), drawn, 0).ravel()
     assert len(picked) == 6
     assert not np.all(np.diff(picked) >= 0)

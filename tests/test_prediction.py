@@ -30,7 +30,9 @@ def test_all_pairs_convert(name: str, source: str, other: str, x64: None) -> Non
     given = target(schedule, x_0, eps, T, prediction=source)
     expected = target(schedule, x_0, eps, T, prediction=other)
     # Rounding, amplified by alpha / sigma at one end and sigma / alpha at the other: up to 1e3 for these times.
-    np.testing.assert_allclose(convert(schedule, given, x_t, T, source=source, target=other), expected, rtol=1e-9)
+    np.testing.assert_allclose(
+        convert(schedule, given, x_t, T, source=source, target=other), expected, rtol=1e-9
+    )
 
 
 @every
@@ -41,7 +43,9 @@ def test_targets_mean_x_0(name: str, kind: str, x64: None) -> None:
     wanted = target(schedule, x_0, eps, T, prediction=kind)
     skip, out = affine(schedule, T, x_t, prediction=kind)
     np.testing.assert_allclose(skip * x_t + out * wanted, x_0, rtol=1e-9)
-    np.testing.assert_allclose(from_x_0(schedule, x_0, x_t, T, prediction=kind), wanted, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        from_x_0(schedule, x_0, x_t, T, prediction=kind), wanted, rtol=1e-9, atol=1e-9
+    )
 
 
 @every
@@ -66,7 +70,9 @@ def test_velocity_is_dx_dt(name: str, x64: None) -> None:
     schedule, (x_0, eps) = SCHEDULES[name](), case()
     t = jnp.asarray(T) + 1e-5  # off the knots of the tables, where the derivative jumps
     slope = jax.jvp(lambda t: jd.q_sample(schedule, x_0, t, eps), (t,), (jnp.ones(4),))[1]
-    np.testing.assert_allclose(target(schedule, x_0, eps, t, prediction="velocity"), slope, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        target(schedule, x_0, eps, t, prediction="velocity"), slope, rtol=1e-10, atol=1e-12
+    )
 
 
 def test_v_is_not_the_velocity() -> None:
@@ -75,7 +81,9 @@ def test_v_is_not_the_velocity() -> None:
     v, velocity = (target(schedule, x_0, eps, T, prediction=kind) for kind in ("v", "velocity"))
     np.testing.assert_allclose(velocity, np.pi / 2 * v, rtol=1e-4)  # theta' = pi / 2; float32
     flow = jd.schedules.rectified_flow()
-    np.testing.assert_allclose(target(flow, x_0, eps, T, prediction="velocity"), eps - x_0, rtol=1e-5)
+    np.testing.assert_allclose(
+        target(flow, x_0, eps, T, prediction="velocity"), eps - x_0, rtol=1e-5
+    )
 
 
 @every
@@ -111,11 +119,17 @@ def test_thresholds() -> None:
     def apply(x: jax.Array, t: jax.Array) -> jax.Array:
         return x_0
 
-    np.testing.assert_array_equal(jd.make_denoiser(apply, schedule, "x0", "static")(x_t, 0.5), jnp.clip(x_0, -1, 1))
+    np.testing.assert_array_equal(
+        jd.make_denoiser(apply, schedule, "x0", "static")(x_t, 0.5), jnp.clip(x_0, -1, 1)
+    )
     dynamic = jd.make_denoiser(apply, schedule, "x0", "dynamic")(x_t, 0.5)
     assert np.abs(dynamic).max() <= 1 + 1e-6
-    np.testing.assert_allclose(dynamic[0, 45:56], x_0[0, 45:56] / np.quantile(np.abs(x_0[0]), 0.995), rtol=1e-5)
-    np.testing.assert_array_equal(dynamic[1], x_0[1])  # a row within bounds is left alone: rows do not couple
+    np.testing.assert_allclose(
+        dynamic[0, 45:56], x_0[0, 45:56] / np.quantile(np.abs(x_0[0]), 0.995), rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+        dynamic[1], x_0[1]
+    )  # a row within bounds is left alone: rows do not couple
     halved = jd.make_denoiser(apply, schedule, "x0", lambda x: x / 2)
     np.testing.assert_array_equal(halved(x_t, 0.5), x_0 / 2)
 
@@ -129,7 +143,9 @@ def test_learned_variance_splits_the_channels() -> None:
     x_0, fraction, variance = denoiser(x, 0.5)
     assert variance is None
     np.testing.assert_array_equal(x_0, 2 * x)
-    np.testing.assert_array_equal(fraction, 0.5)  # an output of zero is the middle of the two log-variances
+    np.testing.assert_array_equal(
+        fraction, 0.5
+    )  # an output of zero is the middle of the two log-variances
 
 
 def test_new_parameters_do_not_compile_again() -> None:
@@ -143,7 +159,10 @@ def test_new_parameters_do_not_compile_again() -> None:
     run = jax.jit(lambda denoiser, x: denoiser(x, 0.5))
     for value in (1.0, 2.0, 3.0):
         run(
-            jd.make_denoiser(Partial(apply, jnp.asarray(value)), jd.schedules.linear(0.1, 10 + value)), jnp.ones((2, 3))
+            jd.make_denoiser(
+                Partial(apply, jnp.asarray(value)), jd.schedules.linear(0.1, 10 + value)
+            ),
+            jnp.ones((2, 3)),
         )
     assert count == 1
 
@@ -155,7 +174,9 @@ class Variants(chex.TestCase, parameterized.TestCase):
         schedule, (x_0, eps) = jd.schedules.sigmoid(), case()
         x_t = jd.q_sample(schedule, x_0, T, eps)
         wanted = target(schedule, x_0, eps, T, prediction=kind)
-        out = self.variant(lambda wanted, x_t, t: to_x_0(schedule, wanted, x_t, t, prediction=kind))(wanted, x_t, T)
+        out = self.variant(
+            lambda wanted, x_t, t: to_x_0(schedule, wanted, x_t, t, prediction=kind)
+        )(wanted, x_t, T)
         np.testing.assert_allclose(out, x_0, atol=1e-5)  # float32, with sigma / alpha up to 7
 
 

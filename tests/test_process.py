@@ -12,7 +12,13 @@ import _process
 import pytest
 
 PROCESS = Path(__file__).parents[1] / "experiments" / "_process.py"
-OURS = ("JAXDIFF_PROCESS_IS_SET_UP", "GLIBC_TUNABLES", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES")
+OURS = (
+    "JAXDIFF_PROCESS_IS_SET_UP",
+    "GLIBC_TUNABLES",
+    "XLA_FLAGS",
+    "JAX_COMPILATION_CACHE_DIR",
+    "JAX_NUM_CPU_DEVICES",
+)
 SCRIPT = """
 import json, os, sys
 import _process
@@ -35,7 +41,12 @@ def run(script: Path, *arguments: str, **environment: str) -> tuple[dict, list, 
     inherited = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-X", "utf8", str(script), *arguments]
     result = subprocess.run(
-        command, env=inherited | environment, capture_output=True, text=True, check=True, timeout=600
+        command,
+        env=inherited | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
     )
     assert len(result.stdout.splitlines()) == 1  # started again before it printed, and only once
     return json.loads(result.stdout)
@@ -45,8 +56,13 @@ def test_a_script_is_started_again_with_its_arguments(script: Path) -> None:
     environment, arguments, utf8_mode = run(script, "--steps", "3", "a b")
     assert arguments == ["--steps", "3", "a b"]
     assert utf8_mode == 1
-    assert ("hugetlb=1" in environment.get("GLIBC_TUNABLES", "")) == (platform.libc_ver()[0] == "glibc")
-    assert Path(environment["JAX_COMPILATION_CACHE_DIR"]) == script.resolve().parents[1] / ".cache" / "jax"
+    assert ("hugetlb=1" in environment.get("GLIBC_TUNABLES", "")) == (
+        platform.libc_ver()[0] == "glibc"
+    )
+    assert (
+        Path(environment["JAX_COMPILATION_CACHE_DIR"])
+        == script.resolve().parents[1] / ".cache" / "jax"
+    )
 
 
 def test_what_the_user_has_set_stays(script: Path) -> None:
@@ -70,11 +86,11 @@ def test_the_largest_power_of_two_of_devices_that_the_cores_allow(script: Path) 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has an affinity")
 def test_cores_are_those_of_the_affinity() -> None:
     first = min(os.sched_getaffinity(0))
-    program = (
-        f"import os, _process; os.sched_setaffinity(0, [{first}]); print(_process.cores(), _process._cpu_devices())"
-    )
+    program = f"import os, _process; os.sched_setaffinity(0, [{first}]); print(_process.cores(), _process._cpu_devices())"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=PROCESS.parent, capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(
+        command, cwd=PROCESS.parent, capture_output=True, text=True, check=True, timeout=600
+    )
     assert done.stdout.split() == ["1", "1"]
 
 
@@ -99,7 +115,9 @@ GROUPS = {  # /proc/self/cgroup, files of the groups, cores of eight
 
 
 @pytest.mark.parametrize("case", GROUPS)
-def test_cores_are_those_of_the_control_groups(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_are_those_of_the_control_groups(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     listed, files, expected = GROUPS[case]
     for name, text in {f"sys/fs/cgroup/{name}": text for name, text in files.items()}.items():
@@ -115,7 +133,9 @@ def test_keys_are_of_the_kind_that_rows_need(script: Path) -> None:
     environment, _, _ = run(script, JAX_DEFAULT_PRNG_IMPL="rbg")
     program = "import jax; print(jax.random.key_impl(jax.random.key(0)))"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=600
+    )
     assert done.stdout == "threefry2x32\n"
 
 
@@ -129,6 +149,8 @@ def test_jax_accepts_the_flags(script: Path) -> None:
     environment, _, _ = run(script)
     command = [sys.executable, "-c", "import jax; print(jax.jit(lambda: 1 + 1)())"]
     assert (
-        subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600).stdout
+        subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=600
+        ).stdout
         == "2\n"
     )

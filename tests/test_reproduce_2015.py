@@ -43,8 +43,12 @@ def test_heartbeats_stop_and_go_on(
     whole = result(options.run)
     # -20 H(0.2), and one of five sequences for certain: the figures the paper's are measured against.
     np.testing.assert_allclose(whole["L_null"], -20 * stats.entropy([0.2, 0.8], base=2), rtol=1e-12)
-    np.testing.assert_allclose(whole["the data's own"]["value"], -np.log2(5), rtol=1e-6)  # float32 rounding
-    np.testing.assert_allclose(whole["the data's own"]["gain"], 12.12, atol=0.01)  # the optimum, rounded
+    np.testing.assert_allclose(
+        whole["the data's own"]["value"], -np.log2(5), rtol=1e-6
+    )  # float32 rounding
+    np.testing.assert_allclose(
+        whole["the data's own"]["gain"], 12.12, atol=0.01
+    )  # the optimum, rounded
     assert width(options.run / "heartbeat.png") > 300
     assert "K, the paper" in capsys.readouterr().out
 
@@ -75,9 +79,15 @@ def test_the_heartbeats_are_the_papers() -> None:
 @pytest.mark.slow
 def test_trained_heartbeats_reach_the_papers_bound(tmp_path: Path) -> None:
     assert reproduce_2015.heartbeat(Heartbeat(run=tmp_path / "run"))
-    trained, exact = (value for name, value in result(tmp_path / "run").items() if name.startswith("K, the"))
+    trained, exact = (
+        value for name, value in result(tmp_path / "run").items() if name.startswith("K, the")
+    )
     assert trained["value"] >= -2.414
-    assert trained["value"] - 5 * trained["standard_error"] < exact["value"] + 5 * exact["standard_error"] < 0
+    assert (
+        trained["value"] - 5 * trained["standard_error"]
+        < exact["value"] + 5 * exact["standard_error"]
+        < 0
+    )
     assert exact["value"] - 5 * exact["standard_error"] < -np.log2(5)  # a bound
 
 
@@ -103,7 +113,9 @@ def test_the_roll_has_unit_variance_and_the_density_it_says() -> None:
     speed = np.linalg.norm(next_points - points, axis=1) / 1e-6
     exact = -np.log(3 * np.pi * speed) - np.log(np.sqrt(2 * np.pi) * options.noise)
     found = reproduce_2015.log_density(options, points.astype(np.float32))
-    np.testing.assert_allclose(found, exact, atol=0.01)  # the curve's bend over a width of the noise; float32
+    np.testing.assert_allclose(
+        found, exact, atol=0.01
+    )  # the curve's bend over a width of the noise; float32
 
 
 test_mistakes = rejects({
@@ -123,7 +135,9 @@ def test_the_protocol_on_data_whose_density_is_known() -> None:
     ours, floor = _parzen.parzen(x, dataset)
     blurred = stats.norm(0.5, np.hypot(20 / 255, 0.1))  # 0.1 is the least width of the protocol
     exact = np.mean(blurred.logpdf(dataset.examples("test")[0] / 2 + 0.5))
-    np.testing.assert_allclose([ours.value, floor.value], exact, atol=0.01)  # Monte Carlo of 10,000 samples
+    np.testing.assert_allclose(
+        [ours.value, floor.value], exact, atol=0.01
+    )  # Monte Carlo of 10,000 samples
 
 
 def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
@@ -135,9 +149,12 @@ def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
     config = dataclasses.replace(_config.PRESETS["digits"][1], run=tmp_path)
     run = _sampling.Run(tmp_path, config, dataset, jd.schedules.cosine(), None, {}, 0)
     found = _probability.null(
-        _probability.Estimators(run, _probability.Probability(), seed=0), dataset.examples("test")[0]
+        _probability.Estimators(run, _probability.Probability(), seed=0),
+        dataset.examples("test")[0],
     )
     values = levels.reshape(-1, 2).astype(float)
     width = np.sqrt(values[:8000].var(0).mean())
     exact = stats.norm(values[:8000].mean(0), width).logpdf(values[8000:]).sum(1).mean()
-    np.testing.assert_allclose(found.nats, exact, atol=2e-3)  # spread over the bins: 1/12 of a level squared
+    np.testing.assert_allclose(
+        found.nats, exact, atol=2e-3
+    )  # spread over the bins: 1/12 of a level squared

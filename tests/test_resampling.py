@@ -12,7 +12,9 @@ from hypothesis import example, given, strategies
 from jaxdiff import resampling
 
 SCHEMES = ("multinomial", "stratified", "systematic", "residual")
-LOG_WEIGHTS = jnp.log(jnp.array([0.05, 0.3, 0.02, 0.4, 0.13, 0.1])) + 700  # far beyond what exp can bear
+LOG_WEIGHTS = (
+    jnp.log(jnp.array([0.05, 0.3, 0.02, 0.4, 0.13, 0.1])) + 700
+)  # far beyond what exp can bear
 
 
 def copies(scheme: str, num: int = 4000) -> np.ndarray:
@@ -45,7 +47,9 @@ def test_threshold(scheme: str) -> None:
         (0.0, LOG_WEIGHTS, False),
         (1.0, LOG_WEIGHTS, True),
     ):
-        ancestors, resampled = getattr(resampling, scheme)(threshold)(jax.random.key(0), log_weights)
+        ancestors, resampled = getattr(resampling, scheme)(threshold)(
+            jax.random.key(0), log_weights
+        )
         assert bool(resampled) == expected
         if not expected:
             np.testing.assert_array_equal(ancestors, np.arange(6))
@@ -63,7 +67,9 @@ def test_effective_sample_size_of_small_weights() -> None:
     log_weights = jnp.array([0.0, 0.0, -1.0, -50.0])
     exact = (2 + np.exp(-1)) ** 2 / (2 + np.exp(-2))
     for shift in (0.0, -80_000.0, 5000.0):
-        np.testing.assert_allclose(resampling.effective_sample_size(log_weights + shift), exact, rtol=1e-5)
+        np.testing.assert_allclose(
+            resampling.effective_sample_size(log_weights + shift), exact, rtol=1e-5
+        )
 
 
 def test_draw() -> None:
@@ -71,7 +77,9 @@ def test_draw() -> None:
     drawn = resampling.draw(jax.random.key(0), LOG_WEIGHTS, x, 1000)
     assert drawn.shape == (1000, 1)
     counts = np.bincount(np.asarray(drawn[:, 0], int), minlength=6)
-    assert np.all(np.abs(counts - 1000 * np.asarray(jax.nn.softmax(LOG_WEIGHTS))) < 1.01)  # systematic; float32
+    assert np.all(
+        np.abs(counts - 1000 * np.asarray(jax.nn.softmax(LOG_WEIGHTS))) < 1.01
+    )  # systematic; float32
 
 
 # --- rounding: edges that tie, numbers of copies that are integers, many rows --------------------------------------------
@@ -96,7 +104,9 @@ def floored(key: jax.Array, weights: jax.Array) -> jax.Array:
     ends, place = jnp.cumsum(certain), jnp.arange(size)
     rest = jnp.cumsum((size * weights - certain) / jnp.maximum(size - ends[-1], 1))
     drawn = jnp.searchsorted(rest, jax.random.uniform(key, (size,)), side="right")
-    return jnp.minimum(jnp.where(place < ends[-1], jnp.searchsorted(ends, place, side="right"), drawn), size - 1)
+    return jnp.minimum(
+        jnp.where(place < ends[-1], jnp.searchsorted(ends, place, side="right"), drawn), size - 1
+    )
 
 
 def summed(key: jax.Array, weights: jax.Array) -> np.ndarray:
@@ -131,7 +141,8 @@ PICK = {scheme: jax.jit(getattr(resampling, scheme)(2.0)) for scheme in SCHEMES}
 SIZE = 13  # one program a scheme
 WEIGHTS = strategies.lists(
     strategies.one_of(
-        strategies.sampled_from([-np.inf, np.nan, 0.0, -0.6931472, -1e4, 88.0]), strategies.floats(-100, 100, width=32)
+        strategies.sampled_from([-np.inf, np.nan, 0.0, -0.6931472, -1e4, 88.0]),
+        strategies.floats(-100, 100, width=32),
     ),
     min_size=SIZE,
     max_size=SIZE,
@@ -148,14 +159,18 @@ def test_numbers_of_copies(log_weights: list[float], seed: int) -> None:
     weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
     if not (weights > -np.inf).any():
         for scheme in SCHEMES:
-            ancestors, resampled = PICK[scheme](jax.random.key(seed), jnp.asarray(log_weights, jnp.float32))
+            ancestors, resampled = PICK[scheme](
+                jax.random.key(seed), jnp.asarray(log_weights, jnp.float32)
+            )
             assert not resampled
             np.testing.assert_array_equal(ancestors, np.arange(SIZE))
         return
     shares = np.exp(weights - weights.max())
     expected = SIZE * shares / shares.sum()
     for scheme in SCHEMES:
-        ancestors, resampled = PICK[scheme](jax.random.key(seed), jnp.asarray(log_weights, jnp.float32))
+        ancestors, resampled = PICK[scheme](
+            jax.random.key(seed), jnp.asarray(log_weights, jnp.float32)
+        )
         copies = np.bincount(ancestors, minlength=SIZE)
         assert resampled
         assert len(copies) == SIZE
@@ -171,12 +186,16 @@ def test_numbers_of_copies(log_weights: list[float], seed: int) -> None:
 
 def test_rows_without_weight_are_never_drawn() -> None:
     """At the ends, at ties and in the middle, over many draws; a mutant that rounds points up to 1 draws the last row."""
-    log_weights = jnp.where(jnp.arange(12) % 3 == 1, 0.0, jnp.where(jnp.arange(12) % 3 == 2, jnp.nan, -jnp.inf))
+    log_weights = jnp.where(
+        jnp.arange(12) % 3 == 1, 0.0, jnp.where(jnp.arange(12) % 3 == 2, jnp.nan, -jnp.inf)
+    )
     keys = jax.random.split(jax.random.key(0), 500)
     for scheme in SCHEMES:
         ancestors = jax.vmap(lambda key, scheme=scheme: PICK[scheme](key, log_weights)[0])(keys)
         assert np.all(np.asarray(ancestors) % 3 == 1)
-    mutant = np.searchsorted(np.cumsum([0.5, 0.5 - 1e-7, 0.0], dtype=np.float32), np.float32(1 - 1e-9), side="right")
+    mutant = np.searchsorted(
+        np.cumsum([0.5, 0.5 - 1e-7, 0.0], dtype=np.float32), np.float32(1 - 1e-9), side="right"
+    )
     assert min(mutant, 2) == 2
 
 
@@ -215,17 +234,25 @@ def test_nan_is_no_weight() -> None:
     drawn = resampling.draw(jax.random.key(0), log_weights, jnp.arange(4), 1000)
     np.testing.assert_array_equal(np.bincount(drawn, minlength=4), [0, 500, 0, 500])
     for threshold, resampled in ((0.4, False), (0.6, True)):
-        assert bool(resampling.systematic(threshold)(jax.random.key(0), log_weights)[1]) == resampled
+        assert (
+            bool(resampling.systematic(threshold)(jax.random.key(0), log_weights)[1]) == resampled
+        )
     # What it is not: nothing, or a mean over the rows that are left.
     assert np.isnan(jax.nn.logsumexp(log_weights))
     assert abs(float(jax.nn.logsumexp(log_weights[1::2]) - np.log(2)) - np.log(0.5)) > 0.5
 
 
 def test_no_row_has_a_weight() -> None:
-    for log_weights in (jnp.full(4, -jnp.inf), jnp.full(4, jnp.nan), jnp.array([jnp.nan, -jnp.inf, jnp.nan, jnp.nan])):
+    for log_weights in (
+        jnp.full(4, -jnp.inf),
+        jnp.full(4, jnp.nan),
+        jnp.array([jnp.nan, -jnp.inf, jnp.nan, jnp.nan]),
+    ):
         assert resampling.effective_sample_size(log_weights) == 0
         assert resampling.log_mean_weight(log_weights) == -np.inf
-        drawn = jax.jit(lambda w: resampling.draw(jax.random.key(0), w, jnp.ones((4, 2)), 3))(log_weights)
+        drawn = jax.jit(lambda w: resampling.draw(jax.random.key(0), w, jnp.ones((4, 2)), 3))(
+            log_weights
+        )
         assert np.isnan(drawn).all()
 
 

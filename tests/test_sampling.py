@@ -62,10 +62,14 @@ def test_different_keys_and_rows_differ() -> None:
     assert len(np.unique(np.asarray(samples.x), axis=0)) == 64
     noise = _rows.normal(jax.random.key(0), jnp.zeros((4000, 2)))
     assert stats.kstest(np.ravel(noise), "norm").pvalue > 1e-3
-    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 5 / np.sqrt(4000)  # neighbours are uncorrelated
+    assert abs(np.corrcoef(noise[:-1, 0], noise[1:, 0])[0, 1]) < 5 / np.sqrt(
+        4000
+    )  # neighbours are uncorrelated
 
 
-@pytest.mark.parametrize(("steps", "every"), [(12, 1), (12, 4), (12, 5), (12, 12), (12, 100), (1, 1)])
+@pytest.mark.parametrize(
+    ("steps", "every"), [(12, 1), (12, 4), (12, 5), (12, 12), (12, 100), (1, 1)]
+)
 def test_trajectory(steps: int, every: int) -> None:
     full = run(4, steps=steps, save_every=1).trajectory
     assert full.shape == (steps + 1, 4, 2)
@@ -108,7 +112,12 @@ def test_traced_values_compile_once() -> None:
         denoiser = jd.make_denoiser(Partial(apply, jnp.asarray(value)), schedule, "x0")
         guided = jd.guidance.classifier_free(denoiser, denoiser, 1 + value)
         ts = jd.grids.uniform(5) ** (1 + value)
-        jd.sample(jax.random.key(int(10 * value)), jd.kernels.ddim(guided, schedule, value), jnp.ones((2, 3)), ts)
+        jd.sample(
+            jax.random.key(int(10 * value)),
+            jd.kernels.ddim(guided, schedule, value),
+            jnp.ones((2, 3)),
+            ts,
+        )
     assert count == 2  # the guided denoiser calls the network twice, in the one trace
 
 
@@ -123,7 +132,9 @@ def compiled(steps: int, save_every: int | None) -> object:
 def test_memory_does_not_grow_with_the_number_of_steps() -> None:
     few, many = compiled(10, None), compiled(1000, None)
     # The grid and the effective sample sizes are all that grows: a few numbers a step, nothing of the batch's size.
-    grown = (many.temp_size_in_bytes + many.output_size_in_bytes) - (few.temp_size_in_bytes + few.output_size_in_bytes)
+    grown = (many.temp_size_in_bytes + many.output_size_in_bytes) - (
+        few.temp_size_in_bytes + few.output_size_in_bytes
+    )
     assert grown < 990 * 64
     saved = compiled(1000, 100)
     assert saved.output_size_in_bytes - many.output_size_in_bytes <= 11 * 1000 * 2 * 4 + 64
@@ -149,7 +160,9 @@ def test_evidence_of_a_gaussian_integral(resample: float | None) -> None:
     resampler = None if resample is None else systematic(resample)
     for seed in range(40):
         x = jax.random.normal(jax.random.key(seed), (2000, 1))
-        samples = jd.sample(jax.random.key(seed + 100), kernel, x, jd.grids.uniform(8), resample=resampler)
+        samples = jd.sample(
+            jax.random.key(seed + 100), kernel, x, jd.grids.uniform(8), resample=resampler
+        )
         weights = jax.nn.softmax(samples.log_weights)
         evidences.append(np.exp(samples.log_evidence))
         seconds.append(weights @ samples.x[:, 0] ** 2)
@@ -164,7 +177,9 @@ def test_systematic_resampling() -> None:
         ancestors, resampled = systematic(2.0)(jax.random.key(seed), log_weights)
         assert resampled
         counts = np.bincount(ancestors, minlength=4)
-        assert np.all(np.abs(counts - np.array([2, 1, 0.5, 0.5])) < 1)  # systematic: within one of the expectation
+        assert np.all(
+            np.abs(counts - np.array([2, 1, 0.5, 0.5])) < 1
+        )  # systematic: within one of the expectation
     ancestors, resampled = systematic(0.5)(jax.random.key(0), jnp.zeros(4))
     assert not resampled
     np.testing.assert_array_equal(ancestors, np.arange(4))
@@ -178,7 +193,9 @@ def test_resampling_takes_the_carry_along() -> None:
     last = Partial(lambda x, t: x)
     x = jax.random.normal(jax.random.key(0), (50, 1))
 
-    def check(key: jax.Array, carry: jax.Array, x_t: jax.Array, t: jax.Array, s: jax.Array) -> tuple:
+    def check(
+        key: jax.Array, carry: jax.Array, x_t: jax.Array, t: jax.Array, s: jax.Array
+    ) -> tuple:
         carry, x_s, _ = step(key, carry, x_t, t, s)
         return carry, x_s, jnp.where(jnp.all(carry == x_t), 3 * x_t[:, 0], jnp.nan)
 
@@ -194,13 +211,19 @@ def test_resampling_takes_the_carry_along() -> None:
 
 
 def test_a_kernel_of_plain_functions_runs() -> None:
-    kernel = jd.Kernel(lambda x, t: (), lambda key, carry, x, t, s: (carry, x / 2, jnp.zeros(len(x))))
-    np.testing.assert_array_equal(jd.sample(jax.random.key(0), kernel, jnp.ones((2, 1)), jd.grids.uniform(3)).x, 1 / 8)
+    kernel = jd.Kernel(
+        lambda x, t: (), lambda key, carry, x, t, s: (carry, x / 2, jnp.zeros(len(x)))
+    )
+    np.testing.assert_array_equal(
+        jd.sample(jax.random.key(0), kernel, jnp.ones((2, 1)), jd.grids.uniform(3)).x, 1 / 8
+    )
 
 
 def test_effective_sample_size() -> None:
     np.testing.assert_allclose(effective_sample_size(jnp.zeros(10)), 10, rtol=1e-6)
-    np.testing.assert_allclose(effective_sample_size(jnp.array([0.0, -jnp.inf, -jnp.inf])), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        effective_sample_size(jnp.array([0.0, -jnp.inf, -jnp.inf])), 1, rtol=1e-6
+    )
     np.testing.assert_allclose(
         effective_sample_size(jnp.array([500.0, 500.0, -1e9])), 2, rtol=1e-4
     )  # rounding of 2 * 500 in float32
@@ -217,7 +240,10 @@ def test_slerp_keeps_the_norm_of_noise(x64: None) -> None:
     np.testing.assert_allclose(z[0], x[0], rtol=1e-12)
     np.testing.assert_allclose(z[4], y[4], rtol=1e-12)
     scaled = (
-        y * (jnp.linalg.norm(x.reshape(5, -1), axis=1) / jnp.linalg.norm(y.reshape(5, -1), axis=1))[:, None, None, None]
+        y
+        * (jnp.linalg.norm(x.reshape(5, -1), axis=1) / jnp.linalg.norm(y.reshape(5, -1), axis=1))[
+            :, None, None, None
+        ]
     )
     on_sphere = jd.sampling.slerp(x, scaled, 0.3)
     np.testing.assert_allclose(

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 import jaxdiff as jd
 
 EPS = {"float32": 1e-6, "float64": 1e-14}  # a few roundings
-TIMES = np.concatenate([[0.0, 1e-12, 1e-6, 1e-3], np.linspace(0.01, 0.99, 37), [0.999, 1 - 1e-6, 1.0]])
+TIMES = np.concatenate(
+    [[0.0, 1e-12, 1e-6, 1e-3], np.linspace(0.01, 0.99, 37), [0.999, 1 - 1e-6, 1.0]]
+)
 
 every = pytest.mark.parametrize("name", SCHEDULES)
 
@@ -33,7 +35,9 @@ def test_log_snr_is_the_log_of_the_ratio(name: str, dtype: str) -> None:
     alpha, sigma = schedule.alpha_sigma(t)
     # Rounding of a logarithm up to 80 in size, and of 1 - t near t = 1, where a flow's alpha is small.
     ratio = 2 * (jnp.log(alpha) - jnp.log(sigma))
-    np.testing.assert_allclose(schedule.log_snr(t), ratio, rtol=20 * EPS[dtype], atol=200 * EPS[dtype])
+    np.testing.assert_allclose(
+        schedule.log_snr(t), ratio, rtol=20 * EPS[dtype], atol=200 * EPS[dtype]
+    )
 
 
 @every
@@ -49,7 +53,9 @@ def test_time_inverts_log_snr(name: str, t: float) -> None:
         log_snr = schedule.log_snr(t)
         # The inverse is compared where it is well conditioned: on lambda. Rounding of t moves lambda by lambda' ulp(t).
         slope = abs(float(jax.grad(schedule.log_snr)(t)))
-        np.testing.assert_allclose(schedule.log_snr(schedule.time(log_snr)), log_snr, atol=1e-9 + slope * 1e-13)
+        np.testing.assert_allclose(
+            schedule.log_snr(schedule.time(log_snr)), log_snr, atol=1e-9 + slope * 1e-13
+        )
 
 
 @every
@@ -68,12 +74,17 @@ def test_velocity_is_the_derivative(name: str, x64: None) -> None:
     t, h = jnp.array([0.2003, 0.5007, 0.8001]), 1e-6  # inside a step of the tables
     rates = schedule.velocity(t)
     slopes = [
-        (hi - lo) / (2 * h) for hi, lo in zip(schedule.alpha_sigma(t + h), schedule.alpha_sigma(t - h), strict=True)
+        (hi - lo) / (2 * h)
+        for hi, lo in zip(schedule.alpha_sigma(t + h), schedule.alpha_sigma(t - h), strict=True)
     ]
-    np.testing.assert_allclose(rates, slopes, rtol=1e-6, atol=1e-8)  # central difference: h^2 and rounding / h
+    np.testing.assert_allclose(
+        rates, slopes, rtol=1e-6, atol=1e-8
+    )  # central difference: h^2 and rounding / h
 
 
-@pytest.mark.parametrize("betas", [np.linspace(1e-4, 2e-2, 1000), np.asarray(jd.schedules.cosine_betas(50), float)])
+@pytest.mark.parametrize(
+    "betas", [np.linspace(1e-4, 2e-2, 1000), np.asarray(jd.schedules.cosine_betas(50), float)]
+)
 def test_from_betas_is_the_ddpm_recursion(betas: np.ndarray, x64: None) -> None:
     schedule = jd.schedules.from_betas(betas)
     alpha_bar, expected = 1.0, []
@@ -107,7 +118,10 @@ def test_linear_is_the_limit_of_ddpm(x64: None) -> None:
     for num in (100, 1000):
         rates = 0.1 + (20 - 0.1) * (np.arange(num) + 0.5) / num
         errors.append(
-            float(jd.schedules.from_betas(rates / num).log_snr(t) - jd.schedules.linear(0.1, 20.0).log_snr(t))
+            float(
+                jd.schedules.from_betas(rates / num).log_snr(t)
+                - jd.schedules.linear(0.1, 20.0).log_snr(t)
+            )
         )
     np.testing.assert_allclose(errors[0] / errors[1], 10, rtol=0.15)  # the next order, 1 / T
 
@@ -145,16 +159,22 @@ def test_extreme_schedules_stay_within_the_limit(make: object) -> None:
 
 def test_edm_levels(x64: None) -> None:
     schedule = jd.schedules.edm(0.002, 80.0)
-    np.testing.assert_allclose(schedule.sigma(jnp.array([0.0, 0.5, 1.0])), [0.002, np.sqrt(0.16), 80.0], rtol=1e-13)
+    np.testing.assert_allclose(
+        schedule.sigma(jnp.array([0.0, 0.5, 1.0])), [0.002, np.sqrt(0.16), 80.0], rtol=1e-13
+    )
 
 
 def test_beta_tables() -> None:
-    np.testing.assert_allclose(jd.schedules.linear_betas(1000)[np.array([0, -1])], [1e-4, 2e-2], rtol=1e-6)
+    np.testing.assert_allclose(
+        jd.schedules.linear_betas(1000)[np.array([0, -1])], [1e-4, 2e-2], rtol=1e-6
+    )
     cosine = np.asarray(jd.schedules.cosine_betas(1000))
     assert cosine.max() <= np.float32(0.999)
     # alpha_bar by the paper's Eq. (17), away from the capped last steps.
     f = np.cos((np.linspace(0, 1, 1001) + 0.008) / 1.008 * np.pi / 2) ** 2
-    np.testing.assert_allclose(np.cumprod(1 - cosine.astype(float))[:990], f[1:991] / f[0], rtol=1e-4)  # float32 betas
+    np.testing.assert_allclose(
+        np.cumprod(1 - cosine.astype(float))[:990], f[1:991] / f[0], rtol=1e-4
+    )  # float32 betas
 
 
 class Variants(chex.TestCase, parameterized.TestCase):
@@ -165,7 +185,9 @@ class Variants(chex.TestCase, parameterized.TestCase):
         t = jnp.linspace(0, 1, 12)
         out = self.variant(lambda t: (*schedule.alpha_sigma(t), schedule.log_snr(t)))(t)
         expected = (*schedule.alpha_sigma(t), schedule.log_snr(t))
-        chex.assert_trees_all_close(out, expected, rtol=2e-5)  # fused or not: roundings of a lambda of size 80
+        chex.assert_trees_all_close(
+            out, expected, rtol=2e-5
+        )  # fused or not: roundings of a lambda of size 80
 
 
 def test_floats_are_traced_once() -> None:
@@ -183,25 +205,73 @@ def test_floats_are_traced_once() -> None:
 
 
 BAD = {
-    "betas decrease": (lambda: jd.schedules.from_betas([0.1, 0.05]), ValueError, "betas: expected non-decreasing"),
+    "betas decrease": (
+        lambda: jd.schedules.from_betas([0.1, 0.05]),
+        ValueError,
+        "betas: expected non-decreasing",
+    ),
     "beta of one": (
         lambda: jd.schedules.from_betas(np.array([0.1, 1.0, 1.0])),
         ValueError,
         r"betas: expected values in \(0, 1\)",
     ),
-    "NaN beta": (lambda: jd.schedules.from_betas([0.1, np.nan]), ValueError, "betas: expected values"),
-    "no betas": (lambda: jd.schedules.from_betas(np.zeros(0)), ValueError, "betas: expected a vector of T >= 1"),
-    "beta matrix": (lambda: jd.schedules.from_betas(np.zeros((2, 2))), ValueError, "betas: expected a vector"),
-    "T = 0": (lambda: jd.schedules.linear_betas(0), ValueError, "num_steps: expected a positive int, got 0"),
-    "T a float": (lambda: jd.schedules.cosine_betas(10.0), TypeError, "num_steps: expected a positive int"),
-    "rates crossed": (lambda: jd.schedules.linear(3.0, 2.0), ValueError, "beta_max: expected a rate of at least"),
+    "NaN beta": (
+        lambda: jd.schedules.from_betas([0.1, np.nan]),
+        ValueError,
+        "betas: expected values",
+    ),
+    "no betas": (
+        lambda: jd.schedules.from_betas(np.zeros(0)),
+        ValueError,
+        "betas: expected a vector of T >= 1",
+    ),
+    "beta matrix": (
+        lambda: jd.schedules.from_betas(np.zeros((2, 2))),
+        ValueError,
+        "betas: expected a vector",
+    ),
+    "T = 0": (
+        lambda: jd.schedules.linear_betas(0),
+        ValueError,
+        "num_steps: expected a positive int, got 0",
+    ),
+    "T a float": (
+        lambda: jd.schedules.cosine_betas(10.0),
+        TypeError,
+        "num_steps: expected a positive int",
+    ),
+    "rates crossed": (
+        lambda: jd.schedules.linear(3.0, 2.0),
+        ValueError,
+        "beta_max: expected a rate of at least",
+    ),
     "no rate": (lambda: jd.schedules.linear(0.0), ValueError, "beta_min: expected a positive rate"),
-    "levels crossed": (lambda: jd.schedules.edm(1.0, 0.5), ValueError, "sigma_max: expected a level above"),
-    "bounds crossed": (lambda: jd.schedules.cosine(log_snr_min=3.0, log_snr_max=1.0), ValueError, "log_snr_min"),
-    "tau": (lambda: jd.schedules.sigmoid(tau=0.0), ValueError, "tau: expected a positive temperature"),
-    "t above 1": (lambda: jd.schedules.cosine().alpha(1.5), ValueError, r"t: expected a time in \[0, 1\], got 1.5"),
+    "levels crossed": (
+        lambda: jd.schedules.edm(1.0, 0.5),
+        ValueError,
+        "sigma_max: expected a level above",
+    ),
+    "bounds crossed": (
+        lambda: jd.schedules.cosine(log_snr_min=3.0, log_snr_max=1.0),
+        ValueError,
+        "log_snr_min",
+    ),
+    "tau": (
+        lambda: jd.schedules.sigmoid(tau=0.0),
+        ValueError,
+        "tau: expected a positive temperature",
+    ),
+    "t above 1": (
+        lambda: jd.schedules.cosine().alpha(1.5),
+        ValueError,
+        r"t: expected a time in \[0, 1\], got 1.5",
+    ),
     "t below 0": (lambda: jd.schedules.cosine().log_snr(-0.1), ValueError, "t: expected a time"),
-    "t NaN": (lambda: jd.schedules.cosine().log_snr(float("nan")), ValueError, "t: expected a time"),
+    "t NaN": (
+        lambda: jd.schedules.cosine().log_snr(float("nan")),
+        ValueError,
+        "t: expected a time",
+    ),
     "a grid of steps": (
         lambda: jd.schedules.cosine().alpha(np.array([0.0, 500.0])),
         ValueError,
@@ -217,7 +287,11 @@ BAD = {
         ValueError,
         r"got 0.1, 0.05 at index 49 of 51",
     ),
-    "t an index": (lambda: jd.schedules.cosine().sigma(jnp.arange(3)), TypeError, "t: expected a floating time"),
+    "t an index": (
+        lambda: jd.schedules.cosine().sigma(jnp.arange(3)),
+        TypeError,
+        "t: expected a floating time",
+    ),
 }
 
 

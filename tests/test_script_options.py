@@ -95,7 +95,11 @@ def test_numbers_that_mean_nothing_are_refused(name: str) -> None:
 def test_every_number_has_a_range() -> None:
     """A new option is put into the table above, or is no number."""
     numeric = (int, float, tuple, type(None))
-    names = {n for n, v in _options.flat(DIGITS).items() if isinstance(v, numeric) and not isinstance(v, bool)}
+    names = {
+        n
+        for n, v in _options.flat(DIGITS).items()
+        if isinstance(v, numeric) and not isinstance(v, bool)
+    }
     assert names - {"data_dir", "diffusion.objective"} == WRONG.keys()
 
 
@@ -141,7 +145,9 @@ EDITED: dict[str, tuple[str, Any, str]] = {
 
 
 @pytest.mark.parametrize("case", [*DAMAGED, *EDITED])
-def test_a_damaged_configuration_is_named(case: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_damaged_configuration_is_named(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     content, message = DAMAGED.get(case, ("", ""))
     if case in EDITED:
         name, value, message = EDITED[case]
@@ -160,7 +166,9 @@ def test_no_run_and_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("")
     (tmp_path / "odd" / "config.json").mkdir(parents=True)
     for run in ("nothing", "", "file"):
-        assert "is no run folder" in exits(lambda run=run: _config.load_config(tmp_path / run), capsys)
+        assert "is no run folder" in exits(
+            lambda run=run: _config.load_config(tmp_path / run), capsys
+        )
     assert "Is a directory" in exits(lambda: _config.load_config(tmp_path / "odd"), capsys)
 
 
@@ -169,7 +177,9 @@ def test_configurations_come_back(tmp_path: Path) -> None:
         here = dataclasses.replace(config, run=tmp_path)
         _config.save(here)
         assert _config.load_config(tmp_path) == here
-        whole = dataclasses.replace(here, label_drop=0, optimizer=dataclasses.replace(here.optimizer, clip_norm=2))
+        whole = dataclasses.replace(
+            here, label_drop=0, optimizer=dataclasses.replace(here.optimizer, clip_norm=2)
+        )
         _config.save(whole)  # 0 for 0.0, as a person writes it
         assert _config.load_config(tmp_path) == whole
 
@@ -209,10 +219,14 @@ def test_what_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
         if name in GOES_ON:
             assert _config.check_same(other) == begun
             line = _config.what_changes(begun, other, 10)
-            assert (f"goes on from step 10 with {name} {value} (was" in line) == (name != "data_dir")
+            assert (f"goes on from step 10 with {name} {value} (was" in line) == (
+                name != "data_dir"
+            )
         else:
             reason = _config.BETWEEN_STARTS.get(name) or _config.BETWEEN_STARTS[name.split(".")[0]]
-            with pytest.raises(ValueError, match=rf"was begun with another {name} \({reason[1]}\); repeat"):
+            with pytest.raises(
+                ValueError, match=rf"was begun with another {name} \({reason[1]}\); repeat"
+            ):
                 _config.check_same(other)
 
 
@@ -221,7 +235,9 @@ def test_what_may_change_keeps_the_state_as_it_is() -> None:
     dataset = _datasets.load(DIGITS)
 
     def state(config: _config.Config) -> Any:
-        return _config.abstract_state(config, _config.make_model(config, dataset), dataset.event_shape)
+        return _config.abstract_state(
+            config, _config.make_model(config, dataset), dataset.event_shape
+        )
 
     begun = state(DIGITS)
     for name in GOES_ON - {"run", "data_dir"}:
@@ -240,7 +256,9 @@ def test_the_learning_rate_of_a_run_that_goes_on_for_longer(tmp_path: Path) -> N
     np.testing.assert_allclose(new(3000), 0.02 * 2e-3, rtol=1e-5)
     line = _config.what_changes(DIGITS, longer, 1500)
     assert f"steps 3000 (was 1500); the learning rate here is {cosine:.3g} (was 4e-05)" in line
-    assert "learning rate here" not in _config.what_changes(DIGITS, dataclasses.replace(DIGITS, log_every=1), 1500)
+    assert "learning rate here" not in _config.what_changes(
+        DIGITS, dataclasses.replace(DIGITS, log_every=1), 1500
+    )
 
 
 # --- networks ------------------------------------------------------------------------------------------------------
@@ -251,16 +269,23 @@ def test_options_of_an_mlp_are_used_or_refused() -> None:
     dataset = _datasets.load(toy)
     _config.check_network(toy, dataset)
     given = {"dropout": 0.25, "time_embedding": "fourier", "dtype": "bfloat16"}
-    module = _config.make_model(dataclasses.replace(toy, network=_config.Network(**given)), dataset).module
+    module = _config.make_model(
+        dataclasses.replace(toy, network=_config.Network(**given)), dataset
+    ).module
     assert {name: getattr(module, name) for name in given} == given
     used = {"channels": 64, "num_blocks": 2, **given}
     for each in dataclasses.fields(_config.Network):
         if each.name in used:
-            _config.check_network(with_option(toy, f"network.{each.name}", used[each.name]), dataset)
-            continue
-        with pytest.raises(ValueError, match=rf"network.{each.name}: expected the default, .* because the MLP"):
             _config.check_network(
-                with_option(toy, f"network.{each.name}", (2,) if each.name != "patch" else 2), dataset
+                with_option(toy, f"network.{each.name}", used[each.name]), dataset
+            )
+            continue
+        with pytest.raises(
+            ValueError, match=rf"network.{each.name}: expected the default, .* because the MLP"
+        ):
+            _config.check_network(
+                with_option(toy, f"network.{each.name}", (2,) if each.name != "patch" else 2),
+                dataset,
             )
 
 
@@ -270,9 +295,13 @@ def test_attention_that_never_occurs_is_said(capsys: pytest.CaptureFixture) -> N
     assert capsys.readouterr().err == ""
     _config.check_network(with_option(DIGITS, "network.attention", (4, 7)), dataset)
     assert "no feature map has side 7 (they have 8, 4)" in capsys.readouterr().err
-    _config.check_network(with_option(with_option(DIGITS, "network.attention", (2,)), "network.patch", 3), dataset)
+    _config.check_network(
+        with_option(with_option(DIGITS, "network.attention", (2,)), "network.patch", 3), dataset
+    )
     assert capsys.readouterr().err == ""  # ceil(8 / 3) = 3, ceil(3 / 2) = 2
-    with pytest.raises(ValueError, match=r"network.patch: expected at most the images' side, 8, got 9"):
+    with pytest.raises(
+        ValueError, match=r"network.patch: expected at most the images' side, 8, got 9"
+    ):
         _config.check_network(with_option(DIGITS, "network.patch", 9), dataset)
 
 
@@ -439,8 +468,14 @@ def test_exit_codes(tmp_path: Path) -> None:
     }.items():  # fmt: skip
         command = [sys.executable, "-c", program.format(body)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        found[name] = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert {name: each.returncode for name, each in found.items()} == {"line": 1, "traceback": 1, "interrupted": 130}
+        found[name] = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
+    assert {name: each.returncode for name, each in found.items()} == {
+        "line": 1,
+        "traceback": 1,
+        "interrupted": 130,
+    }
     assert found["line"].stderr == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
     assert "Traceback" in found["traceback"].stderr
     assert found["traceback"].stderr.endswith(f"{_cli.NOT_YOURS}\n")

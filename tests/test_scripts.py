@@ -48,7 +48,9 @@ TINY = dataclasses.replace(
     network=_config.Network(channels=8, multipliers=(1, 2), num_blocks=1, attention=()),
 )
 NONE = Probability(examples=0)
-FEW = Probability(examples=8, steps=3, times=2, paths=2, path_examples=4, ode_steps=2, ode_examples=4)
+FEW = Probability(
+    examples=8, steps=3, times=2, paths=2, path_examples=4, ode_steps=2, ode_examples=4
+)
 
 
 def width_and_frames(path: Path) -> tuple[int, int]:
@@ -66,7 +68,9 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_leaves_what_it_promises(tiny_run: Path) -> None:
     for name in ("samples.png", "forward.png", "loss.png"):
         assert width_and_frames(tiny_run / name)[0] > 300
-    assert width_and_frames(tiny_run / "reverse.gif")[1] == 26  # the start, and every second of 50 steps
+    assert (
+        width_and_frames(tiny_run / "reverse.gif")[1] == 26
+    )  # the start, and every second of 50 steps
     assert list(tiny_run.glob("events.out.tfevents.*"))
     log = training.read_log(tiny_run)
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -128,8 +132,12 @@ def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
 def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
     run = _sampling.load_run(tiny_run)
     labels = np.arange(10) % 10
-    whole, parts = (_sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4))
-    np.testing.assert_allclose(whole, parts, atol=1e-4)  # convolutions sum in another order for another batch size
+    whole, parts = (
+        _sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4)
+    )
+    np.testing.assert_allclose(
+        whole, parts, atol=1e-4
+    )  # convolutions sum in another order for another batch size
 
 
 def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,14 +155,18 @@ def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyP
         {"seed": 1}, {"labels": np.zeros(10, int)}, {"guidance": 2.0}, {"sampler": "heun"}, {"noise": 0.5}, {"steps": 4},
         {"threshold": "static"}, {"grid": "quadratic"}, {"sampler": "ancestral", "variance": "large"},
     ]  # fmt: skip
-    monkeypatch.setattr(_sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1)))
+    monkeypatch.setattr(
+        _sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1))
+    )
     for other in others:
         _sampling.generate(run, 10, **options | other)
         now = set((tiny_run / "samples" / "parts").glob("*.npz"))
         assert len(now - before) == 3, other  # nothing is read where it does not belong
         before = now
     _sampling.generate(run, 14, **options | {"labels": np.arange(14) % 10})
-    assert len(set((tiny_run / "samples" / "parts").glob("*.npz")) - before) == 2  # two whole chunks are there
+    assert (
+        len(set((tiny_run / "samples" / "parts").glob("*.npz")) - before) == 2
+    )  # two whole chunks are there
 
 
 def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
@@ -173,23 +185,35 @@ def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
 def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     result = evaluate.evaluate(
         evaluate.Options(
-            run=tiny_run, num_times=3, examples=32, samples=40, steps=3, classifier_steps=100, probability=NONE
+            run=tiny_run,
+            num_times=3,
+            examples=32,
+            samples=40,
+            steps=3,
+            classifier_steps=100,
+            probability=NONE,
         )
     )
     assert json.loads((tiny_run / "evaluation.json").read_text()) == result
     assert result["classifier_held_out_accuracy"] > 0.95  # of scikit-learn's own digits
-    assert result["features_frechet_distance"] > result["features_frechet_distance_real_vs_real"]  # barely trained
+    assert (
+        result["features_frechet_distance"] > result["features_frechet_distance_real_vs_real"]
+    )  # barely trained
     assert result["features_recall"] < 0.3 < 0.8 < result["features_recall_real_vs_real"]
     assert result["training_distance_ratio"] > 1  # and no copies
     assert width_and_frames(tiny_run / "neighbours.png")[0] > 300
     run = _sampling.load_run(tiny_run)
-    without = _quality.measure(run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100)
+    without = _quality.measure(
+        run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100
+    )
     assert "recognised" not in without  # samples without labels have features all the same
     assert without["training_distance_ratio"] == 0  # and real copies are found
     assert without["nearer_than_1_percent_of_held_out"] == 1
     assert without["features_precision"] > 0.8
     for row in result["denoising"]:
-        assert row["gaussian_error"] < 1.01 * row["mean_error"]  # it knows the mean, of the training split
+        assert (
+            row["gaussian_error"] < 1.01 * row["mean_error"]
+        )  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
     assert "recognised" in capsys.readouterr().out
     _report.write(tiny_run, {"steps": 6}, result["denoising"])
@@ -209,7 +233,9 @@ def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureF
     run, read = _sampling.load_run(tiny_run), zoo.read("digits", content)
     assert read.model == run.model
     assert read.about["source"] == "drawn by hand"
-    chex.assert_trees_all_close(read.params, run.params, atol=0.02)  # half a scale of the largest weights
+    chex.assert_trees_all_close(
+        read.params, run.params, atol=0.02
+    )  # half a scale of the largest weights
     x, t, label = jnp.ones((2, 8, 8, 1)), jnp.full(2, 0.5), jnp.array([1, 2])
     both = [jd.prediction.x_0_of(net.denoiser(label)(x, t), x) for net in (read, run)]
     np.testing.assert_allclose(*both, atol=0.05)
@@ -229,7 +255,9 @@ def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
 
 
 def test_rates_of_a_run(tiny_run: Path) -> None:
-    options = rates.Options(run=tiny_run, samplers=("heun",), steps=(2, 3), batch=8, guidance=2.0, rounds=2)
+    options = rates.Options(
+        run=tiny_run, samplers=("heun",), steps=(2, 3), batch=8, guidance=2.0, rounds=2
+    )
     rows = rates.main(options)
     assert [(row["sampler"], row["calls"]) for row in rows] == [("heun", 8), ("heun", 12)]
     assert all(len(row["all"]) == 2 and min(row["all"]) > 0 for row in rows)
@@ -246,7 +274,9 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     assert width_and_frames(toy.run / "samples.png")[0] > 300
     few = dataclasses.replace(FEW, path_examples=0)
     result = evaluate.evaluate(
-        evaluate.Options(run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few)
+        evaluate.Options(
+            run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few
+        )
     )
     assert "recognised" not in result
     assert [row["kind"] for row in result["probability"]] == ["lower"] + 5 * ["density"]
@@ -267,7 +297,10 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     names = [row["name"] for row in first["probability"]]
     assert "bound in continuous time" in names
     assert "full Gaussian" in names
-    assert all(np.isfinite(row["bits_per_dim"]) and row["bits_per_dim_se"] > 0 for row in first["probability"])
+    assert all(
+        np.isfinite(row["bits_per_dim"]) and row["bits_per_dim_se"] > 0
+        for row in first["probability"]
+    )
     for picture in ("terms.png", "crooks.png", "paths.png"):
         assert width_and_frames(config.run / picture)[0] > 300
     assert "probability-flow ODE" in capsys.readouterr().out
@@ -277,7 +310,9 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     again = evaluate.evaluate(options)
     assert {part for part in parts if part.stat().st_mtime_ns != parts[part]} == {lost}
     for one, two in zip(first["probability"], again["probability"], strict=True):
-        assert dataclasses.replace(Row(**one), seconds=0) == dataclasses.replace(Row(**two), seconds=0)
+        assert dataclasses.replace(Row(**one), seconds=0) == dataclasses.replace(
+            Row(**two), seconds=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -286,10 +321,16 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
 )
 @pytest.mark.slow
 def test_a_finite_chain_is_trained_resumed_and_evaluated(
-    objective: str, time_sampling: str, prediction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: str,
+    time_sampling: str,
+    prediction: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped in the middle it goes on bit for bit, the history of its steps included; its chain has its own T."""
-    diffusion = _config.Diffusion(prediction=prediction, objective=objective, num_steps=3, time_sampling=time_sampling)
+    diffusion = _config.Diffusion(
+        prediction=prediction, objective=objective, num_steps=3, time_sampling=time_sampling
+    )
     network = dataclasses.replace(TINY.network, multipliers=(1,))
     config = dataclasses.replace(
         TINY, run=tmp_path / "run", steps=8, eval_every=8, network=network, diffusion=diffusion
@@ -299,14 +340,23 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
     log = training.read_log(config.run)
     stopped = dataclasses.replace(config, run=tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        patch.setattr(train.Stop, "asked", property(lambda stop: True, lambda stop, value: None), raising=False)
+        patch.setattr(
+            train.Stop,
+            "asked",
+            property(lambda stop: True, lambda stop, value: None),
+            raising=False,
+        )
         assert not train.train(stopped)  # after its first step
     assert train.train(stopped)
-    assert [x["loss"] for x in training.read_log(stopped.run) if "loss" in x] == [x["loss"] for x in log if "loss" in x]
+    assert [x["loss"] for x in training.read_log(stopped.run) if "loss" in x] == [
+        x["loss"] for x in log if "loss" in x
+    ]
     states = [last_state(c) for c in (config, stopped)]
     chex.assert_trees_all_equal(*(state._replace(key=()) for state in states))
     if time_sampling == "loss_aware":
-        assert int(states[0].memory.counts.sum()) == 8 * 8  # every row of every step, whichever device it was on
+        assert (
+            int(states[0].memory.counts.sum()) == 8 * 8
+        )  # every row of every step, whichever device it was on
     else:
         assert states[0]._fields == training.TrainState._fields
     few = dataclasses.replace(FEW, steps=None, path_examples=0, ode_examples=0, baselines=False, ais_examples=2, ais_temperatures=2)  # fmt: skip
@@ -315,7 +365,9 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
     assert rows[0]["name"] == "bound by terms, T = 3"
     assert [row["kind"] for row in rows] == ["lower", "lower", "lower", "upper"]
     assert all(np.isfinite(row["nats"]) for row in rows)
-    assert np.isfinite(_sampling.generate(_sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x).all()
+    assert np.isfinite(
+        _sampling.generate(_sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x
+    ).all()
 
 
 def last_state(config: _config.Config) -> training.TrainState:
@@ -355,7 +407,13 @@ def final_digest(run: Path) -> str:
 
 def finish(run: Path) -> None:
     done = subprocess.run(
-        command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+        command(run),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
 
@@ -364,7 +422,12 @@ def stop_after(run: Path, steps: int, number: int) -> subprocess.CompletedProces
     """Go on with a run and send it a signal once its log has grown by so many steps."""
     before = max((line["step"] for line in training.read_log(run)), default=0)
     process = subprocess.Popen(
-        command(run), cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command(run),
+        cwd=ROOT,
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 600
     while not any(line["step"] >= before + steps for line in training.read_log(run)):
@@ -383,12 +446,19 @@ def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
     interrupted = stop_after(war, 3, signal.SIGINT)
     assert interrupted.returncode == 130, interrupted.stderr
     assert "Traceback" not in interrupted.stderr
-    step = int(re.search(rf"stopped at step (\d+) of {STEPS}, saved; to go on, repeat:", interrupted.stdout)[1])
+    step = int(
+        re.search(
+            rf"stopped at step (\d+) of {STEPS}, saved; to go on, repeat:", interrupted.stdout
+        )[1]
+    )
     assert (war / "checkpoints" / str(step)).is_dir()
     assert stop_after(war, 15, signal.SIGKILL).returncode == -signal.SIGKILL
     finish(war)
     assert final_digest(war) == final_digest(peace)
-    losses = [[(x["step"], x["loss"]) for x in training.read_log(run) if "loss" in x] for run in (peace, war)]
+    losses = [
+        [(x["step"], x["loss"]) for x in training.read_log(run) if "loss" in x]
+        for run in (peace, war)
+    ]
     assert losses[0] == losses[1]
     assert [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
 
@@ -397,14 +467,22 @@ def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
 def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
     """Beside a training run: another train.py, samples, an evaluation, an export; the run loses not a line."""
     run = tmp_path / "run"
-    first = subprocess.Popen(command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE)
+    first = subprocess.Popen(
+        command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 600
     while not (run / "checkpoints" / "10").exists():
         assert first.poll() is None, first.stderr and first.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     second = subprocess.run(
-        command(run), cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, timeout=600
+        command(run),
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
     )
     assert second.returncode == 1
     assert f"is in use by process {first.pid} on " in second.stderr
@@ -414,7 +492,9 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     assert min(steps) >= 10
     assert max(steps) < STEPS
     sample.main(sample.Options(run=run, num=4, steps=2))
-    evaluate.evaluate(evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE))
+    evaluate.evaluate(
+        evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE)
+    )
     export.main(export.Options(run=run))
     _, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
@@ -450,9 +530,20 @@ def test_a_run_goes_on_for_longer(
     assert (int(before.step), int(after.step)) == (6, 9)
     adam = [jax.tree.leaves(state.opt_state)[0] for state in (before, after)]
     assert [int(count) for count in adam] == [6, 9]  # Adam and the schedule count on
-    assert [line["step"] for line in training.read_log(run) if "loss" in line] == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert [line["step"] for line in training.read_log(run) if "loss" in line] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        8,
+        9,
+    ]
     assert drawn == [9]
-    assert not any((run / name).exists() for name in train.PICTURES)  # those of the shorter run are gone
+    assert not any(
+        (run / name).exists() for name in train.PICTURES
+    )  # those of the shorter run are gone
     assert train.train(dataclasses.replace(TINY, run=run, steps=4))  # fewer than there are
     assert "is trained already (9 steps)" in capsys.readouterr().out
     assert _config.load_config(run) == longer
@@ -485,17 +576,27 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
     """Each mistake a user can make on the command line."""
     other = tmp_path / "other"
     calls = {
-        "unknown data set": lambda: train.train(dataclasses.replace(TINY, run=other, dataset="digitz")),
+        "unknown data set": lambda: train.train(
+            dataclasses.replace(TINY, run=other, dataset="digitz")
+        ),
         "set not prepared": lambda: train.train(
             dataclasses.replace(TINY, run=other, dataset="mnist", data_dir=tmp_path / "nothing")
         ),
-        "another configuration": lambda: train.train(dataclasses.replace(TINY, run=run, batch_size=16)),
-        "batch for no devices": lambda: train.train(dataclasses.replace(TINY, run=other, batch_size=6)),
+        "another configuration": lambda: train.train(
+            dataclasses.replace(TINY, run=run, batch_size=16)
+        ),
+        "batch for no devices": lambda: train.train(
+            dataclasses.replace(TINY, run=other, batch_size=6)
+        ),
         "no run": lambda: sample.main(sample.Options(run=other)),
         "unknown label": lambda: sample.main(sample.Options(run=run, labels=(10,))),
-        "guided without labels": lambda: sample.main(sample.Options(run=run, unconditional=True, guidance=2.0)),
+        "guided without labels": lambda: sample.main(
+            sample.Options(run=run, unconditional=True, guidance=2.0)
+        ),
         "no log": lambda: train.train(dataclasses.replace(TINY, run=other, log_every=0)),
-        "ancestral noise": lambda: sample.main(sample.Options(run=run, sampler="ancestral", noise=0.5)),
+        "ancestral noise": lambda: sample.main(
+            sample.Options(run=run, sampler="ancestral", noise=0.5)
+        ),
         "no chunk": lambda: sample.main(sample.Options(run=run, batch_size=0)),
         "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
         "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
@@ -504,26 +605,40 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
             dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels"))
         ),
         "bound of labelled data": lambda: train.train(
-            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels", schedule="learned"))
+            dataclasses.replace(
+                TINY,
+                run=other,
+                diffusion=_config.Diffusion(prediction="levels", schedule="learned"),
+            )
         ),
         "another bound of a learned schedule": lambda: train.train(
             dataclasses.replace(
                 _config.PRESETS["digits-likelihood"][1],
                 run=other,
-                diffusion=_config.Diffusion(prediction="levels", schedule="learned", objective="vlb"),
+                diffusion=_config.Diffusion(
+                    prediction="levels", schedule="learned", objective="vlb"
+                ),
             )
         ),
         "weighted bound": lambda: train.train(
-            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(objective="vlb", weight="min_snr"))
+            dataclasses.replace(
+                TINY, run=other, diffusion=_config.Diffusion(objective="vlb", weight="min_snr")
+            )
         ),
         "no terms": lambda: train.train(
-            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(time_sampling="loss_aware"))
+            dataclasses.replace(
+                TINY, run=other, diffusion=_config.Diffusion(time_sampling="loss_aware")
+            )
         ),
         "no chain": lambda: train.train(
-            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(objective="hybrid", num_steps=0))
+            dataclasses.replace(
+                TINY, run=other, diffusion=_config.Diffusion(objective="hybrid", num_steps=0)
+            )
         ),
         "levels of a density": lambda: train.train(
-            dataclasses.replace(_config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
+            dataclasses.replace(
+                _config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll"
+            )
         ),
         "no strips": lambda: interpolate.main(interpolate.Options(run=run, strips=0)),
         "too many strips": lambda: interpolate.main(interpolate.Options(run=run, strips=19)),
@@ -584,7 +699,9 @@ def test_mistakes_are_answered_in_one_line(
     assert MESSAGES[case] in error[0]
 
 
-def test_a_mistake_leaves_nothing_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_leaves_nothing_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train, "pictures", lambda *_: None)
     mistaken = dataclasses.replace(TINY, run=tmp_path / "run", batch_size=6)
     with pytest.raises(ValueError, match="batch: expected a multiple"):
@@ -605,21 +722,31 @@ def test_a_damaged_configuration_is_named(tiny_run: Path, tmp_path: Path) -> Non
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
-    wider = dataclasses.replace(TINY, run=tiny_run, network=dataclasses.replace(TINY.network, channels=16))
+    wider = dataclasses.replace(
+        TINY, run=tiny_run, network=dataclasses.replace(TINY.network, channels=16)
+    )
     path = tiny_run / "config.json"
     before = path.read_text()
     try:
         path.write_text(json.dumps(json.loads(_config.as_json(wider))))
-        with pytest.raises(ValueError, match=r"is of another model: .* leaves differ, the first: expected"):
+        with pytest.raises(
+            ValueError, match=r"is of another model: .* leaves differ, the first: expected"
+        ):
             _sampling.load_run(tiny_run)
     finally:
         path.write_text(before)
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "experiments").glob("[a-z]*.py")))
-def test_help_can_be_read(script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "script", sorted(path.name for path in (ROOT / "experiments").glob("[a-z]*.py"))
+)
+def test_help_can_be_read(
+    script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(_process, "configure", lambda: None)  # this process is set up already
-    monkeypatch.setattr(sys, "argv", [script, *(["digits"] if script == "train.py" else []), "--help"])
+    monkeypatch.setattr(
+        sys, "argv", [script, *(["digits"] if script == "train.py" else []), "--help"]
+    )
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
     assert not end.value.code

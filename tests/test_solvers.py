@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from contracts.kernels import KERNELS
-from helpers import SCHEDULES, asymmetric_mixture, correlated_gaussian, mixture_samples, moment_z_scores, rejects
+from helpers import (
+    SCHEDULES,
+    asymmetric_mixture,
+    correlated_gaussian,
+    mixture_samples,
+    moment_z_scores,
+    rejects,
+)
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -17,7 +24,9 @@ from jaxdiff import _rows, data, kernels
 from jaxdiff._functions import Static
 from jaxdiff.kernels import _exponential
 
-families = pytest.mark.parametrize("name", ["linear", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"])
+families = pytest.mark.parametrize(
+    "name", ["linear", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"]
+)
 ORDERED = {name: kernel for name, kernel in KERNELS.items() if kernel.order is not None}
 COUNTS = np.array([96, 136, 192])  # on the asymptotic range of all of them
 
@@ -34,8 +43,12 @@ def paths(name: str, make: Callable, counts: np.ndarray, *, start: float = -8.0)
 
 def slope(name: str, make: Callable, counts: np.ndarray = COUNTS, *, start: float = -8.0) -> float:
     """The order of convergence: the log-log slope of the error against the number of steps."""
-    (exact,) = paths(name, kernels.unipc, np.array([2048]), start=start)  # its own error is below 1e-8
-    errors = [float(jnp.sqrt(jnp.mean((x - exact) ** 2))) for x in paths(name, make, counts, start=start)]
+    (exact,) = paths(
+        name, kernels.unipc, np.array([2048]), start=start
+    )  # its own error is below 1e-8
+    errors = [
+        float(jnp.sqrt(jnp.mean((x - exact) ** 2))) for x in paths(name, make, counts, start=start)
+    ]
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
 
@@ -45,11 +58,14 @@ def test_order(kernel_name: str, name: str, x64: None) -> None:
     kernel = ORDERED[kernel_name]
     # Euler's and Heun's variables run over a factor of a thousand here: theirs is a longer way to the asymptote.
     counts = COUNTS * (32 if kernel_name == "euler" else 4 if kernel_name == "heun" else 1)
-    np.testing.assert_allclose(slope(name, kernel.make, counts), kernel.order, atol=0.15 * max(1, kernel.order - 2))
+    np.testing.assert_allclose(
+        slope(name, kernel.make, counts), kernel.order, atol=0.15 * max(1, kernel.order - 2)
+    )
 
 
 @pytest.mark.parametrize(
-    "name", ["linear", *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "rectified_flow"))]
+    "name",
+    ["linear", *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "rectified_flow"))],
 )
 def test_the_adaptive_solver_meets_its_tolerance(name: str, x64: None) -> None:
     """An independent solver, in other variables and with its own step sizes, comes to the same states."""
@@ -57,7 +73,9 @@ def test_the_adaptive_solver_meets_its_tolerance(name: str, x64: None) -> None:
     for tolerance in (1e-5, 1e-8):
         (x,) = paths(name, lambda d, s, tol=tolerance: kernels.adaptive(d, s, tol), np.array([1]))
         alpha, sigma = schedule.alpha_sigma(schedule.time(6.0))
-        assert np.abs(x - exact).max() < 300 * tolerance * np.hypot(alpha, sigma)  # a thousand steps' local errors
+        assert np.abs(x - exact).max() < 300 * tolerance * np.hypot(
+            alpha, sigma
+        )  # a thousand steps' local errors
 
 
 # --- limits and identities ------------------------------------------------------------------------------------------
@@ -78,7 +96,10 @@ def oracle(name: str) -> tuple[Callable, jd.Schedule]:
 def test_order_one_is_ddim_and_with_noise_ddpm(name: str, x64: None) -> None:
     """Two papers' first-order methods are one; so is the exponential integrator of the SDE and DDPM."""
     (denoiser, schedule), ts = oracle(name), jnp.array([0.9, 0.7, 0.4, 0.0])
-    for tau, other in ((0.0, kernels.ddim(denoiser, schedule)), (1.0, kernels.ancestral(denoiser, schedule))):
+    for tau, other in (
+        (0.0, kernels.ddim(denoiser, schedule)),
+        (1.0, kernels.ancestral(denoiser, schedule)),
+    ):
         ours = run(kernels.dpmpp_1s(denoiser, schedule, tau), ts)
         np.testing.assert_allclose(ours, run(other, ts), rtol=1e-9, atol=1e-10)
 
@@ -101,7 +122,9 @@ def test_dpmpp_2m_is_the_papers(x64: None) -> None:
     first = denoiser(X, ts[0])
     x = sigma[1] / sigma[0] * X - alpha[1] * np.expm1(-h[0]) * first
     second, r = denoiser(x, ts[1]), h[0] / h[1]
-    x = sigma[2] / sigma[1] * x - alpha[2] * np.expm1(-h[1]) * ((1 + 1 / (2 * r)) * second - first / (2 * r))
+    x = sigma[2] / sigma[1] * x - alpha[2] * np.expm1(-h[1]) * (
+        (1 + 1 / (2 * r)) * second - first / (2 * r)
+    )
     np.testing.assert_allclose(run(kernels.dpmpp_2m(denoiser, schedule), ts), x, rtol=1e-12)
 
 
@@ -113,7 +136,9 @@ def test_dpmpp_2s_is_the_papers(x64: None) -> None:
     h = (schedule.log_snr(s) - schedule.log_snr(t)) / 2
     middle = s_u / s_t * X - a_u * jnp.expm1(-h / 2) * denoiser(X, t)
     expected = s_s / s_t * X - a_s * jnp.expm1(-h) * denoiser(middle, u)
-    np.testing.assert_allclose(run(kernels.dpmpp_2s(denoiser, schedule), jnp.array([t, s])), expected, rtol=1e-10)
+    np.testing.assert_allclose(
+        run(kernels.dpmpp_2s(denoiser, schedule), jnp.array([t, s])), expected, rtol=1e-10
+    )
 
 
 def test_heun_is_edms(x64: None) -> None:
@@ -154,7 +179,9 @@ def test_every_prediction_samples_alike(kernel_name: str, prediction: str, x64: 
 
     make, ts = KERNELS[kernel_name].make, jd.grids.uniform(8)
     said = jd.make_denoiser(network, schedule, prediction)
-    np.testing.assert_allclose(run(make(said, schedule), ts), run(make(denoiser, schedule), ts), rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(
+        run(make(said, schedule), ts), run(make(denoiser, schedule), ts), rtol=1e-6, atol=1e-8
+    )
 
 
 def test_moments_of_the_exponential_weight(x64: None) -> None:
@@ -174,7 +201,9 @@ def test_moments_of_the_exponential_weight(x64: None) -> None:
 @pytest.mark.parametrize(
     "kernel_name", ["ddim", pytest.param("dpmpp_2s", marks=pytest.mark.slow), "dpmpp_2m", "unipc_2"]
 )
-def test_encoding_and_decoding_is_the_identity_to_the_order(kernel_name: str, name: str, x64: None) -> None:
+def test_encoding_and_decoding_is_the_identity_to_the_order(
+    kernel_name: str, name: str, x64: None
+) -> None:
     """Data to latents to data: the round trip's error falls at the kernel's order, or faster where errors cancel."""
     schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
     kernel = KERNELS[kernel_name].make(mixture.denoiser(schedule), schedule)
@@ -247,8 +276,12 @@ def test_euler_maruyama_is_of_weak_order_one(name: str, x64: None) -> None:
 
 
 @families
-@pytest.mark.parametrize("variance", ["small", pytest.param("large", marks=pytest.mark.slow), "optimal", 0.4])
-def test_the_affine_chain_is_the_law_of_ancestral_samples(name: str, variance: str | float, x64: None) -> None:
+@pytest.mark.parametrize(
+    "variance", ["small", pytest.param("large", marks=pytest.mark.slow), "optimal", 0.4]
+)
+def test_the_affine_chain_is_the_law_of_ancestral_samples(
+    name: str, variance: str | float, x64: None
+) -> None:
     """The recursion against a run of the kernel, in few steps, where the samples are far from the data's law."""
     schedule, ts, data = SCHEDULES[name](), jd.grids.uniform(6), correlated_gaussian()
     x_init = jd.prior_sample(jax.random.key(0), schedule, (20_000, 2))
@@ -260,10 +293,17 @@ def test_the_affine_chain_is_the_law_of_ancestral_samples(name: str, variance: s
 
 def test_the_optimal_variance_reverses_gaussian_data_exactly(x64: None) -> None:
     """q(x_s | x_t) of diagonal Gaussian data is the kernel's: no error of discretisation in as few as three steps."""
-    data, schedule = jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.array([2.0, 0.1])), jd.schedules.edm(0.01, 1e4)
-    end = jd.oracles.affine_chain(data, schedule, jnp.array([1.0, 0.6, 0.4, 1e-9]), variance="optimal")
+    data, schedule = (
+        jd.oracles.gaussian(jnp.array([0.7, -0.4]), jnp.array([2.0, 0.1])),
+        jd.schedules.edm(0.01, 1e4),
+    )
+    end = jd.oracles.affine_chain(
+        data, schedule, jnp.array([1.0, 0.6, 0.4, 1e-9]), variance="optimal"
+    )
     exact = data.diffuse(schedule, 1e-9)
-    np.testing.assert_allclose(end.means, exact.means, atol=1e-5)  # the start, N(0, 1e8), is not quite the marginal
+    np.testing.assert_allclose(
+        end.means, exact.means, atol=1e-5
+    )  # the start, N(0, 1e8), is not quite the marginal
     np.testing.assert_allclose(end.covariances[0], np.diag(exact.covariances[0]), atol=1e-5)
 
 
@@ -272,7 +312,10 @@ STOCHASTIC = {
     "sde_dpmpp_3m": (lambda d, s: kernels.dpmpp_3m(d, s, 0.5), 100),
     "heun_churn": (lambda d, s: kernels.heun(d, s, 0.05), 200),
     "euler_maruyama": (kernels.euler_maruyama, 1500),
-    "corrected": (lambda d, s: kernels.corrected(kernels.ddim(d, s), d, s, 0.1, num_corrections=2), 200),
+    "corrected": (
+        lambda d, s: kernels.corrected(kernels.ddim(d, s), d, s, 0.1, num_corrections=2),
+        200,
+    ),
 }
 
 
@@ -289,9 +332,14 @@ def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
 def test_a_correction_stays_whatever_the_predictor_remembers(predictor: str) -> None:
     """From one and the same state, Langevin steps spread the rows to the data's law, also under a kernel with a memory
     of its own states."""
-    schedule, data = jd.schedules.cosine(), jd.oracles.gaussian(jnp.array([0.7, -0.4]), 0.3 * jnp.eye(2))
+    schedule, data = (
+        jd.schedules.cosine(),
+        jd.oracles.gaussian(jnp.array([0.7, -0.4]), 0.3 * jnp.eye(2)),
+    )
     denoiser = data.denoiser(schedule)
-    kernel = kernels.corrected(KERNELS[predictor].make(denoiser, schedule), denoiser, schedule, 0.3, num_corrections=2)
+    kernel = kernels.corrected(
+        KERNELS[predictor].make(denoiser, schedule), denoiser, schedule, 0.3, num_corrections=2
+    )
     x = jd.sample(jax.random.key(0), kernel, jnp.ones((2000, 2)), jd.grids.log_snr(schedule, 60)).x
     np.testing.assert_allclose(x.std(0), np.sqrt(0.3), rtol=0.1)
     np.testing.assert_allclose(x.mean(0), [0.7, -0.4], atol=0.1)
@@ -307,7 +355,9 @@ def test_corrections_of_corrections_draw_their_own_noise() -> None:
     assert abs(np.corrcoef(first[:, 0], second[:, 0] - first[:, 0])[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize("scale", [jnp.array([0.0, 1.0, 3.0]), pytest.param(jnp.array(2.0), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "scale", [jnp.array([0.0, 1.0, 3.0]), pytest.param(jnp.array(2.0), marks=pytest.mark.slow)]
+)
 def test_the_adaptive_solver_takes_a_scale_a_row(scale: jax.Array) -> None:
     schedule = jd.schedules.cosine()
     denoisers = (correlated_gaussian().denoiser(schedule), asymmetric_mixture().denoiser(schedule))
@@ -319,7 +369,9 @@ def test_the_adaptive_solver_takes_a_scale_a_row(scale: jax.Array) -> None:
 
     together = run(x, scale)
     for row, one in enumerate(jnp.broadcast_to(scale, (3,))):
-        np.testing.assert_allclose(together[row], run(x[:1], one)[0], rtol=1e-3, atol=1e-3)  # the solver's tolerance
+        np.testing.assert_allclose(
+            together[row], run(x[:1], one)[0], rtol=1e-3, atol=1e-3
+        )  # the solver's tolerance
 
 
 def test_ddim_keeps_the_noise_on_the_way_up() -> None:
@@ -347,7 +399,9 @@ def multistep(broken: str) -> Callable:
     def make(denoiser: Callable, schedule: jd.Schedule) -> jd.Kernel:
         right = kernels.dpmpp_3m(denoiser, schedule)
 
-        def step(key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array) -> tuple:
+        def step(
+            key: jax.Array, carry: object, x_t: jax.Array, t: jax.Array, s: jax.Array
+        ) -> tuple:
             if broken == "history in the wrong order":
                 swapped = _exponential.History(carry.x_0[::-1], carry.half_log_snr)
                 _, x_s, weight = right.step(key, swapped, x_t, t, s)
@@ -359,7 +413,9 @@ def multistep(broken: str) -> Callable:
             nodes = [jnp.zeros_like(h), *_exponential._places(late.log_snr / 2, h, carry, x_t)]
             moment = _exponential.moments(h, 3)
             moment[2] = moment[2] / 2  # as in the code the paper's authors released
-            change = _exponential.integral(nodes, _exponential.polynomial(nodes, [x_0, *carry.x_0]), moment)
+            change = _exponential.integral(
+                nodes, _exponential.polynomial(nodes, [x_0, *carry.x_0]), moment
+            )
             x_s = early.sigma / late.sigma * x_t + early.alpha * change
             return _exponential._push(carry, x_0, late.log_snr / 2), x_s, kernels.no_weight(x_t)
 
@@ -368,7 +424,9 @@ def multistep(broken: str) -> Callable:
     return make
 
 
-@pytest.mark.parametrize("broken", ["history in the wrong order", "t and s swapped", "half the second moment"])
+@pytest.mark.parametrize(
+    "broken", ["history in the wrong order", "t and s swapped", "half the second moment"]
+)
 def test_orders_reject_broken_multistep_methods(broken: str, x64: None) -> None:
     found = slope("linear", multistep(broken))
     assert not 2.85 < found < 3.15
@@ -393,8 +451,12 @@ def test_rows_reject_a_batch_coupled_corrector() -> None:
         assert np.array_equal(one[:2], two[:2]) == independent
 
 
-@pytest.mark.parametrize("name", ["cosine", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"])
-@pytest.mark.parametrize("kernel_name", ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"])
+@pytest.mark.parametrize(
+    "name", ["cosine", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"]
+)
+@pytest.mark.parametrize(
+    "kernel_name", ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"]
+)
 def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -> None:
     """In the states, the grid and every number of the schedule, end-points included."""
     mixture = asymmetric_mixture()
@@ -405,7 +467,9 @@ def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -
 
     schedule = jax.tree.map(jnp.asarray, SCHEDULES[name]())
     x = jd.prior_sample(jax.random.key(0), schedule, (4, 2))
-    chex.assert_tree_all_finite(jax.grad(total, argnums=(0, 1, 2))(schedule, jd.grids.uniform(5), x))
+    chex.assert_tree_all_finite(
+        jax.grad(total, argnums=(0, 1, 2))(schedule, jd.grids.uniform(5), x)
+    )
 
 
 SCHEDULE = jd.schedules.cosine()
@@ -464,8 +528,12 @@ def test_traced_options_compile_once() -> None:
         for v in (0.1, 0.2, 0.7):
             schedule = jd.schedules.linear(jnp.asarray(v), jnp.asarray(15 + v))
             denoiser = Partial(counted, Static(tag), schedule)
-            jd.sample(jax.random.key(0), make(denoiser, schedule, jnp.asarray(v)), x, ts * (1 - v / 10))
-            traces.add(count.count(tag))  # a step may call its denoiser twice, but only in the first trace
+            jd.sample(
+                jax.random.key(0), make(denoiser, schedule, jnp.asarray(v)), x, ts * (1 - v / 10)
+            )
+            traces.add(
+                count.count(tag)
+            )  # a step may call its denoiser twice, but only in the first trace
         assert len(traces) == 1
 
 

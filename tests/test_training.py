@@ -32,7 +32,9 @@ from jaxdiff import training
 COSINE = jd.schedules.cosine()
 
 
-def apply(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+def apply(
+    params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None
+) -> jax.Array:
     """A linear network with a bias for each of three classes and the null class, and a dropout of its own."""
     h = x @ params["w"] + t[:, None] * params["b"][None]
     if label is not None:
@@ -51,11 +53,15 @@ LOSS = training.denoising_loss(apply, COSINE, prediction="v", num_classes=3, lab
 
 def batch(step: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(step)
-    return random.normal(size=(size, 4)).astype(np.float32), random.integers(0, 3, size).astype(np.int32)
+    return random.normal(size=(size, 4)).astype(np.float32), random.integers(0, 3, size).astype(
+        np.int32
+    )
 
 
 def run(num_devices: int, steps: range, state: Any = None) -> tuple[Any, list[float]]:
-    state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER) if state is None else state
+    state = (
+        training.init_state(jax.random.key(1), make_params(), OPTIMIZER) if state is None else state
+    )
     update = training.pmap_step(training.make_step(LOSS, OPTIMIZER), jax.devices()[:num_devices])
     replicated, losses = training.replicate(state, jax.devices()[:num_devices]), []
     for n in steps:
@@ -88,7 +94,9 @@ def test_gradients_themselves_agree() -> None:
         after, _ = update(training.replicate(state, jax.devices()[:n]), training.shard(batch(0), n))
         moved.append(jax.tree.map(jnp.subtract, state.params, training.unreplicate(after).params))
     for other in moved[1:]:
-        chex.assert_trees_all_close(other, moved[0], rtol=1e-5, atol=1e-6)  # the order of a sum of 8
+        chex.assert_trees_all_close(
+            other, moved[0], rtol=1e-5, atol=1e-6
+        )  # the order of a sum of 8
 
 
 def test_training_lowers_the_loss() -> None:
@@ -109,7 +117,9 @@ def test_memory_is_one_on_any_number_of_devices() -> None:
         assert label is None  # an unconditional network's, whatever the batch
         assert dropout_key is None
         denoiser = jd.make_denoiser(lambda x, t: x @ params["w"], COSINE, "v")
-        return jd.Chain(denoiser, COSINE, jnp.array([1.0, 0.6, 0.3, 0.0]), variance="large", ends_clean=True)
+        return jd.Chain(
+            denoiser, COSINE, jnp.array([1.0, 0.6, 0.3, 0.0]), variance="large", ends_clean=True
+        )
 
     loss = training.chain_loss(jd.losses.vlb, make_chain, time_sampling="loss_aware", dropout=False)
     step = training.make_step(loss, OPTIMIZER, remember=jd.losses.record_terms)
@@ -117,7 +127,10 @@ def test_memory_is_one_on_any_number_of_devices() -> None:
     for n in (1, 2, 4):
         memory = jd.losses.term_history(3, size=2)
         state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER, memory)
-        update, replicated = training.pmap_step(step, jax.devices()[:n]), training.replicate(state, jax.devices()[:n])
+        update, replicated = (
+            training.pmap_step(step, jax.devices()[:n]),
+            training.replicate(state, jax.devices()[:n]),
+        )
         for k in range(4):
             replicated, _ = update(replicated, training.shard(batch(k), n))
         assert_same_on_every_device(replicated.memory)
@@ -126,7 +139,9 @@ def test_memory_is_one_on_any_number_of_devices() -> None:
     assert int(histories[0].counts.min()) >= 2  # full: the last steps were drawn by it
     for other in histories[1:]:
         np.testing.assert_array_equal(other.counts, histories[0].counts)
-        np.testing.assert_allclose(other.losses, histories[0].losses, rtol=1e-4)  # the order of a sum, through Adam
+        np.testing.assert_allclose(
+            other.losses, histories[0].losses, rtol=1e-4
+        )  # the order of a sum, through Adam
 
 
 def test_resume_is_exact(tmp_path: Path) -> None:
@@ -150,7 +165,9 @@ def plain(leaf: jax.Array) -> jax.Array:
 def test_average_warms_up() -> None:
     """After one step the average is nearly the new parameters; the decay rises to its final value."""
     state = training.init_state(jax.random.key(1), {"w": jnp.zeros(())}, optax.sgd(1.0))
-    step = training.make_step(lambda params, rows, batch: params["w"] * jnp.ones(len(batch)), optax.sgd(1.0))
+    step = training.make_step(
+        lambda params, rows, batch: params["w"] * jnp.ones(len(batch)), optax.sgd(1.0)
+    )
     update = training.pmap_step(step, jax.devices()[:1])
     replicated, expected = training.replicate(state, jax.devices()[:1]), 0.0
     for n in range(30):
@@ -163,12 +180,16 @@ def test_average_warms_up() -> None:
 def test_labels_are_dropped_at_the_rate_asked_for() -> None:
     seen = []
 
-    def record(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+    def record(
+        params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None
+    ) -> jax.Array:
         seen.append(label)
         return x
 
     loss = training.denoising_loss(record, COSINE, num_classes=3, label_drop=0.3)
-    rows = training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), 5000), jnp.zeros((), int), 5000)
+    rows = training.Rows(
+        jax.random.key(0), jax.random.split(jax.random.key(1), 5000), jnp.zeros((), int), 5000
+    )
     loss({}, rows, (jnp.zeros((5000, 2)), jnp.ones(5000, int)))
     dropped = np.mean(np.asarray(seen[0]) == 3)
     assert abs(dropped - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 5000)
@@ -178,24 +199,34 @@ def test_labels_are_dropped_at_the_rate_asked_for() -> None:
 def test_held_out_losses_are_of_the_whole_network() -> None:
     given = []
 
-    def record(params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None) -> jax.Array:
+    def record(
+        params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None
+    ) -> jax.Array:
         given.append(dropout_key)
         return x
 
-    rows = training.Rows(jax.random.key(0), jax.random.split(jax.random.key(1), 4), jnp.zeros((), int), 4)
+    rows = training.Rows(
+        jax.random.key(0), jax.random.split(jax.random.key(1), 4), jnp.zeros((), int), 4
+    )
     for dropout in (True, False):
-        training.denoising_loss(record, COSINE, dropout=dropout)({}, rows, (jnp.zeros((4, 2)), None))
+        training.denoising_loss(record, COSINE, dropout=dropout)(
+            {}, rows, (jnp.zeros((4, 2)), None)
+        )
     assert given[0].shape == (4,)
     assert given[1] is None
 
 
 def test_learning_rate_and_clipping() -> None:
     params = {"w": jnp.zeros(3)}
-    optimizer = training.make_optimizer(0.1, num_steps=100, warmup=10, clip_norm=1.0, final_scale=0.1)
+    optimizer = training.make_optimizer(
+        0.1, num_steps=100, warmup=10, clip_norm=1.0, final_scale=0.1
+    )
     state, sizes = optimizer.init(params), []
     for _ in range(100):
         updates, state = optimizer.update({"w": jnp.ones(3)}, state, params)
-        sizes.append(float(jnp.max(jnp.abs(updates["w"]))))  # Adam on a constant gradient: the learning rate
+        sizes.append(
+            float(jnp.max(jnp.abs(updates["w"])))
+        )  # Adam on a constant gradient: the learning rate
     assert sizes[0] == 0
     np.testing.assert_allclose(sizes[10], 0.1, rtol=1e-3)
     np.testing.assert_allclose(sizes[-1], 0.01, rtol=0.05)
@@ -209,7 +240,11 @@ def test_learning_rate_and_clipping() -> None:
 
 
 def tree(value: float) -> dict[str, Any]:
-    return {"a": jnp.full((3, 2), value), "key": jax.random.key(int(value)), "step": jnp.asarray(int(value), jnp.int32)}
+    return {
+        "a": jnp.full((3, 2), value),
+        "key": jax.random.key(int(value)),
+        "step": jnp.asarray(int(value), jnp.int32),
+    }
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -219,14 +254,20 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
             checkpoints.save(step, tree(step), loss=loss)
         assert checkpoints.steps() == [5, 4, 2]
         assert checkpoints.steps(best=True) == [2, 4, 5]
-        chex.assert_trees_all_equal(plain(checkpoints.restore(tree(0))["key"]), plain(tree(5)["key"]))
+        chex.assert_trees_all_equal(
+            plain(checkpoints.restore(tree(0))["key"]), plain(tree(5)["key"])
+        )
         assert int(checkpoints.restore(tree(0), best=True)["step"]) == 2
 
 
 # Where a read fails, orbax leaves its event loop to the garbage collector, whose warning is not about this code.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with training.Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, tree(step), loss=1.0)
@@ -254,7 +295,9 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, damage: str, caplog
     gc.collect()
 
 
-def test_another_number_in_a_checkpoint_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_number_in_a_checkpoint_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """A state that reads without an error and is not what was saved: only the digest tells."""
     changed = tree(2) | {"a": tree(2)["a"].at[1, 0].add(1)}
     for folder, last in (("whole", tree(2)), ("other", changed)):
@@ -281,8 +324,14 @@ def test_a_save_cut_short_is_not_a_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with training.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, tree(1), loss=1.0)
-        for other in (tree(1) | {"a": jnp.zeros((3, 3))}, tree(1) | {"b": jnp.zeros(1)}, {"a": jnp.zeros((3, 2))}):
-            with pytest.raises(ValueError, match=r"is of another model: \d leaves differ, the first: expected"):
+        for other in (
+            tree(1) | {"a": jnp.zeros((3, 3))},
+            tree(1) | {"b": jnp.zeros(1)},
+            {"a": jnp.zeros((3, 2))},
+        ):
+            with pytest.raises(
+                ValueError, match=r"is of another model: \d leaves differ, the first: expected"
+            ):
                 checkpoints.restore(other)
 
 
@@ -293,7 +342,9 @@ def test_restores_on_any_number_of_devices(tmp_path: Path) -> None:
         restored = checkpoints.restore(jax.eval_shape(lambda: state))
     for n in (1, 2, 4):
         _, losses = run(n, range(3, 5), restored)
-        np.testing.assert_allclose(losses, run(4, range(3, 5), state)[1], rtol=1e-5)  # the order of a sum
+        np.testing.assert_allclose(
+            losses, run(4, range(3, 5), state)[1], rtol=1e-5
+        )  # the order of a sum
 
 
 # --- the run's folder ----------------------------------------------------------------------------------------------
@@ -339,7 +390,9 @@ def test_one_process_writes_to_a_run(
 ) -> None:
     """It is named; the lock ends with it, though it is killed; readers need none."""
     folder = tmp_path / "run"
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         said = rf"run is in use by process {holder.pid} on \S+ since 2\d{{3}}-\d\d-\d\d .*; wait for it or stop it"
@@ -347,17 +400,27 @@ def test_one_process_writes_to_a_run(
             with pytest.raises(BlockingIOError, match=said), training.lock(folder):
                 pass
         holder.kill()
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         threading.Timer(0.3, holder.kill).start()
         with training.lock(folder, wait=True):
             assert f"waiting for process {holder.pid} on " in caplog.text
             assert (folder / ".lock").read_text().startswith(f"process {os.getpid()} on ")
-    with training.lock(folder), pytest.raises(BlockingIOError, match=f"process {os.getpid()} "), training.lock(folder):
+    with (
+        training.lock(folder),
+        pytest.raises(BlockingIOError, match=f"process {os.getpid()} "),
+        training.lock(folder),
+    ):
         pass
     monkeypatch.setattr(training.run, "LONGEST_WAIT", 0.2)
-    with training.lock(folder), pytest.raises(BlockingIOError, match="in use"), training.lock(folder, wait=True):
+    with (
+        training.lock(folder),
+        pytest.raises(BlockingIOError, match="in use"),
+        training.lock(folder, wait=True),
+    ):
         pass
     with training.lock(folder):  # given back
         pass
@@ -387,10 +450,15 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def large(value: float) -> dict[str, Any]:
-    return {"a": jax.random.normal(jax.random.key(int(value)), (500_000,)), "step": jnp.asarray(int(value), jnp.int32)}
+    return {
+        "a": jax.random.normal(jax.random.key(int(value)), (500_000,)),
+        "step": jnp.asarray(int(value), jnp.int32),
+    }
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
 @pytest.mark.parametrize("ends", ["save", "steps", "close"])
 def test_a_full_disk_is_one_line(tmp_path: Path, ends: str, capfd: pytest.CaptureFixture) -> None:
     """Whichever call learns of the failed write says so; what was there is whole, and the next start goes on from it."""
@@ -404,7 +472,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, ends: str, capfd: pytest.Captur
             "steps": checkpoints.steps,
             "close": lambda: None,
         }
-        said = "checkpoint: .* cannot be written to: File too large; the checkpoints in it are whole"
+        said = (
+            "checkpoint: .* cannot be written to: File too large; the checkpoints in it are whole"
+        )
         with pytest.raises(OSError, match=said), checkpoints:
             then[ends]()
     assert "Traceback" not in capfd.readouterr().err
@@ -413,7 +483,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, ends: str, capfd: pytest.Captur
         assert int(checkpoints.restore(large(0))["step"]) == 1
     with training.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(2, large(2), loss=0.5)
-    assert not list(tmp_path.glob("*tmp*"))  # what the failed write has left does not fill the disk any longer
+    assert not list(
+        tmp_path.glob("*tmp*")
+    )  # what the failed write has left does not fill the disk any longer
     with training.Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(large(0))["step"]) == 2
     gc.collect()
@@ -453,8 +525,14 @@ def test_events_are_read_by_tensorboards_rules(tmp_path: Path) -> None:
             content = content[16 + length :]
         assert events[0].file_version == "brain.Event:2"
         assert (events[1].step, events[1].session_log.status) == (first + 1, SessionLog.START)
-        scalars = [(event.step, v.tag, v.simple_value) for event in events[2:] for v in event.summary.value]
-        assert scalars == [(first + n, *pair) for n in (1, 2, 3) for pair in (("loss", first + n / 2), ("rate", 1.0))]
+        scalars = [
+            (event.step, v.tag, v.simple_value) for event in events[2:] for v in event.summary.value
+        ]
+        assert scalars == [
+            (first + n, *pair)
+            for n in (1, 2, 3)
+            for pair in (("loss", first + n / 2), ("rate", 1.0))
+        ]
 
 
 @pytest.mark.parametrize("line", ["3", "[]", '{"loss": 1}', '{"step": "1"}', "\udcff"])
@@ -469,7 +547,10 @@ def test_readers_beside_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with training.Checkpoints(tmp_path / "none", read_only=True) as nothing:
         assert nothing.restore(tree(0)) is None
     assert not (tmp_path / "none").exists()  # a reader makes nothing
-    with training.Checkpoints(tmp_path) as writer, training.Checkpoints(tmp_path, read_only=True) as reader:
+    with (
+        training.Checkpoints(tmp_path) as writer,
+        training.Checkpoints(tmp_path, read_only=True) as reader,
+    ):
         writer.save(1, tree(1), loss=1.0)
         assert writer.steps() == reader.steps() == [1]
         sound, calls = reader._sound, []

@@ -15,7 +15,9 @@ from jaxdiff import likelihood, work
 SCHEDULE = jd.schedules.cosine()
 
 
-def gaussian_works(key: jax.Array, num: int, log_prob: float, std: float) -> tuple[jax.Array, jax.Array]:
+def gaussian_works(
+    key: jax.Array, num: int, log_prob: float, std: float
+) -> tuple[jax.Array, jax.Array]:
     """Works that obey Crooks' theorem exactly: W_F ~ N(-log p + s^2 / 2, s^2), W_R ~ N(log p + s^2 / 2, s^2)."""
     noise = std * jax.random.normal(key, (2, num)) + std**2 / 2
     return noise[0] - log_prob, noise[1] + log_prob
@@ -50,7 +52,9 @@ def test_bennett_with_paths_of_no_weight(x64: None) -> None:
     np.testing.assert_allclose(found, log_prob, atol=1e-9)  # rounding
     assert np.isfinite(work.bennett_standard_error(forward, reverse))
     few = jnp.where(jnp.arange(1000) < 999, jnp.inf, 2.0)  # far outside of what its one work says
-    np.testing.assert_allclose(work.bennett_acceptance_ratio(few, jnp.full(1000, -2.0)), -2 - np.log(1000), atol=1e-6)
+    np.testing.assert_allclose(
+        work.bennett_acceptance_ratio(few, jnp.full(1000, -2.0)), -2 - np.log(1000), atol=1e-6
+    )
     assert np.isnan(jax.jit(work.bennett_acceptance_ratio)(forward.at[0].set(jnp.nan), reverse))
     # The mutant: without the paths of no weight.
     assert abs(float(work.bennett_acceptance_ratio(forward[1::2], reverse)) - log_prob) > 0.3
@@ -70,10 +74,18 @@ def test_works_that_are_none(work_of: str, value: float) -> None:
 def test_crooks_and_bennett_on_a_chain(variance: object, x64: None) -> None:
     data = jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0))
     chain = jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(25), variance=variance)
-    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (4000, 4), num_paths=1))(jax.random.key(0), chain)
+    bounds = jax.jit(lambda k, c: work.bidirectional_bounds(k, c, (4000, 4), num_paths=1))(
+        jax.random.key(0), chain
+    )
     exact = jd.oracles.chain_law(data, chain).log_prob(bounds.x_0)
-    forward, reverse = bounds.forward_work[0] + exact, bounds.reverse_work - exact  # all of log p = 0
-    estimate, error = work.bennett_acceptance_ratio(forward, reverse), work.bennett_standard_error(forward, reverse)
+    forward, reverse = (
+        bounds.forward_work[0] + exact,
+        bounds.reverse_work - exact,
+    )  # all of log p = 0
+    estimate, error = (
+        work.bennett_acceptance_ratio(forward, reverse),
+        work.bennett_standard_error(forward, reverse),
+    )
     assert abs(float(estimate)) < 3 * float(error)
     slope, slope_se, _ = work.crooks(forward, reverse)
     assert abs(float(slope) - 1) < max(4 * float(slope_se), 0.05)
@@ -123,7 +135,9 @@ def test_annealing_moves_hold_the_posterior_at_any_step_size(rough: tuple, x64: 
         moved = step(jax.random.key(n + 1), moved)
     kept = float(jnp.mean(jnp.all(moved == z, axis=(1, 2))))
     assert 0.0 < kept < 0.9  # some rows never moved, most did
-    after = chains.log_weight_of_path(chain, x_0, chains.path(chain, x_0, jnp.moveaxis(moved, 1, 0)))
+    after = chains.log_weight_of_path(
+        chain, x_0, chains.path(chain, x_0, jnp.moveaxis(moved, 1, 0))
+    )
     difference = np.asarray(after - before)
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(4000)
 
@@ -139,7 +153,9 @@ def test_entropy_production_is_the_gap_of_the_bound(x64: None) -> None:
     def log_marginal(x: jax.Array, t: jax.Array) -> jax.Array:
         return data.diffuse(SCHEDULE, t).log_prob(x)
 
-    produced = np.asarray(jax.jit(lambda k: work.entropy_production(k, chain, x_0, log_marginal))(jax.random.key(1)))
+    produced = np.asarray(
+        jax.jit(lambda k: work.entropy_production(k, chain, x_0, log_marginal))(jax.random.key(1))
+    )
     assert produced.shape == (10, 20_000)
     mean, error = produced.mean(1), produced.std(1) / np.sqrt(20_000)
     assert (mean > -4 * error).all()
@@ -165,7 +181,9 @@ def test_entropy_bounds_hold_the_true_entropy(x64: None) -> None:
     lower, upper = work.entropy_bounds(SCHEDULE, ts, 1)
     alpha, sigma = SCHEDULE.alpha_sigma(ts)
     marginal = alpha**2 * variance + sigma**2
-    step = jnp.asarray([chains.q_variance(SCHEDULE, jnp.zeros(()), s, t) for t, s in itertools.pairwise(ts)])
+    step = jnp.asarray(
+        [chains.q_variance(SCHEDULE, jnp.zeros(()), s, t) for t, s in itertools.pairwise(ts)]
+    )
     true = 0.5 * jnp.log(2 * jnp.pi * jnp.e * step * marginal[1:] / marginal[:-1])
     assert bool(jnp.all(lower <= true))
     assert bool(jnp.all(true <= upper))
@@ -212,7 +230,9 @@ test_bad_input = rejects(
             "ts: expected decreasing times",
         ),
         "data": (
-            lambda: work.entropy_production(jax.random.key(0), _CHAIN, jnp.zeros((2, 2), int), None),
+            lambda: work.entropy_production(
+                jax.random.key(0), _CHAIN, jnp.zeros((2, 2), int), None
+            ),
             TypeError,
             "x_0: expected a floating",
         ),

@@ -25,7 +25,10 @@ from jaxdiff import data, zoo
 floats = st.floats(-1e3, 1e3, width=32)
 
 
-@given(hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=floats), st.data())
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=4, max_side=4), elements=floats),
+    st.data(),
+)
 def test_a_weight_moves_by_half_a_scale_at_most(weight: np.ndarray, draw: st.DataObject) -> None:
     shift = draw.draw(hnp.arrays(np.float32, weight.shape[-1:], elements=floats))
     params = {"conv": {"kernel": weight, "bias": shift}, "scale": shift}
@@ -39,7 +42,9 @@ def test_a_weight_moves_by_half_a_scale_at_most(weight: np.ndarray, draw: st.Dat
     error = np.abs(np.asarray(found["conv"]["kernel"]) - weight)
     assert np.all(error <= scale / 2 + 1e-6 * np.abs(weight))  # and float32's rounding
     again = zoo.pack(found)
-    np.testing.assert_array_equal(again["conv/kernel"], arrays["conv/kernel"])  # what is rounded stays as it is
+    np.testing.assert_array_equal(
+        again["conv/kernel"], arrays["conv/kernel"]
+    )  # what is rounded stays as it is
 
 
 def test_what_ships_is_small_and_labelled() -> None:
@@ -79,7 +84,9 @@ def test_it_knows_its_own_digits() -> None:
 
 
 @pytest.mark.slow
-def test_shipped_digits_are_read_by_a_classifier_of_real_ones(mnist_source: Path, tmp_path: Path) -> None:
+def test_shipped_digits_are_read_by_a_classifier_of_real_ones(
+    mnist_source: Path, tmp_path: Path
+) -> None:
     """A support vector machine of 10,000 real digits, right about 97% of the time, reads at least 90% of 200."""
     x, labels = drawn(200)
     data.prepare("mnist", mnist_source, tmp_path)
@@ -94,7 +101,8 @@ def test_a_damaged_or_unknown_network_is_refused(monkeypatch: pytest.MonkeyPatch
         jd.pretrained("minst")
     monkeypatch.setitem(zoo.SHA256, "mnist", 64 * "0")
     with pytest.raises(
-        ValueError, match=f"mnist: expected the file of SHA-256 {64 * '0'}, got .*; install jaxdiff again"
+        ValueError,
+        match=f"mnist: expected the file of SHA-256 {64 * '0'}, got .*; install jaxdiff again",
     ):
         jd.pretrained("mnist")
 
@@ -106,7 +114,9 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     folder = tmp_path / "runs" / "mnist-pretrained" / "samples"
     assert np.load(folder / "samples.npz")["x"].shape == (4, 28, 28, 1)
     assert (folder / "samples.png").exists()
-    (tmp_path / "nothing" / "mnist" / "3.0.1").mkdir(parents=True)  # what cannot be read is not here either
+    (tmp_path / "nothing" / "mnist" / "3.0.1").mkdir(
+        parents=True
+    )  # what cannot be read is not here either
     assert not _sampling.load_run(Path("mnist")).dataset.is_here
     monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"prepare\.py"):
@@ -115,12 +125,27 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("preset", "diffusion"),
-    [("toy", {}), ("digits-likelihood", {}), ("digits", {"schedule": "ddpm"}), ("digits", {"objective": "hybrid"})],
+    [
+        ("toy", {}),
+        ("digits-likelihood", {}),
+        ("digits", {"schedule": "ddpm"}),
+        ("digits", {"objective": "hybrid"}),
+    ],
 )
 def test_a_run_that_cannot_ship_is_refused(preset: str, diffusion: dict[str, Any]) -> None:
     config = dataclasses.replace(_config.PRESETS[preset][1], run=Path("nowhere"))
-    config = dataclasses.replace(config, diffusion=dataclasses.replace(config.diffusion, **diffusion))
+    config = dataclasses.replace(
+        config, diffusion=dataclasses.replace(config.diffusion, **diffusion)
+    )
     dataset = _datasets.load(config)
-    run = _sampling.Run(config.run, config, dataset, jd.schedules.linear(), _config.make_model(config, dataset), {}, 1)
+    run = _sampling.Run(
+        config.run,
+        config,
+        dataset,
+        jd.schedules.linear(),
+        _config.make_model(config, dataset),
+        {},
+        1,
+    )
     with pytest.raises(ValueError, match="run: expected one of images with a named schedule"):
         export.about(run, "")

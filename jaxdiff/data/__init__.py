@@ -37,14 +37,19 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
     """Load an image set by name.
 
     Args:
-      name: "digits", which is embedded, or any image set as TFDS names it: "mnist", "fashion_mnist", "cifar10", ...
-      data_dir: folder of the prepared sets; None for $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      name: "digits", which is embedded, or any image set as TFDS names it: "mnist",
+        "fashion_mnist", "cifar10", ...
+      data_dir: folder of the prepared sets; None for $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or
+        ~/tensorflow_datasets.
     Returns:
       ImageDataset: splits of uint8 images, [N, H, W, C], and int32 labels, [N], or None.
     Raises:
       FileNotFoundError: the set is not prepared in data_dir; the error says how to do it.
-      ValueError: there is no such set (near names are listed), or it is not one of 8-bit images of one size.
+      ValueError: there is no such set (near names are listed), or it is not one of 8-bit images of
+        one size.
     """
     if name in toy.names():
-        raise ValueError(f"name: expected a set of images, got {name}, a 2-D density: draw it by data.toy.sample")
+        raise ValueError(
+            f"name: expected a set of images, got {name}, a 2-D density: draw it by data.toy.sample"
+        )
     return digits.load() if name == "digits" else tfds.load(name, data_dir)

@@ -29,9 +29,10 @@ class Parts(NamedTuple):
 def hold_out(dataset: ImageDataset) -> Parts:
     """Name the examples to train on and those held out; the same ones always, for any program.
 
-    Train is the split `train`, or the only one there is. Held out is `test`; without it `validation` (or valid, val,
-    dev, eval); without that every fifth image of train, at most 10,000, in a fixed random order: of each class its
-    share, and never its only image. If train has labels, a labelled split comes before one with hidden labels.
+    Train is the split `train`, or the only one there is. Held out is `test`; without it
+    `validation` (or valid, val, dev, eval); without that every fifth image of train, at most
+    10,000, in a fixed random order: of each class its share, and never its only image. If train has
+    labels, a labelled split comes before one with hidden labels.
 
     Args:
       dataset: the set, with any splits.
@@ -44,9 +45,15 @@ def hold_out(dataset: ImageDataset) -> Parts:
     if name is None and len(dataset.splits) > 1:
         raise ValueError(f"{dataset.name}: expected a split train, got {', '.join(dataset.splits)}")
     train = dataset.splits[next(iter(dataset.splits)) if name is None else name]
-    others = [other for other in HELD_OUT if other in dataset.splits and dataset.splits[other] is not train]
+    others = [
+        other
+        for other in HELD_OUT
+        if other in dataset.splits and dataset.splits[other] is not train
+    ]
     if train.labels is not None:
-        others.sort(key=lambda other: dataset.splits[other].labels is None)  # stable: in the order above
+        others.sort(
+            key=lambda other: dataset.splits[other].labels is None
+        )  # stable: in the order above
     if others:
         return Parts(train, dataset.splits[others[0]], f"the split {others[0]}")
     rows = _cut(train, dataset.name)

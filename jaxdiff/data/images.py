@@ -28,12 +28,14 @@ class ImageDataset:
 
     Args:
       name: what `load` was asked for.
-      splits: split name to Split: images, integers in 0..levels - 1, [N, H, W, C]; labels in 0..num_classes - 1, [N].
+      splits: split name to Split: images, integers in 0..levels - 1, [N, H, W, C]; labels in
+        0..num_classes - 1, [N].
       levels: grey levels a channel can take, at least 2: 256 for 8-bit images.
       num_classes: how many labels there are, None for a set without labels.
     Raises:
       TypeError: images or labels are not integers.
-      ValueError: a split is empty, of another shape, out of range, or has not as many labels as images.
+      ValueError: a split is empty, of another shape, out of range, or has not as many labels as
+        images.
     """
 
     name: str
@@ -75,7 +77,9 @@ class ImageDataset:
     def split(self, name: str) -> Split:
         """Return a split by name; ValueError lists the names there are."""
         if name not in self.splits:
-            raise ValueError(f"{self.name}: expected a split of {', '.join(map(repr, self.splits))}, got {name!r}")
+            raise ValueError(
+                f"{self.name}: expected a split of {', '.join(map(repr, self.splits))}, got {name!r}"
+            )
         return self.splits[name]
 
 
@@ -95,7 +99,8 @@ def to_unit(images: Any, levels: int) -> Any:
     """
     _check_levels(levels)
     _check_integers("images", images)
-    # The numerator is an exact integer and the division comes last: one rounding, symmetric about 0, never above 1.
+    # The numerator is an exact integer and the division comes last: one rounding, symmetric about
+    # 0, never above 1.
     span = np.float32(levels - 1)
     return (2 * images.astype(np.float32) - span) / span
 
@@ -131,7 +136,9 @@ def _check_levels(levels: Any) -> None:
 def _check_integers(name: str, x: Any) -> None:
     dtype = getattr(x, "dtype", None)
     if dtype is None or not np.issubdtype(dtype, np.integer):
-        raise TypeError(f"{name}: expected an integer array, got {type(x).__name__ if dtype is None else dtype}")
+        raise TypeError(
+            f"{name}: expected an integer array, got {type(x).__name__ if dtype is None else dtype}"
+        )
 
 
 def _check_range(name: str, x: np.ndarray, size: int) -> None:
@@ -143,7 +150,9 @@ def _check_range(name: str, x: np.ndarray, size: int) -> None:
 def _check_images(name: str, images: np.ndarray, levels: int) -> None:
     _check_integers(name, images)
     if images.ndim != 4 or not images.size:
-        raise ValueError(f"{name}: expected [N, H, W, C] with at least one image, got shape {images.shape}")
+        raise ValueError(
+            f"{name}: expected [N, H, W, C] with at least one image, got shape {images.shape}"
+        )
     _checks.channels_last(name, images.shape[1:], "images (H, W, C)")
     _check_range(name, images, levels)
 
@@ -153,7 +162,9 @@ def _check_labels(name: str, split: Split, num_classes: int | None) -> None:
         return
     _check_integers(name, split.labels)
     if split.labels.shape != (split.num_examples,):
-        raise ValueError(f"{name}: expected one an image, shape ({split.num_examples},), got {split.labels.shape}")
+        raise ValueError(
+            f"{name}: expected one an image, shape ({split.num_examples},), got {split.labels.shape}"
+        )
     if num_classes is None:
         raise ValueError(f"{name}: expected num_classes with labels, got None")
     _check_range(name, split.labels, num_classes)

@@ -12,7 +12,8 @@ import numpy as np
 
 from jaxdiff.data import idx, tfds
 
-# SHA-256 of MNIST's files once decompressed, so that they hold for the plain and the .gz files alike.
+# SHA-256 of MNIST's files once decompressed, so that they hold for the plain and the .gz files
+# alike.
 MNIST_SHA256 = {
     "train-images": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
     "train-labels": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -29,12 +30,15 @@ class Prepared(NamedTuple):
     num_examples: dict[str, int]
 
 
-def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike | None = None) -> Prepared:
+def prepare(
+    name: str, source: str | os.PathLike, data_dir: str | os.PathLike | None = None
+) -> Prepared:
     """Prepare a set from its four IDX files, so that `load` and the stock `tfds.data_source` read it.
 
-    The files are named as they are published, {train,t10k}-{images-idx3,labels-idx1}-ubyte, for EMNIST
-    emnist-CONFIG-{train,test}-..., with or without .gz. MNIST's are verified by their SHA-256, the others by form.
-    The set appears under its name when it is complete: an interrupted run leaves none.
+    The files are named as they are published, {train,t10k}-{images-idx3,labels-idx1}-ubyte, for
+    EMNIST emnist-CONFIG-{train,test}-..., with or without .gz. MNIST's are verified by their
+    SHA-256, the others by form. The set appears under its name when it is complete: an interrupted
+    run leaves none.
 
     Args:
       name: mnist, fashion_mnist, kmnist, or emnist/CONFIG.
@@ -44,7 +48,8 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike | 
       Prepared: path, whether the set is new, number of examples a split.
     Raises:
       FileNotFoundError: files are missing; the error lists which.
-      ValueError: name is another set's, a file is damaged or does not fit, or the set was prepared for TensorFlow.
+      ValueError: name is another set's, a file is damaged or does not fit, or the set was prepared
+        for TensorFlow.
     """
     if name not in tfds.FROM_IDX:
         raise ValueError(f"name: expected one of {', '.join(tfds.FROM_IDX)}, got {name!r}")
@@ -54,9 +59,14 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike | 
     if new:
         with tfds.quiet():
             builder = _builder(name, Path(source), root)
-            if builder.data_path.exists():  # TFDS would take any folder of this name for the finished set
-                raise ValueError(f"{builder.data_path}: expected a whole prepared set, got a part; delete the folder")
-            # The stock builder announces a download, and there is none. Its progress bars are on stderr.
+            if (
+                builder.data_path.exists()
+            ):  # TFDS would take any folder of this name for the finished set
+                raise ValueError(
+                    f"{builder.data_path}: expected a whole prepared set, got a part; delete the folder"
+                )
+            # The stock builder announces a download, and there is none. Its progress bars are on
+            # stderr.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
@@ -66,7 +76,8 @@ def prepare(name: str, source: str | os.PathLike, data_dir: str | os.PathLike | 
 def _builder(name: str, source: Path, root: Path) -> Any:
     """The stock builder, with examples from the IDX files in place of a download.
 
-    Images are handed over as PNG files, which TFDS stores as they are: it would encode arrays with TensorFlow.
+    Images are handed over as PNG files, which TFDS stores as they are: it would encode arrays with
+    TensorFlow.
     """
     import tensorflow_datasets
 
@@ -96,15 +107,21 @@ def _png(image: np.ndarray) -> bytes:
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "png", compress_level=1)  # faster, and no larger for images this small
+    Image.fromarray(image).save(
+        file, "png", compress_level=1
+    )  # faster, and no larger for images this small
     return file.getvalue()
 
 
-def _read_splits(name: str, source: Path, features: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _read_splits(
+    name: str, source: Path, features: Any
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     files = _find_files(name, source)
     splits = {}
     for split, part in (("train", "train"), ("test", "t10k")):
-        images, labels = (_read(name, files[f"{part}-{kind}"], f"{part}-{kind}") for kind in ("images", "labels"))
+        images, labels = (
+            _read(name, files[f"{part}-{kind}"], f"{part}-{kind}") for kind in ("images", "labels")
+        )
         _check_images(files[f"{part}-images"], images, features["image"].shape[:2])
         _check_labels(files[f"{part}-labels"], labels, len(images), features["label"].num_classes)
         splits[split] = images, labels
@@ -114,12 +131,16 @@ def _read_splits(name: str, source: Path, features: Any) -> dict[str, tuple[np.n
 def _check_images(path: Path, images: np.ndarray, shape: tuple[int, int]) -> None:
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
         got = f"{images.dtype} {images.shape}"
-        raise ValueError(f"{path}: expected uint8 images of shape (N, {shape[0]}, {shape[1]}), got {got}")
+        raise ValueError(
+            f"{path}: expected uint8 images of shape (N, {shape[0]}, {shape[1]}), got {got}"
+        )
 
 
 def _check_labels(path: Path, labels: np.ndarray, num: int, num_classes: int) -> None:
     if labels.dtype != np.uint8 or labels.shape != (num,):
-        raise ValueError(f"{path}: expected uint8 labels of shape ({num},), got {labels.dtype} {labels.shape}")
+        raise ValueError(
+            f"{path}: expected uint8 labels of shape ({num},), got {labels.dtype} {labels.shape}"
+        )
     if labels.max() >= num_classes:
         raise ValueError(f"{path}: expected labels in 0..{num_classes - 1}, got {labels.max()}")
 
@@ -129,7 +150,9 @@ def _read(name: str, path: Path, part: str) -> np.ndarray:
     digest = hashlib.sha256(content).hexdigest()
     array = idx.parse(content, path)
     if name == "mnist" and digest != MNIST_SHA256[part]:
-        raise ValueError(f"{path}: expected MNIST's {part}, SHA-256 {MNIST_SHA256[part]} decompressed, got {digest}")
+        raise ValueError(
+            f"{path}: expected MNIST's {part}, SHA-256 {MNIST_SHA256[part]} decompressed, got {digest}"
+        )
     if name != "mnist" and digest in MNIST_SHA256.values():
         raise ValueError(f"{path}: expected {name}, got a file of MNIST")
     return array
@@ -151,5 +174,7 @@ def _find_files(name: str, source: Path) -> dict[str, Path]:
         else:
             missing.append(options[0].name)
     if missing:
-        raise FileNotFoundError(f"source: expected IDX files in {source}, plain or .gz; missing: {', '.join(missing)}")
+        raise FileNotFoundError(
+            f"source: expected IDX files in {source}, plain or .gz; missing: {', '.join(missing)}"
+        )
     return found

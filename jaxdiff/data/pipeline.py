@@ -20,7 +20,8 @@ class Batch:
     Args:
       images: examples as they lie in the split, [b, *D].
       labels: int32 [b], or None.
-      index: number of each row's sample since the start of training, uint32 [b] (it wraps after 2^32 samples).
+      index: number of each row's sample since the start of training, uint32 [b] (it wraps after
+        2^32 samples).
     """
 
     images: np.ndarray
@@ -55,8 +56,9 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
 
         sample i = example permutation(seed, i // N)[i mod N],   batch of a step = samples step * batch_size, ...
 
-    So every epoch visits each of the N examples once (a batch may straddle two epochs), training resumes anywhere from
-    the step number alone, and the batch is the same over any number of processes: rank r has the r-th part of its rows.
+    So every epoch visits each of the N examples once (a batch may straddle two epochs), training
+    resumes anywhere from the step number alone, and the batch is the same over any number of
+    processes: rank r has the r-th part of its rows.
 
     Args:
       split: the examples, [N, *D].
@@ -72,7 +74,9 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
     _checks.positive_int("batch_size", batch_size)
     _checks.positive_int("world", world)
     if batch_size > split.num_examples:
-        raise ValueError(f"batch_size: expected at most the {split.num_examples} examples there are, got {batch_size}")
+        raise ValueError(
+            f"batch_size: expected at most the {split.num_examples} examples there are, got {batch_size}"
+        )
     if batch_size % world:
         raise ValueError(f"batch_size: expected a multiple of world = {world}, got {batch_size}")
     if not 0 <= rank < world:
@@ -97,8 +101,9 @@ def example_indices(samples: np.ndarray, *, seed: int, num_examples: int) -> np.
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
     """The order of one epoch, int64 [N].
 
-    Sorting raw draws of a counter-based generator keeps runs repeatable: NumPy promises the stream of a bit generator
-    for all versions, but not that of `Generator.permutation`. Stable, so that even equal draws have one order.
+    Sorting raw draws of a counter-based generator keeps runs repeatable: NumPy promises the stream
+    of a bit generator for all versions, but not that of `Generator.permutation`. Stable, so that
+    even equal draws have one order.
     """
     draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
     return np.argsort(draws, kind="stable")
@@ -106,7 +111,9 @@ def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
 
 def _check_examples(split: Split) -> None:
     if split.labels is not None and len(split.labels) != split.num_examples:
-        raise ValueError(f"labels: expected one an example, {split.num_examples}, got {len(split.labels)}")
+        raise ValueError(
+            f"labels: expected one an example, {split.num_examples}, got {len(split.labels)}"
+        )
     if np.issubdtype(split.images.dtype, np.floating):
         bad = ~np.isfinite(split.images).reshape(split.num_examples, -1).all(axis=1)
         if bad.any():

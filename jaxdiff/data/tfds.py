@@ -37,15 +37,20 @@ def data_root(data_dir: str | os.PathLike | None = None) -> Path:
       An absolute path.
     """
     environment = os.environ.get("JAXDIFF_DATA_DIR") or os.environ.get("TFDS_DATA_DIR")
-    return Path(data_dir if data_dir is not None else environment or "~/tensorflow_datasets").expanduser().absolute()
+    return (
+        Path(data_dir if data_dir is not None else environment or "~/tensorflow_datasets")
+        .expanduser()
+        .absolute()
+    )
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
     """Load every split of a prepared image set into memory.
 
-    The first call decodes the records and keeps the arrays beside them, in one file that holds until a file of the set
-    changes; later calls read that file. Labels are the ClassLabel feature named `label`, or else the only one; a
-    split whose labels are all -1, TFDS's mark for hidden ones, has none.
+    The first call decodes the records and keeps the arrays beside them, in one file that holds
+    until a file of the set changes; later calls read that file. Labels are the ClassLabel feature
+    named `label`, or else the only one; a split whose labels are all -1, TFDS's mark for hidden
+    ones, has none.
 
     Args:
       name: as TFDS names it: set, set/config, set:version.
@@ -67,8 +72,13 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
     if arrays is None:
         arrays = _decode(builder, image, label)
         _write_cache(folder / CACHE, fingerprint, arrays)
-    splits = {split: Split(arrays[f"{split}/images"], arrays.get(f"{split}/labels")) for split in builder.info.splits}
-    return ImageDataset(name, splits, num_classes=builder.info.features[label].num_classes if label else None)
+    splits = {
+        split: Split(arrays[f"{split}/images"], arrays.get(f"{split}/labels"))
+        for split in builder.info.splits
+    }
+    return ImageDataset(
+        name, splits, num_classes=builder.info.features[label].num_classes if label else None
+    )
 
 
 def find(name: str, root: Path) -> Any:
@@ -123,8 +133,13 @@ def _not_found(name: str, root: Path) -> Exception:
     family = key.split("/")[0]
     known = tfds.list_builders(with_community_datasets=False)
     if family in known and key != family:
-        with contextlib.suppress(ImportError):  # a set's code may ask for a package that is not installed
-            known = [*known, *(f"{family}/{config}" for config in tfds.builder_cls(family).builder_configs)]
+        with contextlib.suppress(
+            ImportError
+        ):  # a set's code may ask for a package that is not installed
+            known = [
+                *known,
+                *(f"{family}/{config}" for config in tfds.builder_cls(family).builder_configs),
+            ]
     folder = shlex.quote(str(root))
     if key in FROM_IDX:
         how = f"run `python experiments/prepare.py --name {key} --source FOLDER_OF_IDX_FILES --data-dir {folder}`"
@@ -134,7 +149,11 @@ def _not_found(name: str, root: Path) -> Exception:
         return FileNotFoundError(f"{name} is not prepared in {root}: {how}")
     prepared = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     near = _near(name, ["digits", *toy.names(), *prepared, *known])
-    hint = f"did you mean {', '.join(near)}?" if near else "expected digits, or an image set as TFDS names it"
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else "expected digits, or an image set as TFDS names it"
+    )
     return ValueError(f"name: no data set {name!r}; {hint}")
 
 
@@ -149,7 +168,11 @@ def _near(name: str, known: list[str]) -> list[str]:
         names.setdefault(plain(each), []).append(each)
     wanted = plain(name)
     close = difflib.get_close_matches(wanted, names, n=5)
-    parts = [each for each in names if len(wanted) > 2 and (each.startswith(wanted) or each.endswith(wanted))]
+    parts = [
+        each
+        for each in names
+        if len(wanted) > 2 and (each.startswith(wanted) or each.endswith(wanted))
+    ]
     order = dict.fromkeys([each for each in close if each == wanted] + parts[:3] + close)
     return [each for key in order for each in names[key]][:5]
 
@@ -157,7 +180,9 @@ def _near(name: str, known: list[str]) -> list[str]:
 def _damaged(where: Any, expected: str, error: Exception) -> ValueError:
     reason = str(error).strip().split("\n")[0]
     got = f"{type(error).__name__} ({reason})"
-    return ValueError(f"{where}: expected {expected}, got {got}; delete the folder and prepare the set again")
+    return ValueError(
+        f"{where}: expected {expected}, got {got}; delete the folder and prepare the set again"
+    )
 
 
 def _features(name: str, features: Any) -> tuple[str, str | None]:
@@ -167,11 +192,17 @@ def _features(name: str, features: Any) -> tuple[str, str | None]:
     # Labelled images (segmentation maps) derive from Image, but are no pictures.
     images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]
     if len(images) != 1:
-        raise ValueError(f"{name}: expected one image feature, got {len(images)} among {', '.join(features)}")
+        raise ValueError(
+            f"{name}: expected one image feature, got {len(images)} among {', '.join(features)}"
+        )
     image = features[images[0]]
     if len(image.shape) != 3 or None in image.shape or image.np_dtype != np.uint8:
-        raise ValueError(f"{name}: expected uint8 images of one size, got {image.np_dtype} {image.shape}")
-    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+        raise ValueError(
+            f"{name}: expected uint8 images of one size, got {image.np_dtype} {image.shape}"
+        )
+    classes = [
+        key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)
+    ]
     label = "label" if "label" in classes else classes[0] if len(classes) == 1 else None
     return images[0], label
 
@@ -184,25 +215,35 @@ def _decode(builder: Any, image: str, label: str | None) -> dict[str, np.ndarray
                 images, labels = _decode_split(builder, split, image, label)
         except (ImportError, MemoryError):
             raise
-        except Exception as error:  # every layer (records, protocol buffers, PNG) has errors of its own
-            raise _damaged(builder.data_path, f"readable records of split {split}", error) from error
+        except (
+            Exception
+        ) as error:  # every layer (records, protocol buffers, PNG) has errors of its own
+            raise _damaged(
+                builder.data_path, f"readable records of split {split}", error
+            ) from error
         arrays[f"{split}/images"] = images
         if label and (labels != -1).any():
             arrays[f"{split}/labels"] = labels
     return arrays
 
 
-def _decode_split(builder: Any, split: str, image: str, label: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _decode_split(
+    builder: Any, split: str, image: str, label: str | None
+) -> tuple[np.ndarray, np.ndarray]:
     source = builder.as_data_source(split=split)
     num, shape = builder.info.splits[split].num_examples, builder.info.features[image].shape
     if len(source) != num:
         raise ValueError(f"{num} expected, {len(source)} there")
     images, labels = np.empty((num, *shape), np.uint8), np.full(num, -1, np.int32)
-    with tqdm(total=num, desc=f"decoding {builder.name} {split}", delay=1, leave=False, disable=None) as progress:
+    with tqdm(
+        total=num, desc=f"decoding {builder.name} {split}", delay=1, leave=False, disable=None
+    ) as progress:
         for start in range(0, num, READ_AT_ONCE):
             rows = range(start, min(start + READ_AT_ONCE, num))
             for row, example in zip(rows, source.__getitems__(rows), strict=True):
-                if example[image].shape != shape:  # an assignment would broadcast one channel to three
+                if (
+                    example[image].shape != shape
+                ):  # an assignment would broadcast one channel to three
                     raise ValueError(f"image {row}: {shape} expected, {example[image].shape} there")
                 images[row] = example[image]
                 labels[row] = example[label] if label else -1
@@ -213,7 +254,12 @@ def _decode_split(builder: Any, split: str, image: str, label: str | None) -> tu
 def _fingerprint(folder: Path) -> str:
     """What changes whenever a file of the prepared set does: names, sizes and times of all of them."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(CACHE))
-    return json.dumps([CACHE_VERSION, *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)])
+    return json.dumps(
+        [
+            CACHE_VERSION,
+            *((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files),
+        ]
+    )
 
 
 def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:

@@ -93,5 +93,6 @@ def _direction(angle: jax.Array) -> jax.Array:
 
 
 DENSITIES: dict[str, Callable[[jax.Array], jax.Array]] = {
-    density.__name__: density for density in (swiss_roll, two_moons, checkerboard, eight_gaussians, rings, spiral)
+    density.__name__: density
+    for density in (swiss_roll, two_moons, checkerboard, eight_gaussians, rings, spiral)
 }

@@ -28,30 +28,39 @@ def classifier_free(
         D = D_uncond + scale (D_cond - D_uncond)    for t in the interval, D_cond elsewhere
         D <- rescale D std(D_cond) / std(D) + (1 - rescale) D,   std over the entries of a row
 
-    The prediction types are joined to x_0 by linear maps, so this is the same combination as one of eps or of scores.
+    The prediction types are joined to x_0 by linear maps, so this is the same combination as one of
+    eps or of scores.
 
     Args:
       conditional: denoiser given the label, (x_t, t) -> E[x_0 | x_t, y].
       unconditional: denoiser without it.
-      scale: [] or [B], traced; 0 is unconditional, 1 conditional, more follows the label harder than the model.
+      scale: [] or [B], traced; 0 is unconditional, 1 conditional, more follows the label harder
+        than the model.
       interval: times between which guidance is on, both ends included, traced.
-      rescale: phi, [], in [0, 1], traced: how far the contrast is brought back to the conditional one's.
+      rescale: phi, [], in [0, 1], traced: how far the contrast is brought back to the conditional
+        one's.
     Returns:
       A denoiser; it calls both. A learned reverse variance is the conditional one's.
     Raises:
-      ValueError: rescale or a time of the interval known and outside [0, 1], the interval's ends exchanged, or a
-        scale that is known and not finite.
+      ValueError: rescale or a time of the interval known and outside [0, 1], the interval's ends
+        exchanged, or a scale that is known and not finite.
       TypeError: a denoiser is no function.
-    Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval: Kynkaanniemi et al. 2024,
-      arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023, arXiv:2305.08891, Eqs. (15) and (16).
+    Source: Ho & Salimans 2022, arXiv:2207.12598, Eq. (6), whose w is scale - 1; interval:
+      Kynkaanniemi et al. 2024, arXiv:2404.07724, Eq. (5); rescale: Lin et al. 2023,
+      arXiv:2305.08891, Eqs. (15) and (16).
     """
     _checks.finite("scale", scale)
     _checks.values("rescale", rescale, "a share in [0, 1]", lambda v: (v >= 0) & (v <= 1))
     for t in interval:
         _checks.time("interval", t)
     if all(_checks.known(t) is not None for t in interval):
-        _checks.values("interval", np.array(interval), "(low, high) in this order", lambda v: np.diff(v) >= 0)
-    functions = (as_function("conditional", conditional), as_function("unconditional", unconditional))
+        _checks.values(
+            "interval", np.array(interval), "(low, high) in this order", lambda v: np.diff(v) >= 0
+        )
+    functions = (
+        as_function("conditional", conditional),
+        as_function("unconditional", unconditional),
+    )
     return Partial(_classifier_free, *functions, scale, tuple(interval), rescale)
 
 
@@ -82,7 +91,9 @@ def _deviation(x: jax.Array) -> jax.Array:
     return _rows.expand(jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance))), x)
 
 
-def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0) -> Partial:
+def classifier(
+    denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0
+) -> Partial:
     """Return the denoiser guided by the gradient of a classifier of noisy states.
 
         D <- D + scale (sigma_t^2 / alpha_t) grad_x log p(y | x_t, t)
@@ -92,13 +103,15 @@ def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable,
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      log_likelihood: (x_t [B, *D], t [B]) -> log p(y | x_t), [B], in nats, up to a constant; differentiable.
+      log_likelihood: (x_t [B, *D], t [B]) -> log p(y | x_t), [B], in nats, up to a constant;
+        differentiable.
       scale: [] or [B], traced.
     Returns:
       A denoiser; a learned reverse variance passes through.
     Raises:
       TypeError: denoiser or log_likelihood is no function.
-      ValueError: scale is known and not finite; when called, log_likelihood returns another shape than [B].
+      ValueError: scale is known and not finite; when called, log_likelihood returns another shape
+        than [B].
     Numerics: where alpha_t = 0 a state says nothing about y: the gradient is left out.
     Source: Dhariwal & Nichol 2021, arXiv:2105.05233, Algorithm 2, in terms of x_0.
     """
@@ -108,7 +121,12 @@ def classifier(denoiser: Callable, schedule: Schedule, log_likelihood: Callable,
 
 
 def _classifier(
-    denoiser: Partial, log_likelihood: Partial, schedule: Schedule, scale: Any, x_t: jax.Array, t: Any
+    denoiser: Partial,
+    log_likelihood: Partial,
+    schedule: Schedule,
+    scale: Any,
+    x_t: jax.Array,
+    t: Any,
 ) -> Any:
     denoised = denoiser(x_t, t)
     times = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
@@ -116,7 +134,11 @@ def _classifier(
     def total(x: jax.Array) -> jax.Array:
         values = log_likelihood(x, times)
         if jnp.shape(values) != x.shape[:1]:
-            raise ValueError(f"log_likelihood: expected one value a row, {x.shape[:1]}, got {jnp.shape(values)}")
+            raise ValueError(
+                f"log_likelihood: expected one value a row, {x.shape[:1]}, got {jnp.shape(values)}"
+            )
         return jnp.sum(values)
 
-    return shifted(denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale), x_t) * jax.grad(total)(x_t))
+    return shifted(
+        denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale), x_t) * jax.grad(total)(x_t)
+    )

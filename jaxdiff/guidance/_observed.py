@@ -1,11 +1,13 @@
 """Denoisers given an observation, each with an approximation of its own: D + (sigma^2 / alpha) grad log p(y | x_t).
 
-The gradient is exact where p(y | x_t) is. With y = A x_0 + noise and x_0 given x_t taken to be N(D, V),
+The gradient is exact where p(y | x_t) is. With y = A x_0 + noise and x_0 given x_t taken to be N(D,
+V),
 
     p(y | x_t) ~ N(y; A D, noise_std^2 I + A V A^T)
     D_y = D + (sigma^2 / alpha) J^T A^T (noise_std^2 I + A V A^T)^-1 (y - A D),   J = dD / dx_t, V held fixed
 
-and the methods differ in V: none (DPS), a multiple of the identity (PiGDM), diagonal (TMPD), Tweedie's (MMPS).
+and the methods differ in V: none (DPS), a multiple of the identity (PiGDM), diagonal (TMPD),
+Tweedie's (MMPS).
 """
 
 from collections.abc import Callable
@@ -24,13 +26,15 @@ from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
 
-def dps(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0) -> Partial:
+def dps(
+    denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0
+) -> Partial:
     """Return the denoiser of diffusion posterior sampling: an approximation, biased at every step size.
 
         D + scale (sigma_t^2 / alpha_t) grad_x log r(D(x_t))
 
-    It takes p(x_0 | x_t) to be a point at D. The authors' sampler divides the gradient of |y - A D|^2 by |y - A D|:
-    log_likelihood = -|y - A x_0| does that here.
+    It takes p(x_0 | x_t) to be a point at D. The authors' sampler divides the gradient of |y - A
+    D|^2 by |y - A D|: log_likelihood = -|y - A x_0| does that here.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -38,7 +42,8 @@ def dps(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale:
       log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats.
       scale: [] or [B], traced.
     Returns:
-      A denoiser; one call and one vector-Jacobian product. A learned reverse variance passes through.
+      A denoiser; one call and one vector-Jacobian product. A learned reverse variance passes
+      through.
     Raises:
       TypeError: denoiser or log_likelihood is no function.
       ValueError: scale is known and not finite.
@@ -51,13 +56,22 @@ def dps(denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale:
     return Partial(_dps, as_function("denoiser", denoiser), schedule, likelihood, scale)
 
 
-def _dps(denoiser: Partial, schedule: Schedule, log_likelihood: Partial, scale: Any, x_t: jax.Array, t: Any) -> Any:
+def _dps(
+    denoiser: Partial,
+    schedule: Schedule,
+    log_likelihood: Partial,
+    scale: Any,
+    x_t: jax.Array,
+    t: Any,
+) -> Any:
     def total(x: jax.Array) -> tuple[jax.Array, Any]:
         denoised = denoiser(x, t)
         return jnp.sum(log_likelihoods(log_likelihood, x_0_of(denoised, x))), denoised
 
     slope, denoised = jax.grad(total, has_aux=True)(x_t)
-    return shifted(denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope)
+    return shifted(
+        denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope
+    )
 
 
 def shifted(denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, slope: jax.Array) -> Any:
@@ -72,8 +86,8 @@ def shifted(denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, slope: ja
       t: its time, [] or [B].
       slope: [B, *D].
     Returns:
-      The same, with another x_0; where alpha_t = 0, and a state says nothing of y, as it was. So is a row whose slope
-      is not finite, as where a likelihood is zero.
+      The same, with another x_0; where alpha_t = 0, and a state says nothing of y, as it was. So is
+      a row whose slope is not finite, as where a likelihood is zero.
     """
     slope = jnp.where(_rows.all_finite(slope), slope, 0)
     x_0 = (x_0_of(denoised, x_t) + reach(schedule, x_t, t) * slope).astype(x_t.dtype)
@@ -106,7 +120,12 @@ def isotropic_spread(schedule: Schedule, x_t: jax.Array, t: Any, prior_std: Any)
 
 
 def pigdm(
-    denoiser: Callable, schedule: Schedule, observation: Observation, *, prior_std: Any = 1.0, num_iterations: int = 20
+    denoiser: Callable,
+    schedule: Schedule,
+    observation: Observation,
+    *,
+    prior_std: Any = 1.0,
+    num_iterations: int = 20,
 ) -> Partial:
     """Return the pseudo-inverse guided denoiser: an approximation, exact for data ~ N(m, prior_std^2 I).
 
@@ -117,8 +136,8 @@ def pigdm(
       schedule: the noise schedule.
       observation: linear, with Gaussian noise.
       prior_std: standard deviation of an entry of the data, [], traced.
-      num_iterations: of conjugate gradients, static; as many as y has entries are exact, fewer do where A A^T is near a
-        multiple of the identity (one for inpainting).
+      num_iterations: of conjugate gradients, static; as many as y has entries are exact, fewer do
+        where A A^T is near a multiple of the identity (one for inpainting).
     Returns:
       A denoiser; one call and one vector-Jacobian product.
     Raises:
@@ -130,7 +149,9 @@ def pigdm(
     return _moment_matched("pigdm", denoiser, schedule, observation, prior_std, num_iterations)
 
 
-def tmpd(denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 20) -> Partial:
+def tmpd(
+    denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 20
+) -> Partial:
     """Return the Tweedie moment projected denoiser: an approximation, exact for data with independent normal entries.
 
         V = diag((sigma_t^2 / alpha_t) J 1),   the row sums of Tweedie's covariance
@@ -151,7 +172,9 @@ def tmpd(denoiser: Callable, schedule: Schedule, observation: Observation, *, nu
     return _moment_matched("tmpd", denoiser, schedule, observation, 1.0, num_iterations)
 
 
-def mmps(denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 5) -> Partial:
+def mmps(
+    denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 5
+) -> Partial:
     """Return the moment matching denoiser: an approximation, exact for Gaussian data of any covariance.
 
         V = (sigma_t^2 / alpha_t) J = Cov[x_0 | x_t],   by Tweedie's formula
@@ -172,7 +195,12 @@ def mmps(denoiser: Callable, schedule: Schedule, observation: Observation, *, nu
 
 
 def _moment_matched(
-    kind: str, denoiser: Callable, schedule: Schedule, observation: Any, prior_std: Any, num_iterations: int
+    kind: str,
+    denoiser: Callable,
+    schedule: Schedule,
+    observation: Any,
+    prior_std: Any,
+    num_iterations: int,
 ) -> Partial:
     if not isinstance(observation, Observation):
         raise TypeError(
@@ -182,11 +210,19 @@ def _moment_matched(
     _checks.mask("observation.observed", observation.observed)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((kind, num_iterations))
-    return Partial(_given, options, as_function("denoiser", denoiser), schedule, observation, prior_std)
+    return Partial(
+        _given, options, as_function("denoiser", denoiser), schedule, observation, prior_std
+    )
 
 
 def _given(
-    options: Static, denoiser: Partial, schedule: Schedule, seen: Observation, prior_std: Any, x_t: jax.Array, t: Any
+    options: Static,
+    denoiser: Partial,
+    schedule: Schedule,
+    seen: Observation,
+    prior_std: Any,
+    x_t: jax.Array,
+    t: Any,
 ) -> Any:
     kind, num_iterations = options.value
 
@@ -211,7 +247,9 @@ def _given(
         return noise * v + observe(spread(pull_back(v)[0]).astype(x_0.dtype))
 
     observed = _rows.lead(seen.shown().astype(x_0.dtype), predicted.ndim)
-    weighted = conjugate_gradients(covariance, observed * (seen.y[None] - predicted), num_iterations)
+    weighted = conjugate_gradients(
+        covariance, observed * (seen.y[None] - predicted), num_iterations
+    )
     return shifted(denoised, schedule, x_t, t, pull(pull_back(weighted)[0])[0])
 
 
@@ -235,11 +273,17 @@ def conjugate_gradients(matrix: Callable, b: jax.Array, num_iterations: int) -> 
     def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a row that is solved stands still
 
-    def iterate(_: Any, state: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def iterate(
+        _: Any, state: tuple[jax.Array, jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         v, residual, direction = state
         image = matrix(direction)
         step = ratio(dot(residual, residual), dot(direction, image))
         new = residual - step * image
-        return v + step * direction, new, new + ratio(dot(new, new), dot(residual, residual)) * direction
+        return (
+            v + step * direction,
+            new,
+            new + ratio(dot(new, new), dot(residual, residual)) * direction,
+        )
 
     return jax.lax.fori_loop(0, num_iterations, iterate, (jnp.zeros_like(b), b, b))[0]

@@ -16,27 +16,32 @@ from jaxdiff.schedules import Schedule
 
 
 def repaint(
-    denoiser: Callable, schedule: Schedule, y: jax.Array, observed: jax.Array, *, num_resamples: int = 10
+    denoiser: Callable,
+    schedule: Schedule,
+    y: jax.Array,
+    observed: jax.Array,
+    *,
+    num_resamples: int = 10,
 ) -> Kernel:
     """Return RePaint's kernel: an approximation of inpainting, biased however many steps it takes.
 
         x_s = observed q(x_s | y) + (1 - observed) p(x_s | x_t),   then x_t ~ q(x_t | x_s) and again
 
-    What is seen enters only through the other half of the next denoiser call; going back and forth lets the two halves
-    agree, though on no posterior in particular.
+    What is seen enters only through the other half of the next denoiser call; going back and forth
+    lets the two halves agree, though on no posterior in particular.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       y: [*D], what is seen, without noise.
-      observed: [*D], true or 1 where y is seen, false or 0 elsewhere: bool, int or float. A traced one counts as true
-        where it is not 0.
+      observed: [*D], true or 1 where y is seen, false or 0 elsewhere: bool, int or float. A traced
+        one counts as true where it is not 0.
       num_resamples: steps from t to s in each step, static; 1 is plain replacement (Song & Ermon).
     Returns:
       A Kernel without memory and with zero increments: num_resamples denoiser calls a step.
     Raises:
-      ValueError: num_resamples < 1, observed is not shaped like y or has other values than 0 and 1, or y is known and
-        not finite where it is seen.
+      ValueError: num_resamples < 1, observed is not shaped like y or has other values than 0 and 1,
+        or y is known and not finite where it is seen.
       TypeError: y is not floating, or observed no mask.
     Source: Lugmayr et al. 2022, arXiv:2201.09865, Algorithm 1.
     """
@@ -44,7 +49,9 @@ def repaint(
     _checks.same_shape("observed", observed, "y", y)
     _checks.positive_int("num_resamples", num_resamples)
     shown, y = masked("observed", observed, y)
-    step = Partial(_repaint_step, Static(num_resamples), as_function("denoiser", denoiser), schedule, y, shown)
+    step = Partial(
+        _repaint_step, Static(num_resamples), as_function("denoiser", denoiser), schedule, y, shown
+    )
     return without_memory(step)
 
 

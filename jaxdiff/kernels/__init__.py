@@ -5,8 +5,9 @@ A kernel is a pair of functions, and every sampler, likelihood estimator and par
     init(x_init, t) -> carry                                            what a step remembers, leaves [B, ...] or empty
     step(key, carry, x_t, t, s) -> (carry, x_s, log_weight_increment)   [B, *D] and [B], in nats
 
-`key` is one typed key, one a row, or None for a kernel that draws nothing. Rows are independent; t and s are scalars. A
-kernel of an unweighted process returns zero increments. Kernels of the ODE also run from s up to t: `sampling.encode`.
+`key` is one typed key, one a row, or None for a kernel that draws nothing. Rows are independent; t
+and s are scalars. A kernel of an unweighted process returns zero increments. Kernels of the ODE
+also run from s up to t: `sampling.encode`.
 """
 
 from jaxdiff.kernels._adaptive import adaptive

@@ -16,15 +16,21 @@ from jaxdiff.schedules import Schedule
 
 
 def corrected(
-    predictor: Kernel, denoiser: Callable, schedule: Schedule, snr: Any = 0.16, *, num_corrections: int = 1
+    predictor: Kernel,
+    denoiser: Callable,
+    schedule: Schedule,
+    snr: Any = 0.16,
+    *,
+    num_corrections: int = 1,
 ) -> Kernel:
     """Return a kernel that corrects each step of another with annealed Langevin dynamics.
 
         x <- x + d score(x, s) + sqrt(2 d) eps,   d = 2 (snr sigma_s)^2,   score = (alpha_s D(x, s) - x) / sigma_s^2
 
-    Song et al. write |eps| / |score|, norms averaged over the batch, where sigma_s stands here. sigma_s is what that
-    ratio is where the score is that of the noise; a step that depends on the state would not leave its law unchanged,
-    and one that depends on the batch would couple its rows.
+    Song et al. write |eps| / |score|, norms averaged over the batch, where sigma_s stands here.
+    sigma_s is what that ratio is where the score is that of the noise; a step that depends on the
+    state would not leave its law unchanged, and one that depends on the batch would couple its
+    rows.
 
     Args:
       predictor: any kernel; its weights pass through.
@@ -38,14 +44,17 @@ def corrected(
       ValueError: snr not positive, num_corrections < 1.
       TypeError: predictor is no kernel.
     Numerics: Langevin dynamics of finite steps leaves its target by O(d).
-    Source: Song et al. 2021, arXiv:2011.13456, Algorithms 2 to 5; Song & Ermon 2019, arXiv:1907.05600, Algorithm 1.
+    Source: Song et al. 2021, arXiv:2011.13456, Algorithms 2 to 5; Song & Ermon 2019,
+    arXiv:1907.05600, Algorithm 1.
     """
     if not isinstance(predictor, Kernel):
         raise TypeError(f"predictor: expected a Kernel, got {type(predictor).__name__}")
     _checks.positive_int("num_corrections", num_corrections)
     _checks.values("snr", snr, "a positive ratio", lambda v: v > 0)
     functions = (predictor, as_function("denoiser", denoiser), schedule)
-    return Kernel(predictor.init, Partial(_corrected_step, Static(num_corrections), *functions, snr))
+    return Kernel(
+        predictor.init, Partial(_corrected_step, Static(num_corrections), *functions, snr)
+    )
 
 
 def _corrected_step(
@@ -62,7 +71,11 @@ def _corrected_step(
 
     def correct(n: Any, x: jax.Array) -> jax.Array:
         eps = _rows.normal(fold(keys, n + 1), x)
-        moved = x + share * (early.alpha * x_0_of(denoiser(x, s), x) - x) + early.sigma * jnp.sqrt(2 * share) * eps
+        moved = (
+            x
+            + share * (early.alpha * x_0_of(denoiser(x, s), x) - x)
+            + early.sigma * jnp.sqrt(2 * share) * eps
+        )
         return jnp.where(skip, x, moved).astype(x_t.dtype)
 
     return carry, jax.lax.fori_loop(0, num_corrections.value, correct, x), increment

@@ -1,7 +1,7 @@
 """Exponential integrators: exact in x_t, polynomial in the denoiser. DPM-Solver++ and UniPC, ODE and SDE.
 
-With l = lambda / 2 = log(alpha / sigma), one equation serves every family of schedules (tau = 0: the probability-flow
-ODE; tau = 1: the reverse SDE):
+With l = lambda / 2 = log(alpha / sigma), one equation serves every family of schedules (tau = 0:
+the probability-flow ODE; tau = 1: the reverse SDE):
 
     x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s int_0^1 z e^(-z (1 - v)) D(v) dv
         + sigma_s sqrt(1 - e^(-2 tau^2 h)) eps
@@ -24,8 +24,8 @@ from jaxdiff.kernels._kernel import TINY, Kernel, is_clean, no_weight, noise, wi
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
-# A polynomial is trusted this many times as far as the stretch it was fitted to; a longer step lowers the order. (The
-# last step of a schedule without noise at t = 0 is infinitely long in l.)
+# A polynomial is trusted this many times as far as the stretch it was fitted to; a longer step
+# lowers the order. (The last step of a schedule without noise at t = 0 is infinitely long in l.)
 REACH = 4.0
 _SERIES = 16  # terms for |z| < 1: the rest is below 1e-13
 
@@ -66,14 +66,18 @@ def polynomial(nodes: Sequence[jax.Array], values: Sequence[jax.Array]) -> list[
     return coefficients
 
 
-def integral(nodes: Sequence[jax.Array], coefficients: Sequence[jax.Array], moment: Sequence[jax.Array]) -> jax.Array:
+def integral(
+    nodes: Sequence[jax.Array], coefficients: Sequence[jax.Array], moment: Sequence[jax.Array]
+) -> jax.Array:
     """Return int_0^1 z exp(-z (1 - v)) P(v) dv of Newton's polynomial P."""
     zero = jnp.zeros_like(nodes[0])
     basis, total = [jnp.ones_like(zero)], jnp.zeros_like(coefficients[0])
     for node, coefficient in zip(nodes, coefficients, strict=True):
         weight = sum((b * m for b, m in zip(basis, moment, strict=False)), zero)
         total = total + coefficient * weight
-        basis = [a - node * b for a, b in zip([zero, *basis], [*basis, zero], strict=True)]  # times (v - node)
+        basis = [
+            a - node * b for a, b in zip([zero, *basis], [*basis, zero], strict=True)
+        ]  # times (v - node)
     return total
 
 
@@ -100,13 +104,16 @@ def _start(order: Static, schedule: Schedule, x_init: jax.Array, t: jax.Array) -
 
 def _push(history: History, x_0: jax.Array, half_log_snr: jax.Array) -> History:
     half = jnp.broadcast_to(half_log_snr, x_0.shape[:1])
-    return History((x_0, *history.x_0)[: len(history.x_0)], (half, *history.half_log_snr)[: len(history.x_0)])
+    return History(
+        (x_0, *history.x_0)[: len(history.x_0)], (half, *history.half_log_snr)[: len(history.x_0)]
+    )
 
 
 def dpmpp_1s(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
     """Return DPM-Solver++ of order 1, the exponential Euler step: DDIM at tau = 0, DDPM ("small") at tau = 1.
 
-        x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (1 - e^(-(1 + tau^2) h)) D(x_t, t) + noise
+        x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (1 - e^(-(1 + tau^2) h)) D(x_t, t) +
+        noise
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -116,7 +123,8 @@ def dpmpp_1s(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
       A Kernel without memory and with zero increments; one denoiser call a step.
     Raises:
       ValueError: tau known and negative.
-    Source: Lu et al. 2022, arXiv:2211.01095, Eqs. (9) and (17); tau: Xue et al. 2023, arXiv:2305.14267, Eq. (7).
+    Source: Lu et al. 2022, arXiv:2211.01095, Eqs. (9) and (17); tau: Xue et al. 2023,
+    arXiv:2305.14267, Eq. (7).
     """
     return _multistep(1, denoiser, schedule, tau)
 
@@ -134,8 +142,8 @@ def dpmpp_2m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
       A Kernel that remembers one denoised state; one denoiser call a step, order 2 at tau = 0.
     Raises:
       ValueError: tau known and negative.
-    Numerics: the first step, and a step more than four times as long as the one before it, such as the last one to
-      data without noise, are of order 1.
+    Numerics: the first step, and a step more than four times as long as the one before it, such as
+      the last one to data without noise, are of order 1.
     Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2 and Appendix B.
     """
     return _multistep(2, denoiser, schedule, tau)
@@ -146,22 +154,23 @@ def dpmpp_3m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
 
         x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (m_0 D_t + m_1 D' + m_2 D'') + noise
 
-    where D_t + v D' + v^2 D'' is the parabola and m_j the integral of z e^(-z (1 - v)) v^j. The code that Lu et al.
-    released has m_2 / 2 in the last term, which makes it a method of order 2.
+    where D_t + v D' + v^2 D'' is the parabola and m_j the integral of z e^(-z (1 - v)) v^j. The
+    code that Lu et al. released has m_2 / 2 in the last term, which makes it a method of order 2.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       tau: strength of the noise, as in `dpmpp_1s`.
     Returns:
-      A Kernel that remembers two denoised states; one denoiser call a step, order 3 at tau = 0 from the start of the
-      reverse process, where the denoiser hardly changes. Started further down, its first step, of order 1, limits
-      it to order 2, as in all methods that start without a history; `unipc` corrects that step.
+      A Kernel that remembers two denoised states; one denoiser call a step, order 3 at tau = 0 from
+      the start of the reverse process, where the denoiser hardly changes. Started further down, its
+      first step, of order 1, limits it to order 2, as in all methods that start without a history;
+      `unipc` corrects that step.
     Raises:
       ValueError: tau known and negative.
     Numerics: the order falls in steps much longer than the last, as in `dpmpp_2m`.
-    Source: Lu et al. 2022, arXiv:2211.01095, Section 4; the exponential Adams-Bashforth method of Hochbruck &
-      Ostermann 2010, Acta Numerica 19, Section 2.7.
+    Source: Lu et al. 2022, arXiv:2211.01095, Section 4; the exponential Adams-Bashforth method of
+      Hochbruck & Ostermann 2010, Acta Numerica 19, Section 2.7.
     """
     return _multistep(3, denoiser, schedule, tau)
 
@@ -185,7 +194,9 @@ def _multistep_step(
     if order.value == 2:
         moment[1] = moment[0] / 2  # the paper's choice: equal up to the order of the method
     x_s = _transport(early, late, x_t, tau) + early.alpha * integral(nodes, coefficients, moment)
-    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(key, x_t, s, strength=strength)
+    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(
+        key, x_t, s, strength=strength
+    )
     return _push(carry, x_0, now), x_s.astype(x_t.dtype), no_weight(x_t)
 
 
@@ -206,7 +217,13 @@ def dpmpp_2s(denoiser: Callable, schedule: Schedule) -> Kernel:
 
 
 def _2s_step(
-    denoiser: Partial, schedule: Schedule, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
+    denoiser: Partial,
+    schedule: Schedule,
+    key: jax.Array,
+    carry: Any,
+    x_t: jax.Array,
+    t: Any,
+    s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     u = schedule.time((early.log_snr + late.log_snr) / 2)
@@ -219,7 +236,9 @@ def _2s_step(
 
 def exponential_euler(early: Level, late: Level, x_t: jax.Array, x_0: jax.Array) -> jax.Array:
     """The ODE from x_t to s with a constant denoiser: DDIM."""
-    return _transport(early, late, x_t, 0.0) - early.alpha * jnp.expm1(-_half_step(early, late)) * x_0
+    return (
+        _transport(early, late, x_t, 0.0) - early.alpha * jnp.expm1(-_half_step(early, late)) * x_0
+    )
 
 
 class Corrected(NamedTuple):
@@ -235,10 +254,11 @@ def unipc(denoiser: Callable, schedule: Schedule, order: int = 2) -> Kernel:
     """Return UniPC-p: predict with p denoised states, then correct with the new one as well.
 
         predict  x_s from the polynomial through D at t and p - 1 earlier times (order p)
-        correct  x_s from the last corrected state, with D(x_s, s) added to the polynomial (order p + 1)
+        correct  x_s from the last corrected state, with D(x_s, s) added to the polynomial (order p
+        + 1)
 
-    The correction of x_t takes place at the beginning of the step from t, with the denoiser call that this step needs
-    anyway; the last state of a run is a prediction.
+    The correction of x_t takes place at the beginning of the step from t, with the denoiser call
+    that this step needs anyway; the last state of a run is a prediction.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -248,8 +268,9 @@ def unipc(denoiser: Callable, schedule: Schedule, order: int = 2) -> Kernel:
       A Kernel that remembers p denoised states and a state; one denoiser call a step.
     Raises:
       ValueError: order outside 1 to 3.
-    Numerics: the polynomials are integrated exactly, which is UniPC with its linear system solved at every order, and
-      any B(h). The order falls in steps much longer than the last, as in `dpmpp_2m`.
+    Numerics: the polynomials are integrated exactly, which is UniPC with its linear system solved
+      at every order, and any B(h). The order falls in steps much longer than the last, as in
+      `dpmpp_2m`.
     Source: Zhao et al. 2023, arXiv:2302.04867, Algorithms 1 and 2.
     """
     _checks.positive_int("order", order)
@@ -270,7 +291,8 @@ def _unipc_step(
 ) -> tuple[Corrected, jax.Array, jax.Array]:  # fmt: skip
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     x_0, now, history = x_0_of(denoiser(x_t, t), x_t), late.log_snr / 2, carry.history
-    # Correct: from the last state, over the step that led here. The history's newest entry is where it began.
+    # Correct: from the last state, over the step that led here. The history's newest entry is where
+    # it began.
     last = _rows.expand(history.half_log_snr[0], x_t)
     taken = now - last
     nodes = [jnp.ones_like(taken), *_places(last, taken, history, x_t)]

@@ -16,7 +16,8 @@ from jaxdiff.forward import level
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
-# The shortest step, as a share of the whole: a row whose error stays NaN ends here, and does not hold up the others.
+# The shortest step, as a share of the whole: a row whose error stays NaN ends here, and does not
+# hold up the others.
 _SHORTEST = 1e-6
 
 
@@ -27,7 +28,14 @@ class Rates(NamedTuple):
     divergence: jax.Array
 
 
-def rates(look: Partial, denoiser: Partial, schedule: Schedule, half: jax.Array, y: jax.Array, *probes: Any) -> Rates:
+def rates(
+    look: Partial,
+    denoiser: Partial,
+    schedule: Schedule,
+    half: jax.Array,
+    y: jax.Array,
+    *probes: Any,
+) -> Rates:
     """Evaluate the ODE, the one place where it is written.
 
     Args:
@@ -76,12 +84,16 @@ def solve(
     import optimistix
 
     alone = _serves_any_row(denoiser, y, schedule.time(2 * end))
-    rates_of_one = Partial(_one_row if alone else _one_of_the_rows, Partial(rates, look, denoiser, schedule))
+    rates_of_one = Partial(
+        _one_row if alone else _one_of_the_rows, Partial(rates, look, denoiser, schedule)
+    )
 
     def largest(error: Rates) -> jax.Array:
         return jnp.maximum(*map(optimistix.rms_norm, error))
 
-    control = diffrax.PIDController(tolerance, tolerance, norm=largest, dtmin=_SHORTEST, force_dtmin=False)
+    control = diffrax.PIDController(
+        tolerance, tolerance, norm=largest, dtmin=_SHORTEST, force_dtmin=False
+    )
 
     # Integrated over [0, 1], so that a step of length zero is the identity.
     def field(v: Any, state: Rates, probes: Any) -> Rates:
@@ -103,7 +115,12 @@ def _serves_any_row(denoiser: Partial, x_t: jax.Array, t: jax.Array) -> bool:
     """Whether the denoiser works on one row alone: not if it holds a label or a scale for each of them."""
     one = jax.ShapeDtypeStruct((1, *x_t.shape[1:]), x_t.dtype)
     try:
-        return jax.eval_shape(lambda x, t: x_0_of(denoiser(x, t), x), one, jnp.broadcast_to(t, (1,))).shape == one.shape
+        return (
+            jax.eval_shape(
+                lambda x, t: x_0_of(denoiser(x, t), x), one, jnp.broadcast_to(t, (1,))
+            ).shape
+            == one.shape
+        )
     except (TypeError, ValueError):
         return False
 
@@ -122,5 +139,7 @@ def _one_of_the_rows(rates: Partial, half: jax.Array, y: jax.Array, *probes: jax
 def _all_rows(size: int, batched: Any, rates: Partial, *rows: jax.Array) -> tuple[Rates, Any]:
     """The rows in one call, which the denoiser that holds something for each of them needs."""
     whole = zip(rows, batched[1:], strict=True)
-    now = rates(*(value if many else jnp.broadcast_to(value, (size, *value.shape)) for value, many in whole))
+    now = rates(
+        *(value if many else jnp.broadcast_to(value, (size, *value.shape)) for value, many in whole)
+    )
     return now, jax.tree.map(lambda _: True, now)

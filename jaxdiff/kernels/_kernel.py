@@ -10,7 +10,9 @@ from jaxdiff import _checks, _rows
 from jaxdiff.forward import Level
 from jaxdiff.schedules import LOG_SNR_LIMIT
 
-TINY = 1e-35  # keeps the gradient of a root finite at 0; next to numbers of order one: nothing, but a normal float32
+# keeps the gradient of a root finite at 0; next to numbers of order one: nothing, but a normal
+# float32
+TINY = 1e-35
 
 
 class Kernel(NamedTuple):
@@ -18,8 +20,8 @@ class Kernel(NamedTuple):
 
     Fields:
       init: (x_init [B, *D], t []) -> carry.
-      step: (key, carry, x_t [B, *D], t [], s []) -> (carry, x_s [B, *D], log_weight_increment [B]). The key is one,
-        one a row, or None where nothing may be drawn.
+      step: (key, carry, x_t [B, *D], t [], s []) -> (carry, x_s [B, *D], log_weight_increment [B]).
+        The key is one, one a row, or None where nothing may be drawn.
     """
 
     init: Partial
@@ -65,10 +67,12 @@ def is_noise(level: Level) -> jax.Array:
 def noise(key: jax.Array | None, x: jax.Array, s: Any, *, strength: Any = 1.0) -> jax.Array:
     """Standard normal noise like x, [B, *D]; none in a step to s = 0, which returns a mean.
 
-    Without a key, as in `sampling.encode`, a kernel must be deterministic: a strength other than 0 is refused where it
-    is known, and NaN where it is traced.
+    Without a key, as in `sampling.encode`, a kernel must be deterministic: a strength other than 0
+    is refused where it is known, and NaN where it is traced.
     """
     if key is None:
-        _checks.values("kernel", strength, "a deterministic one: noise of strength 0", lambda v: v == 0)
+        _checks.values(
+            "kernel", strength, "a deterministic one: noise of strength 0", lambda v: v == 0
+        )
         return jnp.where(jnp.asarray(strength) == 0, jnp.zeros_like(x), jnp.nan)
     return jnp.where(jnp.asarray(s) > 0, _rows.normal(key, x), 0)

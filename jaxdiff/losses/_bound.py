@@ -48,16 +48,19 @@ def continuous_elbo(
     Args:
       key: typed PRNG key, or one a row [B].
       denoiser: (x_t, t) -> E[x_0 | x_t].
-      schedule: the noise schedule, which must leave some noise at t = 0: `cosine(log_snr_max=13)`, `edm`, `learned`.
+      schedule: the noise schedule, which must leave some noise at t = 0: `cosine(log_snr_max=13)`,
+        `edm`, `learned`.
       x_0: data, [B, *D], floating.
       decoder: p(x_0 | x_{t=0}), such as `decoders.discretised_normal(256)`.
       t: times, [B]; None draws them uniformly.
     Returns:
-      BoundTerms; the sum of the three is the loss, whose mean over times and noise bounds -log p(x_0) from above.
+      BoundTerms; the sum of the three is the loss, whose mean over times and noise bounds -log
+      p(x_0) from above.
     Raises:
       ValueError: the schedule has no noise at t = 0, where this is known; shapes do not fit.
       TypeError: integer images, or key is no typed key.
-    Numerics: lambda' by forward-mode differentiation. Gradients reach the schedule, its end-points too.
+    Numerics: lambda' by forward-mode differentiation. Gradients reach the schedule, its end-points
+      too.
     Source: Kingma et al. 2021, arXiv:2107.00630, Eqs. (11), (12) and (17).
     """
     _checks.data("x_0", x_0)
@@ -84,14 +87,16 @@ def continuous_elbo(
     )
 
 
-def spend_times_well(parameters: dict[str, Any], log_snr: jax.Array, diffusion: jax.Array) -> jax.Array:
+def spend_times_well(
+    parameters: dict[str, Any], log_snr: jax.Array, diffusion: jax.Array
+) -> jax.Array:
     """Return zeros whose gradient trains the interior of a learned schedule to reduce the bound's variance.
 
-        E[diffusion^2] as a function of the density r(lambda) that times are drawn from; its gradient is
-        -E[diffusion^2 grad log r(lambda)], which needs no derivative of the network
+        E[diffusion^2] as a function of the density r(lambda) that times are drawn from; its
+        gradient is -E[diffusion^2 grad log r(lambda)], which needs no derivative of the network
 
-    The expectation of the bound does not depend on the interior; `schedules.learned` with `stop_gradient` on the logits
-    leaves this the only gradient that reaches them.
+    The expectation of the bound does not depend on the interior; `schedules.learned` with
+    `stop_gradient` on the logits leaves this the only gradient that reaches them.
 
     Args:
       parameters: of `schedules.learned`.
@@ -99,10 +104,13 @@ def spend_times_well(parameters: dict[str, Any], log_snr: jax.Array, diffusion: 
       diffusion: the diffusion terms at these, [B], in any unit.
     Returns:
       [B] zeros, to be added to the loss.
-    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.1; the gradient is that of an importance sampling density.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.1; the gradient is that of an importance
+    sampling density.
     """
     low, high, logits = (parameters[name] for name in ("log_snr_min", "log_snr_max", "logits"))
     width = (high - low) / len(logits)
     bins = jnp.clip(jnp.floor((high - log_snr) / width).astype(int), 0, len(logits) - 1)
     log_density = jax.nn.log_softmax(logits)[jax.lax.stop_gradient(bins)]
-    return jax.lax.stop_gradient(diffusion) ** 2 * (jax.lax.stop_gradient(log_density) - log_density)
+    return jax.lax.stop_gradient(diffusion) ** 2 * (
+        jax.lax.stop_gradient(log_density) - log_density
+    )

@@ -13,7 +13,12 @@ from jaxdiff.prediction import Denoised, affine, x_0_of
 
 
 def vlb(
-    key: jax.Array, chain: Chain, x_0: jax.Array, *, index: jax.Array | None = None, probability: Any = None
+    key: jax.Array,
+    chain: Chain,
+    x_0: jax.Array,
+    *,
+    index: jax.Array | None = None,
+    probability: Any = None,
 ) -> jax.Array:
     """Estimate the negative variational bound from one random term of it.
 
@@ -23,15 +28,16 @@ def vlb(
       key: typed PRNG key, or one a row [B].
       chain: the model; its variance may be learned.
       x_0: data, [B, *D], floating.
-      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1; None draws it uniformly.
-        Traced, one outside makes its row NaN.
+      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1; None
+        draws it uniformly. Traced, one outside makes its row NaN.
       probability: p_i of each row's index, [B]; None is uniform, 1 / num_steps.
     Returns:
       [B], in nats; its mean bounds -log p_theta(x_0) from above. One call of the denoiser.
     Raises:
       ValueError: index has another shape, or a value outside 0 to num_steps - 1.
       TypeError: integer images, index is not integer, or key is no typed key.
-    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (18), for p_i.
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq.
+    (18), for p_i.
     """
     x_t, index, key_end = _draw(key, chain, x_0, index)
     denoised = chain.denoiser(x_t, _rows.pick(chain.ts, index))
@@ -55,7 +61,8 @@ def hybrid(
 
     Args:
       key: typed PRNG key, or one a row [B].
-      chain: the model, whose denoiser returns a `Denoised` with the fraction and whose variance is "learned".
+      chain: the model, whose denoiser returns a `Denoised` with the fraction and whose variance is
+        "learned".
       x_0: data, [B, *D], floating.
       prediction: what the network predicts: the error that L_simple measures.
       sigma_data: standard deviation of the data; only "edm" uses it.
@@ -65,8 +72,8 @@ def hybrid(
     Returns:
       [B]. One call of the denoiser.
     Raises:
-      ValueError: index has another shape, or a value outside 0 to num_steps - 1; prediction is unknown; vlb_weight is
-        known and negative.
+      ValueError: index has another shape, or a value outside 0 to num_steps - 1; prediction is
+        unknown; vlb_weight is known and negative.
       TypeError: integer images, index is not integer, or key is no typed key.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
@@ -85,7 +92,9 @@ def hybrid(
     return simple + vlb_weight * bound / (size * jnp.log(2.0).astype(bound.dtype))
 
 
-def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _draw(
+    key: jax.Array, chain: Chain, x_0: jax.Array, index: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The rows' noisy states, the steps that start at them, and keys for what is left."""
     _checks.data("x_0", x_0)
     size, num_steps = x_0.shape[0], len(chain.ts) - 1
@@ -95,23 +104,33 @@ def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> tuple[jax
     _checks.index("index", index, num_steps)
     if jnp.shape(index) != (size,):
         raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
-    # One past the last step and below the first have no time: ts has an entry more than there are steps.
+    # One past the last step and below the first have no time: ts has an entry more than there are
+    # steps.
     index = jnp.where(index == num_steps, -1, index)
     eps = _rows.normal(keys[:, 1], x_0).astype(x_0.dtype)
     return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, keys[:, 2]
 
 
 def _estimate(
-    key: jax.Array, chain: Chain, x_0: jax.Array, x_t: jax.Array, index: jax.Array, denoised: Any, probability: Any
+    key: jax.Array,
+    chain: Chain,
+    x_0: jax.Array,
+    x_t: jax.Array,
+    index: jax.Array,
+    denoised: Any,
+    probability: Any,
 ) -> jax.Array:
     """The bound from what the denoiser said at one step of it."""
     num_steps = len(chain.ts) - 1
     t, s = _rows.pick(chain.ts, index), _rows.pick(chain.ts, index + 1)
     probability = 1 / num_steps if probability is None else probability
     at_end = (index == num_steps - 1) & chain.ends_clean
-    # The step to clean data has no variance: rows that are not at it, and only they, compare normal distributions.
+    # The step to clean data has no variance: rows that are not at it, and only they, compare normal
+    # distributions.
     s = jnp.where(at_end, t / 2, s)
-    cost = normal_kl(q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_given(denoised, x_t, t, s))
+    cost = normal_kl(
+        q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_given(denoised, x_t, t, s)
+    )
     rest = prior_kl(chain.schedule, x_0, chain.ts[0])
     if chain.ends_clean:
         last = chain.p_last_of(denoised, x_t)

@@ -30,8 +30,8 @@ def simple(
 
         L = mean_D (target(x_0, eps, t) - network(x_t, t))^2,   x_t = alpha_t x_0 + sigma_t eps
 
-    With a weight, the error is measured on x_0 instead: weight(lambda_t) mean_D (x_0 - x_0_hat)^2, for whatever the
-    network predicts.
+    With a weight, the error is measured on x_0 instead: weight(lambda_t) mean_D (x_0 - x_0_hat)^2,
+    for whatever the network predicts.
 
     Args:
       key: typed PRNG key, or one a row, [B]; row i's noise and time depend on row i's key alone.
@@ -40,18 +40,20 @@ def simple(
       x_0: data, [B, *D], floating.
       t: times, [B]; None draws them uniformly.
       prediction: what the network predicts, one of jaxdiff.prediction.PREDICTIONS.
-      weight: None for the plain error of the prediction, or a function of lambda (`min_snr`, `edm`, `sigmoid`, `snr`).
+      weight: None for the plain error of the prediction, or a function of lambda (`min_snr`, `edm`,
+        `sigmoid`, `snr`).
       sigma_data: standard deviation of the data; only "edm" uses it.
     Returns:
       [B] losses, at least float32.
     Raises:
       ValueError: shapes do not fit, unknown prediction.
       TypeError: integer images, or key is no typed key.
-    Numerics: the weighted error is computed from the prediction's own error, never from a difference of two x_0. A
-      network of eps or score can be trained where alpha_1 = 0, but then samples must begin before t = 1
-      (`make_denoiser`, start).
-    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14). The weights multiply the error at the times drawn, whatever the
-      schedule: there is no factor -dlambda/dt as in Kingma & Gao 2023, arXiv:2303.00848, Section 3.
+    Numerics: the weighted error is computed from the prediction's own error, never from a
+      difference of two x_0. A network of eps or score can be trained where alpha_1 = 0, but then
+      samples must begin before t = 1 (`make_denoiser`, start).
+    Source: Ho et al. 2020, arXiv:2006.11239, Eq. (14). The weights multiply the error at the times
+      drawn, whatever the schedule: there is no factor -dlambda/dt as in Kingma & Gao 2023,
+      arXiv:2303.00848, Section 3.
     """
     _checks.data("x_0", x_0)
     key_time, key_noise = _split_rows(key, x_0.shape[0])
@@ -84,7 +86,9 @@ def _event_mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
 
 
-def denoising_error(key: jax.Array, denoiser: Callable, schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
+def denoising_error(
+    key: jax.Array, denoiser: Callable, schedule: Schedule, x_0: jax.Array, t: Any
+) -> jax.Array:
     """Return the squared error of a denoiser at given times.
 
         e = sum_D (x_0 - D(x_t, t))^2,   x_t = alpha_t x_0 + sigma_t eps

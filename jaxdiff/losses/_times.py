@@ -21,7 +21,9 @@ def uniform_times(key: jax.Array, num: int) -> jax.Array:
     return jax.vmap(lambda k: jax.random.uniform(k, (), jnp.float32))(_rows.keys(key, num))
 
 
-def low_discrepancy_times(key: jax.Array, num: int, *, first: Any = 0, total: int | None = None) -> jax.Array:
+def low_discrepancy_times(
+    key: jax.Array, num: int, *, first: Any = 0, total: int | None = None
+) -> jax.Array:
     """Draw times that cover [0, 1) evenly within a batch; each alone is uniform.
 
         t_i = (u + i / total) mod 1,   u ~ U[0, 1)
@@ -37,7 +39,9 @@ def low_discrepancy_times(key: jax.Array, num: int, *, first: Any = 0, total: in
     """
     _checks.one_key("key", key)
     whole = num if total is None else total
-    return jnp.mod(jax.random.uniform(key, (), jnp.float32) + (first + jnp.arange(num)) / whole, 1.0)
+    return jnp.mod(
+        jax.random.uniform(key, (), jnp.float32) + (first + jnp.arange(num)) / whole, 1.0
+    )
 
 
 def log_normal_times(
@@ -117,11 +121,13 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
     return jax.lax.fori_loop(0, len(index), add, history)
 
 
-def loss_aware_terms(key: jax.Array, history: TermHistory, num: int, *, uniform: float = 1e-3) -> Any:
+def loss_aware_terms(
+    key: jax.Array, history: TermHistory, num: int, *, uniform: float = 1e-3
+) -> Any:
     """Draw terms of the bound in proportion to the root mean square of their last losses.
 
-        p_i propto sqrt(E[L_i^2]), mixed with a little of the uniform distribution; uniform until every term has a full
-        history, and where no term costs anything
+        p_i propto sqrt(E[L_i^2]), mixed with a little of the uniform distribution; uniform until
+        every term has a full history, and where no term costs anything
 
     Args:
       key: typed PRNG key, or one a row, [num].

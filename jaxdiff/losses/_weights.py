@@ -67,7 +67,8 @@ def sigmoid(bias: float = 0.0) -> Partial:
       A function lambda -> weight of the squared error of x_0.
     Raises:
       ValueError: bias is not finite.
-    Source: Kingma & Gao 2023, arXiv:2303.00848, Section 3; Hoogeboom et al. 2024, arXiv:2410.19324, Eq. (8).
+    Source: Kingma & Gao 2023, arXiv:2303.00848, Section 3; Hoogeboom et al. 2024, arXiv:2410.19324,
+    Eq. (8).
     """
     _checks.finite("bias", bias)
     return Partial(_sigmoid, bias)

@@ -14,7 +14,8 @@ def nearest_neighbour_accuracy(x: Any, y: Any) -> Estimate:
 
         1/(2n) sum_i [the nearest other point of i is of i's own sample]
 
-    One half for two samples of one distribution; more when they differ, less when one copies the other.
+    One half for two samples of one distribution; more when they differ, less when one copies the
+    other.
 
     Args:
       x: first sample, [n, *D].
@@ -42,8 +43,9 @@ def classifier_accuracy(x: Any, y: Any, *, fit: Callable, seed: int = 0) -> Esti
 
         1/n sum over held-out z [predict(z) = the sample of z],   predict = fit(half of x and y, their labels)
 
-    For two samples of one law and one size the number of right answers is binomial with probability one half: then the
-    figure's standard deviation is 1 / (2 sqrt(n)), n held-out examples, whatever the classifier.
+    For two samples of one law and one size the number of right answers is binomial with probability
+    one half: then the figure's standard deviation is 1 / (2 sqrt(n)), n held-out examples, whatever
+    the classifier.
 
     Args:
       x: first sample, [n, *D], label 0.
@@ -54,7 +56,8 @@ def classifier_accuracy(x: Any, y: Any, *, fit: Callable, seed: int = 0) -> Esti
     Returns:
       Estimate.
     Raises:
-      ValueError: the samples are not of one shape, n < 4, or they are not finite; the classifier returns other shapes.
+      ValueError: the samples are not of one shape, n < 4, or they are not finite; the classifier
+        returns other shapes.
       TypeError: fit is no function.
     Source: Lopez-Paz & Oquab 2017, arXiv:1610.06545, Section 3.
     """
@@ -64,11 +67,16 @@ def classifier_accuracy(x: Any, y: Any, *, fit: Callable, seed: int = 0) -> Esti
     random = np.random.default_rng(seed)
     half = len(x) // 2
     shuffled = [random.permutation(sample) for sample in pair(x, y, least=4)]
-    train, test = (np.concatenate([sample[part] for sample in shuffled]) for part in (slice(half), slice(half, None)))
+    train, test = (
+        np.concatenate([sample[part] for sample in shuffled])
+        for part in (slice(half), slice(half, None))
+    )
     predicted = np.asarray(fit(train, np.repeat([0, 1], half))(test))
     labels = np.repeat([0, 1], len(test) // 2)
     if predicted.shape != labels.shape:
-        raise ValueError(f"fit: expected a classifier that returns shape {labels.shape}, got {predicted.shape}")
+        raise ValueError(
+            f"fit: expected a classifier that returns shape {labels.shape}, got {predicted.shape}"
+        )
     return share(predicted == labels)
 
 
@@ -82,20 +90,29 @@ def precision(x: Any, y: Any, *, num_neighbours: int = 3) -> Estimate:
       y: real sample, [m, *D].
       num_neighbours: k.
     Returns:
-      Estimate. Of two samples of one law it is below 1, and depends on k and m: see `compare`. Its standard error is
-      that of n independent answers, with the real sample as it is. A single outlier's ball covers much: as a test for a
-      difference it is weak.
+      Estimate. Of two samples of one law it is below 1, and depends on k and m: see `compare`. Its
+      standard error is that of n independent answers, with the real sample as it is. A single
+      outlier's ball covers much: as a test for a difference it is weak.
     Raises:
-      ValueError: num_neighbours < 1 or not below m; the samples are of different event shapes, or not finite.
+      ValueError: num_neighbours < 1 or not below m; the samples are of different event shapes, or
+        not finite.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, Eqs. (1) and (2).
     """
     x, y = pair(x, y)
     _checks.positive_int("num_neighbours", num_neighbours)
     if num_neighbours >= len(y):
-        raise ValueError(f"num_neighbours: expected less than the {len(y)} points of a sample, got {num_neighbours}")
+        raise ValueError(
+            f"num_neighbours: expected less than the {len(y)} points of a sample, got {num_neighbours}"
+        )
     k = num_neighbours  # entry 0 of the sorted distances is the point itself
-    radius = np.concatenate([np.partition(squared_distances(part, y), k, axis=1)[:, k] for part in blocks(y, y)])
-    return share(np.concatenate([np.any(squared_distances(part, y) <= radius, axis=1) for part in blocks(x, y)]))
+    radius = np.concatenate(
+        [np.partition(squared_distances(part, y), k, axis=1)[:, k] for part in blocks(y, y)]
+    )
+    return share(
+        np.concatenate(
+            [np.any(squared_distances(part, y) <= radius, axis=1) for part in blocks(x, y)]
+        )
+    )
 
 
 def recall(x: Any, y: Any, *, num_neighbours: int = 3) -> Estimate:
@@ -110,7 +127,8 @@ def recall(x: Any, y: Any, *, num_neighbours: int = 3) -> Estimate:
     Returns:
       Estimate, as `precision`'s with the samples exchanged.
     Raises:
-      ValueError: num_neighbours < 1 or not below n; the samples are of different event shapes, or not finite.
+      ValueError: num_neighbours < 1 or not below n; the samples are of different event shapes, or
+        not finite.
     Source: Kynkaanniemi et al. 2019, arXiv:1904.06991, Eqs. (1) and (2).
     """
     return precision(y, x, num_neighbours=num_neighbours)

@@ -15,8 +15,8 @@ def energy_distance(x: Any, y: Any) -> Estimate:
 
         E = 2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    Zero for one law and positive for two. The estimate leaves out each point's distance from itself, so that its mean
-    is E; it may be negative.
+    Zero for one law and positive for two. The estimate leaves out each point's distance from
+    itself, so that its mean is E; it may be negative.
 
     Args:
       x: first sample, [n, *D].
@@ -24,10 +24,11 @@ def energy_distance(x: Any, y: Any) -> Estimate:
     Returns:
       Estimate, in units of the data.
     Raises:
-      ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not finite.
+      ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not
+        finite.
     Numerics: the standard error is as in `mmd`.
-    Source: Szekely & Rizzo 2013, J. Stat. Plan. Inference 143(8), Eq. (2.2); as a discrepancy: Sejdinovic et al. 2013,
-      arXiv:1207.6076.
+    Source: Szekely & Rizzo 2013, J. Stat. Plan. Inference 143(8), Eq. (2.2); as a discrepancy:
+      Sejdinovic et al. 2013, arXiv:1207.6076.
     """
     return _discrepancy(lambda squared: -np.sqrt(squared), *pair(x, y))
 
@@ -40,15 +41,17 @@ def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
     Args:
       x: first sample, [n, *D].
       y: second sample, [m, *D].
-      bandwidths: one or several b, in units of the data; None is the median distance of the pooled sample's points,
-        which two halves of a pooled sample share, as a permutation test needs it.
+      bandwidths: one or several b, in units of the data; None is the median distance of the pooled
+        sample's points, which two halves of a pooled sample share, as a permutation test needs it.
     Returns:
       Estimate, between -1 and 2; its mean is MMD^2, and it may be negative.
     Raises:
-      ValueError: a bandwidth is not positive; the samples are of different event shapes, have fewer than 2 examples, or
-        are not finite; the median of more than 8192 points' distances is asked for.
-    Numerics: the standard error is of first order in the two samples' projections. For two samples of one law, where
-      that vanishes, it only has the right magnitude, O(1 / n): `permutation_test` has the law of the figure there.
+      ValueError: a bandwidth is not positive; the samples are of different event shapes, have fewer
+        than 2 examples, or are not finite; the median of more than 8192 points' distances is asked
+        for.
+    Numerics: the standard error is of first order in the two samples' projections. For two samples
+      of one law, where that vanishes, it only has the right magnitude, O(1 / n): `permutation_test`
+      has the law of the figure there.
     Source: Gretton et al. 2012, JMLR 13, Eq. (3); standard error: Serfling 1980, Section 5.5.1.
     """
     x, y = pair(x, y)
@@ -65,11 +68,15 @@ def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
 
 def _median_distance(points: np.ndarray) -> float:
     """Median distance of two of the points; 1 where more than half are the same point."""
-    require_pairs("bandwidths", points, points, "widths that are given need no median of all distances")
+    require_pairs(
+        "bandwidths", points, points, "widths that are given need no median of all distances"
+    )
     return float(np.median(pdist(points))) or 1.0
 
 
-def _discrepancy(kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> Estimate:
+def _discrepancy(
+    kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
+) -> Estimate:
     """The U-statistic of a kernel, a function of squared distances."""
     n, m = len(x), len(y)
     near, near_y = (_sums(kernel, z, z)[0] / (len(z) - 1) for z in (x, y))
@@ -81,7 +88,9 @@ def _discrepancy(kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: n
     return Estimate(float(value), float(np.sqrt(variance)))
 
 
-def _sums(kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sums(
+    kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums of the kernel's matrix over its columns, [n], and its rows, [m], block by block; of one sample with itself
     the diagonal is left out."""
     over_y, over_x, start = [], np.zeros(len(y)), 0

@@ -17,11 +17,13 @@ def parzen_log_likelihood(x: Any, y: Any, *, validation: Any, widths: Any = WIDT
 
         1/m sum_j log 1/n sum_i N(y_j; x_i, w^2 I),   w = argmax over widths of the same for the validation data
 
-    The protocol of the published MNIST figures: data in [0, 1], n = 10,000 generated samples, the width out of
-    logspace(-1, 0, 10) by the first 1,000 of the last 10,000 training images, m = 10,000 test images. It is reported in
-    nats (Goodfellow et al. 2014) or in bits, nats / log 2 (the 2015 diffusion paper, Table 2, whose "perfect model" is
-    the figure of training images in place of samples: `compare`'s floor). A density of samples spread by a window in
-    hundreds of dimensions says little of a model (Theis et al. 2016), and is not comparable with a bound on its own.
+    The protocol of the published MNIST figures: data in [0, 1], n = 10,000 generated samples, the
+    width out of logspace(-1, 0, 10) by the first 1,000 of the last 10,000 training images, m =
+    10,000 test images. It is reported in nats (Goodfellow et al. 2014) or in bits, nats / log 2
+    (the 2015 diffusion paper, Table 2, whose "perfect model" is the figure of training images in
+    place of samples: `compare`'s floor). A density of samples spread by a window in hundreds of
+    dimensions says little of a model (Theis et al. 2016), and is not comparable with a bound on its
+    own.
 
     Args:
       x: generated sample, [n, *D].
@@ -29,15 +31,19 @@ def parzen_log_likelihood(x: Any, y: Any, *, validation: Any, widths: Any = WIDT
       validation: held-out data that are not the test data, [k, *D].
       widths: one or several w, in units of the data; with one, validation decides nothing.
     Returns:
-      Estimate, in nats: a density, in the units of the data. The standard error is over the test data.
+      Estimate, in nats: a density, in the units of the data. The standard error is over the test
+      data.
     Raises:
       ValueError: a width is not positive; the samples are of different event shapes, or not finite.
-    Source: Breuleux et al. 2011, Neural Comput. 23(8), Section 5; Goodfellow et al. 2014, arXiv:1406.2661, Section 5,
-      and its parzen_ll.py; Sohl-Dickstein et al. 2015, arXiv:1503.03585, Table 2; Theis et al. 2016, arXiv:1511.01844.
+    Source: Breuleux et al. 2011, Neural Comput. 23(8), Section 5; Goodfellow et al. 2014,
+      arXiv:1406.2661, Section 5, and its parzen_ll.py; Sohl-Dickstein et al. 2015,
+      arXiv:1503.03585, Table 2; Theis et al. 2016, arXiv:1511.01844.
     """
     width = parzen_width(x, validation, widths=widths)
     log_density = _log_densities(*pair(x, y, least=1), np.array([width]))[0]
-    return Estimate(float(np.mean(log_density)), float(np.std(log_density) / np.sqrt(len(log_density))))
+    return Estimate(
+        float(np.mean(log_density)), float(np.std(log_density) / np.sqrt(len(log_density)))
+    )
 
 
 def parzen_width(x: Any, validation: Any, *, widths: Any = WIDTHS) -> float:

@@ -27,7 +27,9 @@ def pair(x: Any, y: Any, *, least: int = 2) -> tuple[np.ndarray, np.ndarray]:
     first, second = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (x, y))
     for name, sample in (("x", first), ("y", second)):
         if not np.isfinite(sample).all():
-            raise ValueError(f"{name}: expected finite values, got {np.sum(~np.isfinite(sample))} that are not")
+            raise ValueError(
+                f"{name}: expected finite values, got {np.sum(~np.isfinite(sample))} that are not"
+            )
     return first, second
 
 

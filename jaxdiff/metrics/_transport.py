@@ -19,14 +19,16 @@ def wasserstein(x: Any, y: Any, *, order: float = 2.0) -> Estimate:
       y: second sample, [n, *D].
       order: p, at least 1.
     Returns:
-      Estimate, in units of the data: an upwards biased one of the laws' distance, by O(n^(-1/d)) where they are close.
-      The standard error is that of the figure about its own mean, from the optimal potentials.
+      Estimate, in units of the data: an upwards biased one of the laws' distance, by O(n^(-1/d))
+      where they are close. The standard error is that of the figure about its own mean, from the
+      optimal potentials.
     Raises:
-      ValueError: order < 1; the samples are not of one shape, have fewer than 2 examples or more than 8192, or are not
-        finite.
-    Numerics: the assignment takes O(n^3) operations and n^2 numbers: seconds for some thousands of examples.
-    Source: Peyre & Cuturi 2019, arXiv:1803.00567, Section 2.2; standard error: del Barrio & Loubes 2019,
-      arXiv:1705.01299, Theorem 4.1.
+      ValueError: order < 1; the samples are not of one shape, have fewer than 2 examples or more
+        than 8192, or are not finite.
+    Numerics: the assignment takes O(n^3) operations and n^2 numbers: seconds for some thousands of
+      examples.
+    Source: Peyre & Cuturi 2019, arXiv:1803.00567, Section 2.2; standard error: del Barrio & Loubes
+      2019, arXiv:1705.01299, Theorem 4.1.
     """
     _checks.same_shape("y", y, "x", x)
     _checks.values("order", order, "at least 1", lambda p: p >= 1)
@@ -39,7 +41,8 @@ def wasserstein(x: Any, y: Any, *, order: float = 2.0) -> Estimate:
 def _potentials(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """u, v with u_i + v_j <= cost_ij and equality on the diagonal, where that is an optimal matching.
 
-    v_j <= v_i + cost_ij - cost_ii is a problem of shortest paths without negative cycles (Bellman-Ford).
+    v_j <= v_i + cost_ij - cost_ii is a problem of shortest paths without negative cycles
+    (Bellman-Ford).
     """
     edges = cost - np.diag(cost)[:, None]
     v = np.zeros(len(cost))
@@ -71,8 +74,8 @@ def sliced_wasserstein(x: Any, y: Any, *, num_slices: int = 1000, seed: int = 0)
       num_slices: number of directions.
       seed: of the directions.
     Returns:
-      Estimate in units of the data; its standard error is that of the directions, not of the samples: for their
-      part compare with the distance of two samples of one law.
+      Estimate in units of the data; its standard error is that of the directions, not of the
+      samples: for their part compare with the distance of two samples of one law.
     Raises:
       ValueError: the samples are not of one shape, or num_slices < 2.
     Source: Bonneel et al. 2015, J. Math. Imaging Vis. 51(1), Definition 3.
@@ -82,11 +85,16 @@ def sliced_wasserstein(x: Any, y: Any, *, num_slices: int = 1000, seed: int = 0)
     flat = pair(x, y, least=1)
     theta = np.random.default_rng(seed).normal(size=(num_slices, flat[0].shape[1]))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
-    squared = np.concatenate(  # some directions at a time: the projections of all of them may not fit
-        [
-            np.mean((np.sort(flat[0] @ part.T, axis=0) - np.sort(flat[1] @ part.T, axis=0)) ** 2, axis=0)
-            for part in np.array_split(theta, -(-num_slices // 100))
-        ]
+    squared = (
+        np.concatenate(  # some directions at a time: the projections of all of them may not fit
+            [
+                np.mean(
+                    (np.sort(flat[0] @ part.T, axis=0) - np.sort(flat[1] @ part.T, axis=0)) ** 2,
+                    axis=0,
+                )
+                for part in np.array_split(theta, -(-num_slices // 100))
+            ]
+        )
     )
     return _root(float(np.mean(squared)), squared)
 
@@ -96,22 +104,27 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
 
         d^2 = |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^(1/2) C_y C_x^(1/2))^(1/2))
 
-    Of an Inception network's features it is the root of what is known as FID; `compare` takes any feature function.
+    Of an Inception network's features it is the root of what is known as FID; `compare` takes any
+    feature function.
 
     Args:
       x: first sample, [n, *D].
       y: second sample, [m, *D].
     Returns:
-      Estimate, in units of the data: d, biased upwards by the moments' own errors. The standard error is of first order
-      in them, about the figure's own mean.
+      Estimate, in units of the data: d, biased upwards by the moments' own errors. The standard
+      error is of first order in them, about the figure's own mean.
     Raises:
-      ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not finite.
-    Numerics: the covariances are taken in the space that the n + m examples span, where that is the smaller one: there
-      they are k x k, k = min(d, n + m), and the figure is the same.
-    Source: Dowson & Landau 1982, J. Multivar. Anal. 12(3), Eq. (4); Heusel et al. 2017, arXiv:1706.08500, Eq. (6).
+      ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not
+        finite.
+    Numerics: the covariances are taken in the space that the n + m examples span, where that is the
+      smaller one: there they are k x k, k = min(d, n + m), and the figure is the same.
+    Source: Dowson & Landau 1982, J. Multivar. Anal. 12(3), Eq. (4); Heusel et al. 2017,
+    arXiv:1706.08500, Eq. (6).
     """
     x, y = _coordinates(*pair(x, y))
-    (mean, covariance), (mean_y, covariance_y) = moments = [(z.mean(0), np.atleast_2d(np.cov(z.T))) for z in (x, y)]
+    (mean, covariance), (mean_y, covariance_y) = moments = [
+        (z.mean(0), np.atleast_2d(np.cov(z.T))) for z in (x, y)
+    ]
     value = normal_wasserstein(*moments[0], *moments[1])
     influences = (
         _influence(x - mean, mean - mean_y, _transport_map(covariance, covariance_y)),
@@ -123,7 +136,8 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
 def _coordinates(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The examples in an orthonormal basis of what they span about their centre, [n, k] and [m, k], k = min(d, n + m).
 
-    Z^T = Q R: the columns of R are the rows of Z in the basis Q, with the same distances and angles.
+    Z^T = Q R: the columns of R are the rows of Z in the basis Q, with the same distances and
+    angles.
     """
     z = np.concatenate([x, y])
     if z.shape[0] >= z.shape[1]:
@@ -163,7 +177,12 @@ def normal_wasserstein(mean: Any, covariance: Any, other_mean: Any, other_covari
         )
     root = _power(covariances[0], 0.5)
     cross = np.trace(_power(root @ covariances[1] @ root, 0.5))
-    squared = np.sum((means[0] - means[1]) ** 2) + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross
+    squared = (
+        np.sum((means[0] - means[1]) ** 2)
+        + np.trace(covariances[0])
+        + np.trace(covariances[1])
+        - 2 * cross
+    )
     return float(np.sqrt(max(squared, 0.0)))
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from scipy.special import ndtri
 
-HALF = 0.5**0.5  # The sum of two independent signals of unit variance, times this, has unit variance.
+HALF = (
+    0.5**0.5
+)  # The sum of two independent signals of unit variance, times this, has unit variance.
 
 
 def _spread(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -26,21 +28,36 @@ def dense(size: int, dtype: Any, name: str, *, init: Any = _spread) -> nn.Dense:
 
 def conv(channels: int, dtype: Any, name: str, *, stride: int = 1, init: Any = _spread) -> nn.Conv:
     """Make a 3x3 convolution; stride 2 leaves ceil(side / 2)."""
-    return nn.Conv(channels, (3, 3), stride, dtype=dtype, kernel_init=init, conv_general_dilated=convolve, name=name)
+    return nn.Conv(
+        channels,
+        (3, 3),
+        stride,
+        dtype=dtype,
+        kernel_init=init,
+        conv_general_dilated=convolve,
+        name=name,
+    )
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: Any) -> jax.Array:
     """Convolve images [B, H, W, C] for `nn.Conv`, whose other options `conv` leaves alone.
 
-    XLA's CPU has no fast program, inside a scan, for the transpose that `lax.conv_general_dilated` has in x: it reads
-    the kernel with its channels exchanged. So the derivative in x is written with exchanged channels, and its transpose
-    is the fast one.
+    XLA's CPU has no fast program, inside a scan, for the transpose that `lax.conv_general_dilated`
+    has in x: it reads the kernel with its channels exchanged. So the derivative in x is written
+    with exchanged channels, and its transpose is the fast one.
     """
-    return _convolve(x, kernel, tuple(strides), padding if isinstance(padding, str) else tuple(map(tuple, padding)))
+    return _convolve(
+        x,
+        kernel,
+        tuple(strides),
+        padding if isinstance(padding, str) else tuple(map(tuple, padding)),
+    )
 
 
 def _plain(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, order: str) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", order, "NHWC"))
+    return jax.lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", order, "NHWC")
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
@@ -48,14 +65,18 @@ def _convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> ja
     return _plain(x, kernel, strides, padding, "HWIO")
 
 
-def _convolve_jvp(strides: Any, padding: Any, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+def _convolve_jvp(
+    strides: Any, padding: Any, primals: Any, tangents: Any
+) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
     parts = []
     if not isinstance(dx, SymbolicZero):
         parts.append(_plain(dx, kernel.swapaxes(2, 3), strides, padding, "HWOI"))
     if not isinstance(dkernel, SymbolicZero):
         parts.append(_plain(x, dkernel, strides, padding, "HWIO"))
-    return _convolve(x, kernel, strides, padding), functools.reduce(jnp.add, parts)  # at least one is asked for
+    return _convolve(x, kernel, strides, padding), functools.reduce(
+        jnp.add, parts
+    )  # at least one is asked for
 
 
 _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
@@ -70,8 +91,9 @@ def time_features(t: jax.Array, size: int, kind: str) -> jax.Array:
     sinusoidal: cos, sin(1000 t f_i), f_i = 10000^(-i/n): t counts steps of the usual T = 1000.
     fourier: cos, sin(2 pi t f_i), f_i = 16 |z_i| at the quantiles z_i of a standard normal.
 
-    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Song et al. 2021, arXiv:2011.13456, appendix C.2 (whose
-    frequencies are random: quantiles need neither a key nor a parameter that must not be trained).
+    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Song et al. 2021, arXiv:2011.13456,
+    appendix C.2 (whose frequencies are random: quantiles need neither a key nor a parameter that
+    must not be trained).
     """
     i = np.arange(size // 2)
     if kind == "sinusoidal":
@@ -102,37 +124,45 @@ class Embedding(nn.Module):
             label = jnp.full(t.shape, self.num_classes) if label is None else label
             # The look-up gives NaN beyond the table's end, but counts a negative index from there.
             label = jnp.where(label < 0, self.num_classes + 1, label)
-            h = h + nn.Embed(self.num_classes + 1, self.width, self.dtype, embedding_init=_spread, name="label")(label)
+            h = h + nn.Embed(
+                self.num_classes + 1, self.width, self.dtype, embedding_init=_spread, name="label"
+            )(label)
         return nn.silu(h)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax.Array:
     """Zero a fraction of the entries and scale up the rest; key: one a row, [B], or None for none.
 
-    Row i's mask depends on (key i, index) alone, not on the rest of the batch or on how devices share it.
+    Row i's mask depends on (key i, index) alone, not on the rest of the batch or on how devices
+    share it.
     """
     if key is None or rate == 0:
         return x
-    draw = jax.vmap(lambda k: jax.random.bernoulli(jax.random.fold_in(k, index), 1 - rate, x.shape[1:]))
+    draw = jax.vmap(
+        lambda k: jax.random.bernoulli(jax.random.fold_in(k, index), 1 - rate, x.shape[1:])
+    )
     return jnp.where(draw(key), x / (1 - rate), 0)
 
 
 def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
     """Normalise groups of channels of images [B, H, W, C], with a scale and a shift, [1, C] or [B, C].
 
-    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2;  at least float32
+    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2;  at
+    least float32
 
-    Numerics: a and b are [B, C], so an image is read once for the moments and once for the result. Two details keep
-    XLA on CPU from recomputing long chains for every pixel. Groups are averaged by a small matrix product, which no
-    fusion swallows. And E x^2 precedes E x, so that the last term of the gradient of x multiplies a whole image.
-    The difference loses digits where |mean| >> standard deviation, which outputs of convolutions are far from.
+    Numerics: a and b are [B, C], so an image is read once for the moments and once for the result.
+    Two details keep XLA on CPU from recomputing long chains for every pixel. Groups are averaged by
+    a small matrix product, which no fusion swallows. And E x^2 precedes E x, so that the last term
+    of the gradient of x multiplies a whole image. The difference loses digits where |mean| >>
+    standard deviation, which outputs of convolutions are far from.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.square(x).mean((1, 2))
     moments = jnp.stack([x.mean((1, 2)), square], axis=1)
     size = x.shape[-1] // groups
     average = jnp.asarray(np.kron(np.eye(groups), np.full((size, size), 1 / size)), x.dtype)
-    # Full precision: an accelerator's default rounds the factors, and the difference of squares would be noise.
+    # Full precision: an accelerator's default rounds the factors, and the difference of squares
+    # would be noise.
     mean, square = jnp.moveaxis(jnp.matmul(moments, average, precision="highest"), 1, 0)
     a = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-5)
     b = shift - mean * a
@@ -160,9 +190,10 @@ PAIRS = 2**18  # of pixels at a time beyond that
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     """softmax(q k / sqrt(size)) v for [B, pixels, heads, size]; the softmax is at least float32.
 
-    Numerics: the pairs of up to 256 pixels are held at once. Of more the queries take turns, each with all keys, and
-    the backward pass computes their softmax again: memory grows with the pixels, and not with their square. No sum
-    changes its order. `jax.nn.dot_product_attention` would hold all pairs, and run a float64 softmax in float32.
+    Numerics: the pairs of up to 256 pixels are held at once. Of more the queries take turns, each
+    with all keys, and the backward pass computes their softmax again: memory grows with the pixels,
+    and not with their square. No sum changes its order. `jax.nn.dot_product_attention` would hold
+    all pairs, and run a float64 softmax in float32.
     """
     pixels = q.shape[1]
     if pixels <= WHOLE:
@@ -172,12 +203,16 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     def one(query: jax.Array) -> jax.Array:
         return _attend(query[:, None], k, v)[:, 0]
 
-    return jnp.moveaxis(jax.lax.map(one, jnp.moveaxis(q, 1, 0), batch_size=max(16, PAIRS // pixels)), 0, 1)
+    return jnp.moveaxis(
+        jax.lax.map(one, jnp.moveaxis(q, 1, 0), batch_size=max(16, PAIRS // pixels)), 0, 1
+    )
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     precise = jnp.promote_types(q.dtype, jnp.float32)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precise) / math.sqrt(q.shape[-1])
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precise) / math.sqrt(
+        q.shape[-1]
+    )
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits).astype(v.dtype), v)
 
 
@@ -220,7 +255,8 @@ class ResBlock(nn.Module):
 def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
     """Double the sides by repetition and crop to (height, width).
 
-    Stacked rather than repeated: the transpose is then two sums of slices, which fuse, instead of a slow reduction.
+    Stacked rather than repeated: the transpose is then two sums of slices, which fuse, instead of a
+    slow reduction.
     """
     batch, rows, columns, channels = x.shape
     x = jnp.stack([x, x], axis=2).reshape(batch, 2 * rows, columns, channels)
@@ -231,7 +267,9 @@ def upsample(x: jax.Array, height: int, width: int) -> jax.Array:
 def fourier(x: jax.Array, exponents: tuple[int, ...]) -> jax.Array:
     """Append sin(2^n pi x) and cos(2^n pi x) to the channels, for each exponent n."""
     angles = [2.0**n * jnp.pi * x for n in exponents]
-    return jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1) if angles else x
+    return (
+        jnp.concatenate([x, *map(jnp.sin, angles), *map(jnp.cos, angles)], axis=-1) if angles else x
+    )
 
 
 def to_patches(x: jax.Array, patch: int) -> jax.Array:

@@ -29,10 +29,14 @@ class MLP(nn.Module):
         return params["stem"]["kernel"].shape[0]
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
         dtype = jnp.dtype(self.dtype)
         outputs = x.shape[-1] * (2 if self.learned_variance else 1)
-        embedding = _layers.Embedding(self.width, self.time_embedding, self.num_classes, dtype)(t, label)
+        embedding = _layers.Embedding(self.width, self.time_embedding, self.num_classes, dtype)(
+            t, label
+        )
         h = _layers.dense(self.width, dtype, "stem")(x.astype(dtype))
         for layer in range(self.depth):
             shift = _layers.dense(self.width, dtype, f"film_{layer}")(embedding)
@@ -60,8 +64,8 @@ def mlp(
       width: size of the hidden vectors.
       depth: residual blocks.
       dropout: rate in the residual blocks; drawn only where `Model.apply` gets a dropout_key.
-      num_classes: None for an unconditional network; otherwise labels are 0 .. num_classes, the last one the null
-        class of classifier-free guidance.
+      num_classes: None for an unconditional network; otherwise labels are 0 .. num_classes, the
+        last one the null class of classifier-free guidance.
       time_embedding: "sinusoidal" or "fourier".
       learned_variance: return 2d entries, the second half for the reverse variance.
       dtype: "float32", "bfloat16" or "float64", of the computation; parameters are float32.

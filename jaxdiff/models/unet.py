@@ -42,11 +42,17 @@ class UNet(nn.Module):
         return params["stem"]["kernel"].shape[2] // self.patch**2 // (1 + 2 * len(self.fourier))
 
     @nn.compact
-    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, label: jax.Array | None, key: jax.Array | None
+    ) -> jax.Array:
         dtype = jnp.dtype(self.dtype)
         height, width, channels = x.shape[1:]
-        outputs = channels * (2 if self.learned_variance else self.level_features if self.num_levels else 1)
-        embedding = _layers.Embedding(4 * self.channels, self.time_embedding, self.num_classes, dtype)(t, label)
+        outputs = channels * (
+            2 if self.learned_variance else self.level_features if self.num_levels else 1
+        )
+        embedding = _layers.Embedding(
+            4 * self.channels, self.time_embedding, self.num_classes, dtype
+        )(t, label)
         h = _layers.to_patches(_layers.fourier(x, self.fourier).astype(dtype), self.patch)
         h = _layers.conv(self.channels, dtype, "stem")(h)
         h = self.body(h, embedding, key)
@@ -64,7 +70,9 @@ class UNet(nn.Module):
         indices = itertools.count()
 
         def block(h: jax.Array, attend: bool) -> jax.Array:
-            h = _layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(h, embedding, key)
+            h = _layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(
+                h, embedding, key
+            )
             return _layers.Attention(self.num_heads, self.norm_groups, dtype)(h) if attend else h
 
         widths = [self.channels * m for m in self.multipliers]
@@ -107,8 +115,9 @@ def unet(
 
         up: h <- block((h + skip) / sqrt(2)),   block: h <- h + conv(silu(FiLM(norm(conv(silu(norm(h)))))))
 
-    FiLM scales and shifts by time and class. Sides become ceil(side / 2) on the way down and are cropped to the skip
-    connection's on the way up, so odd sides work. Skip connections are added: nothing is concatenated or projected.
+    FiLM scales and shifts by time and class. Sides become ceil(side / 2) on the way down and are
+    cropped to the skip connection's on the way up, so odd sides work. Skip connections are added:
+    nothing is concatenated or projected.
 
     Args:
       channels: width of the first level.
@@ -117,28 +126,31 @@ def unet(
       attention: heights of the feature maps with self-attention; the middle always has it.
       num_heads: attention heads.
       dropout: rate in the residual blocks; drawn only where `Model.apply` gets a dropout_key.
-      num_classes: None for an unconditional network; otherwise labels are 0 .. num_classes, the last one the null
-        class of classifier-free guidance.
-      patch: side of the squares of pixels that become one pixel of the first level; 2 trades detail for speed.
+      num_classes: None for an unconditional network; otherwise labels are 0 .. num_classes, the
+        last one the null class of classifier-free guidance.
+      patch: side of the squares of pixels that become one pixel of the first level; 2 trades detail
+        for speed.
       time_embedding: "sinusoidal" or "fourier".
       learned_variance: return 2C channels, the second half for the reverse variance.
       dtype: "float32", "bfloat16" or "float64", of the computation; parameters are float32.
       norm_groups: groups of each group normalisation.
-      fourier: exponents n of input features sin(2^n pi x), cos(2^n pi x), which show small differences; 7 sees single
-        levels of 8 bits in [-1, 1]; 0 to 23.
+      fourier: exponents n of input features sin(2^n pi x), cos(2^n pi x), which show small
+        differences; 7 sees single levels of 8 bits in [-1, 1]; 0 to 23.
       num_levels: None, or the number of levels to return logits of, [B, H, W, C, num_levels], for
         `make_categorical_denoiser`.
       level_features: numbers a component from which its logits are made, by one linear map.
     Returns:
       The model. Its event_shape is (H, W, C).
     Raises:
-      ValueError: an option has a value that is not offered, or a width is not divisible by norm_groups and num_heads.
+      ValueError: an option has a value that is not offered, or a width is not divisible by
+        norm_groups and num_heads.
       TypeError: a size is not an int, or dropout is no number.
-    Numerics: memory grows with the number of pixels, attention's too: of more than 256 pixels the queries take turns.
-      Its time grows with their square, in the middle of a network of few levels most of all.
-    Source: Ho et al. 2020, arXiv:2006.11239; FiLM from Dhariwal and Nichol 2021, arXiv:2105.05233; added skip
-      connections from Hoogeboom et al. 2023, arXiv:2301.11093; Fourier features from Kingma et al. 2021,
-      arXiv:2107.00630, Appendix C.
+    Numerics: memory grows with the number of pixels, attention's too: of more than 256 pixels the
+      queries take turns. Its time grows with their square, in the middle of a network of few levels
+      most of all.
+    Source: Ho et al. 2020, arXiv:2006.11239; FiLM from Dhariwal and Nichol 2021, arXiv:2105.05233;
+      added skip connections from Hoogeboom et al. 2023, arXiv:2301.11093; Fourier features from
+      Kingma et al. 2021, arXiv:2107.00630, Appendix C.
     """
     module = UNet(
         channels=channels,
@@ -171,7 +183,9 @@ def _check(unet: UNet) -> None:
         if getattr(unet, name) is not None:
             _checks.positive_int(name, getattr(unet, name))
     if unet.num_levels is not None and unet.learned_variance:
-        raise ValueError("learned_variance: expected False with num_levels, whose logits give a variance already")
+        raise ValueError(
+            "learned_variance: expected False with num_levels, whose logits give a variance already"
+        )
     if not unet.multipliers:
         raise ValueError("multipliers: expected at least one level, got none")
     check_dropout(unet.dropout)
@@ -183,6 +197,8 @@ def _check(unet: UNet) -> None:
     divisors = {"two": 2, "norm_groups": unet.norm_groups, "num_heads": unet.num_heads}
     for name, divisor in divisors.items():
         if unet.channels % divisor:
-            raise ValueError(f"channels: expected a multiple of {name}, {divisor}, got {unet.channels}")
+            raise ValueError(
+                f"channels: expected a multiple of {name}, {divisor}, got {unet.channels}"
+            )
     _checks.choice("time_embedding", unet.time_embedding, TIME_EMBEDDINGS)
     _checks.choice("dtype", unet.dtype, DTYPES)

@@ -21,8 +21,8 @@ def affine_chain(
 
         mu <- F mu + b,   P <- F P F^T + V,   where E[x_s | x_t] = F x_t + b and V = Var[x_s | x_t]
 
-    from N(0, sigma^2 I) at ts[0] over any number of steps, however coarse: the reverse process is affine, since
-    E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
+    from N(0, sigma^2 I) at ts[0] over any number of steps, however coarse: the reverse process is
+    affine, since E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
 
     Args:
       data: one component, K = 1.
@@ -33,7 +33,8 @@ def affine_chain(
       A GaussianMixture of one component, with a full covariance.
     Raises:
       ValueError: data has more than one component, or ts is no decreasing grid.
-    Numerics: a [d, d] product a step; the variances are those of the coordinates, as the kernel's are.
+    Numerics: a [d, d] product a step; the variances are those of the coordinates, as the kernel's
+    are.
     """
     if len(data.means) != 1:
         raise ValueError(f"data: expected one component, got {len(data.means)}")
@@ -59,7 +60,8 @@ def chain_law(data: GaussianMixture, chain: Chain) -> GaussianMixture:
 
         x_0 = last mean + sqrt(last variance) z,   after the recursion of `affine_chain`
 
-    Every estimator of a finite chain's probability is to be held against this law, and not against the data's.
+    Every estimator of a finite chain's probability is to be held against this law, and not against
+    the data's.
 
     Args:
       data: one component, K = 1, of which `chain.denoiser` is the denoiser.
@@ -72,4 +74,6 @@ def chain_law(data: GaussianMixture, chain: Chain) -> GaussianMixture:
     law = affine_chain(data, chain.schedule, chain.ts, variance=chain.kind)
     last = chain.p_last(jnp.zeros_like(data.means))
     alpha = 1.0 if chain.ends_clean else chain.schedule.alpha(chain.ts[-1]).astype(data.means.dtype)
-    return gaussian(law.means[0] / alpha, law.covariances[0] / alpha**2 + jnp.diag(last.variance[0]))
+    return gaussian(
+        law.means[0] / alpha, law.covariances[0] / alpha**2 + jnp.diag(last.variance[0])
+    )

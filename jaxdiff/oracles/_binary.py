@@ -33,11 +33,15 @@ class BinaryLaw:
     def log_prob(self, x: jax.Array) -> jax.Array:
         """log p(x) of sequences [B, n], in nats, [B]; -inf for one that is not on the list."""
         same = jnp.all(x[:, None] == self.sequences[None], axis=-1)
-        return logsumexp(jnp.where(same, jax.nn.log_softmax(self.log_weights)[None], -jnp.inf), axis=1)
+        return logsumexp(
+            jnp.where(same, jax.nn.log_softmax(self.log_weights)[None], -jnp.inf), axis=1
+        )
 
     def sample(self, key: jax.Array, shape: tuple[int]) -> jax.Array:
         """Draw sequences, shape (B,) to [B, n]; row i depends on (key, i) alone."""
-        chosen = jax.vmap(lambda k: jax.random.categorical(k, self.log_weights))(_rows.keys(key, *shape))
+        chosen = jax.vmap(lambda k: jax.random.categorical(k, self.log_weights))(
+            _rows.keys(key, *shape)
+        )
         return self.sequences[chosen]
 
     def denoiser(self, schedule: Schedule) -> Partial:
@@ -100,7 +104,8 @@ def binary_chain(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: in
 def binary_bound(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: int) -> jax.Array:
     """Return the exact variational bound of every sequence: the mean of what `binomial.vlb_terms` estimates, negated.
 
-        -KL(q(x_T | x_0) || B(1/2)) - sum_(t, s) sum_x_t q(x_t | x_0) KL(q(x_s | x_t, x_0) || p(x_s | x_t))
+        -KL(q(x_T | x_0) || B(1/2)) - sum_(t, s) sum_x_t q(x_t | x_0) KL(q(x_s | x_t, x_0) || p(x_s
+        | x_t))
 
     Args:
       denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, n]; any, not only an exact one.

@@ -29,8 +29,8 @@ class GaussianMixture:
     Fields:
       log_weights: [K]; normalised by every method, so log w_k + const will do.
       means: [K, d].
-      covariances: [K, d, d], symmetric positive semi-definite; or [K, d], their diagonals; or [K], multiples of the
-        identity, for which no [d, d] matrix is ever made.
+      covariances: [K, d, d], symmetric positive semi-definite; or [K, d], their diagonals; or [K],
+        multiples of the identity, for which no [d, d] matrix is ever made.
     Raises:
       TypeError: a field is not a floating array.
       ValueError: shapes do not fit, or values that are known are not those of a mixture.
@@ -46,15 +46,27 @@ class GaussianMixture:
             _checks.floating(name, field)
         weights, means, covariances = (field.shape for field in fields)
         # Leading axes make a batch of mixtures, such as vmap returns.
-        if len(means) < 2 or weights != means[:-1] or covariances not in ((*means, means[-1]), means, weights):
+        if (
+            len(means) < 2
+            or weights != means[:-1]
+            or covariances not in ((*means, means[-1]), means, weights)
+        ):
             raise ValueError(
                 "log_weights, means, covariances: expected shapes [K], [K, d], and [K, d, d], [K, d] or [K], got "
                 f"{weights}, {means}, {covariances}"
             )
-        _checks.values("log_weights", self.log_weights, "weights below infinity", lambda w: w < np.inf, finite=False)
+        _checks.values(
+            "log_weights",
+            self.log_weights,
+            "weights below infinity",
+            lambda w: w < np.inf,
+            finite=False,
+        )
         _checks.finite("means", self.means)
         if len(covariances) <= len(means):
-            _checks.values("covariances", self.covariances, "variances of at least 0", lambda v: v >= 0)
+            _checks.values(
+                "covariances", self.covariances, "variances of at least 0", lambda v: v >= 0
+            )
         elif (known := _checks.known(self.covariances)) is not None:
             wrong = known[~_may_be_covariance(known)]
             if len(wrong):
@@ -78,7 +90,9 @@ class GaussianMixture:
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
         rows = self._flat(x)
-        return logsumexp(self._joint(rows, *self._spectrum(), 1.0), axis=-1).reshape(jnp.shape(x)[:-1])
+        return logsumexp(self._joint(rows, *self._spectrum(), 1.0), axis=-1).reshape(
+            jnp.shape(x)[:-1]
+        )
 
     @exactly
     def score(self, x: jax.Array) -> jax.Array:
@@ -113,15 +127,18 @@ class GaussianMixture:
         noise = sigma**2
         if self.covariances.ndim > self.means.ndim:
             noise = noise * jnp.eye(self.means.shape[-1], dtype=self.means.dtype)[None]
-        return GaussianMixture(self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise)
+        return GaussianMixture(
+            self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise
+        )
 
     def denoiser(self, schedule: Schedule, *, variance: bool = False) -> Partial:
         """Return the exact E[x_0 | x_t] as a denoiser: (x_t [B, *D], t [] or [B]) -> [B, *D], where d = prod(D).
 
             sum_k r_k(x_t) (m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k))
 
-        With variance it returns a `Denoised` with the diagonal of Cov[x_0 | x_t] too, the optimal reverse variance's
-        ingredient. One eigendecomposition serves every t, since noise adds a multiple of the identity.
+        With variance it returns a `Denoised` with the diagonal of Cov[x_0 | x_t] too, the optimal
+        reverse variance's ingredient. One eigendecomposition serves every t, since noise adds a
+        multiple of the identity.
         """
         return Partial(_mixture_denoiser, Static(variance), self, schedule, *self._spectrum())
 
@@ -135,13 +152,17 @@ class GaussianMixture:
             given = self.posterior(alpha * eye, x, sigma**2 * eye)
             share = jax.nn.softmax(given.log_weights)
             centred = given.means - (share @ given.means)[None]
-            return jnp.einsum("k,kij->ij", share, given.covariances + centred[:, :, None] * centred[:, None, :])
+            return jnp.einsum(
+                "k,kij->ij", share, given.covariances + centred[:, :, None] * centred[:, None, :]
+            )
 
         size = x_t.shape[:1]
         return jax.vmap(one)(x_t, *(jnp.broadcast_to(v.reshape(-1), size) for v in (alpha, sigma)))
 
     @exactly
-    def posterior(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> "GaussianMixture":
+    def posterior(
+        self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array
+    ) -> "GaussianMixture":
         """Return p(x | y) for y = A x + noise: again a mixture.
 
         Args:
@@ -149,8 +170,8 @@ class GaussianMixture:
           y: observation, [m].
           noise_covariance: [m, m], positive definite.
         Returns:
-          GaussianMixture with log_weights w_k N(y; A m_k, A C_k A^T + noise_covariance), unnormalised, and full
-          covariances.
+          GaussianMixture with log_weights w_k N(y; A m_k, A C_k A^T + noise_covariance),
+          unnormalised, and full covariances.
         Source: the Kalman update, per component.
         """
         evidence, crossed = self._observed(A, noise_covariance)
@@ -169,12 +190,20 @@ class GaussianMixture:
         """Return log p(y), [], in nats, for y = A x + noise; arguments as in `posterior`."""
         return self._observed(A, noise_covariance)[0].log_prob(y)
 
-    def _observed(self, A: jax.Array, noise_covariance: jax.Array) -> tuple["GaussianMixture", jax.Array]:
+    def _observed(
+        self, A: jax.Array, noise_covariance: jax.Array
+    ) -> tuple["GaussianMixture", jax.Array]:
         """The law of y, and Cov[y, x] of each component, [K, m, d]."""
         size = self.means.shape[1]
-        if jnp.ndim(A) != 2 or A.shape[1] != size or jnp.shape(noise_covariance) != (A.shape[0], A.shape[0]):
+        if (
+            jnp.ndim(A) != 2
+            or A.shape[1] != size
+            or jnp.shape(noise_covariance) != (A.shape[0], A.shape[0])
+        ):
             shapes = [jnp.shape(A), jnp.shape(noise_covariance)]
-            raise ValueError(f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}")
+            raise ValueError(
+                f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}"
+            )
         crossed = _scaled(jnp.broadcast_to(A, (len(self.means), *A.shape)), self.covariances)
         covariances = crossed @ A.T + noise_covariance[None]
         return GaussianMixture(self.log_weights, self.means @ A.T, covariances), crossed
@@ -184,7 +213,11 @@ class GaussianMixture:
         if self.covariances.ndim > self.means.ndim:
             values, vectors = jnp.linalg.eigh(self.covariances)
             return jnp.maximum(values, 0), vectors
-        values = self.covariances if self.covariances.ndim == self.means.ndim else self.covariances[..., None]
+        values = (
+            self.covariances
+            if self.covariances.ndim == self.means.ndim
+            else self.covariances[..., None]
+        )
         return jnp.maximum(values, 0), None
 
     def _flat(self, x: jax.Array) -> jax.Array:
@@ -193,7 +226,9 @@ class GaussianMixture:
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
         return jnp.reshape(x, (-1, size))
 
-    def _joint(self, x: jax.Array, values: jax.Array, vectors: jax.Array | None, alpha: Any) -> jax.Array:
+    def _joint(
+        self, x: jax.Array, values: jax.Array, vectors: jax.Array | None, alpha: Any
+    ) -> jax.Array:
         """log w_k + log N(x; alpha m_k, .), [B, K], of x [B, d]; values are variances, [(B,) K, d | 1]."""
 
         def log_normal(mean: jax.Array, value: jax.Array, vector: jax.Array | None) -> jax.Array:
@@ -211,7 +246,9 @@ class GaussianMixture:
     ) -> jax.Array:
         """sum_k r_k G_k (x - alpha m_k), [B, d], of matrices G_k with eigenvalues `gain`, [(B,) K, d | 1]."""
 
-        def one(mean: jax.Array, share: jax.Array, gain: jax.Array, vector: jax.Array | None) -> jax.Array:
+        def one(
+            mean: jax.Array, share: jax.Array, gain: jax.Array, vector: jax.Array | None
+        ) -> jax.Array:
             centred = x - alpha * mean[None]
             moved = gain * (centred if vector is None else centred @ vector)
             return share[:, None] * (moved if vector is None else moved @ vector.T)
@@ -259,7 +296,9 @@ def _mixture_denoiser(
 ) -> Any:
     size = mixture.means.shape[1]
     if x_t.ndim < 2 or x_t[0].size != size:
-        raise ValueError(f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}")
+        raise ValueError(
+            f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}"
+        )
     rows = x_t.reshape(len(x_t), size)
     alpha, sigma, _ = (_rows.lead(value, 2) for value in level(schedule, t, rows))  # [B or 1, 1]
     late = alpha[..., None] ** 2 * values[None] + sigma[..., None] ** 2
@@ -270,15 +309,22 @@ def _mixture_denoiser(
     if not options.value:
         return mean
 
-    def second(m: jax.Array, share: jax.Array, value: jax.Array, late: jax.Array, vector: jax.Array | None) -> Any:
+    def second(
+        m: jax.Array, share: jax.Array, value: jax.Array, late: jax.Array, vector: jax.Array | None
+    ) -> Any:
         """r_k (Var of component k + (its mean - x_0)^2), with C_k sigma^2 / (alpha^2 C_k + sigma^2) for the first."""
         centred = rows - alpha * m[None]
-        gain, kept = alpha * value[None] / late, jnp.broadcast_to(sigma**2 * value[None] / late, rows.shape)
+        gain, kept = (
+            alpha * value[None] / late,
+            jnp.broadcast_to(sigma**2 * value[None] / late, rows.shape),
+        )
         shift = gain * (centred if vector is None else centred @ vector)
         shift, kept = (shift, kept) if vector is None else (shift @ vector.T, kept @ (vector**2).T)
         return share[:, None] * (kept + (m[None] + shift - x_0) ** 2)
 
-    spread = _total(second, rows.size, mixture.means, share.T, values, jnp.moveaxis(late, 1, 0), vectors)
+    spread = _total(
+        second, rows.size, mixture.means, share.T, values, jnp.moveaxis(late, 1, 0), vectors
+    )
     return Denoised(mean, variance=spread.reshape(x_t.shape).astype(x_t.dtype))
 
 
@@ -317,7 +363,8 @@ def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
     Raises:
       ValueError: bandwidth is not positive.
       TypeError: points are not floating.
-    Source: Parzen 1962, Ann. Math. Stat. 33(3); as a denoiser: Karras et al. 2022, arXiv:2206.00364, Appendix B.3.
+    Source: Parzen 1962, Ann. Math. Stat. 33(3); as a denoiser: Karras et al. 2022,
+    arXiv:2206.00364, Appendix B.3.
     """
     _checks.floating("points", points)
     _checks.values("bandwidth", bandwidth, "a positive standard deviation", lambda v: v > 0)

@@ -1,9 +1,9 @@
 """The model multiplied by another distribution, p(x_0) r(x_0): samples with weights, evidence, effective sample size.
 
-Every method is a kernel for the one driver. `sample(key, kernel, x_init, ts, resample=resampling.systematic())`
-returns samples x, what is left of their log_weights, log_evidence = log E_p[r(x_0)], and the effective sample size
-after each step; `resampling.draw` makes equally weighted samples of them. Rows are particles of one problem: vmap over
-problems.
+Every method is a kernel for the one driver. `sample(key, kernel, x_init, ts,
+resample=resampling.systematic())` returns samples x, what is left of their log_weights,
+log_evidence = log E_p[r(x_0)], and the effective sample size after each step; `resampling.draw`
+makes equally weighted samples of them. Rows are particles of one problem: vmap over problems.
 
     tilted      2015's: r at the noisy states. Any r; for r and p with one mode.
     twisted     r at the denoised states. Any differentiable r.
@@ -13,7 +13,14 @@ problems.
 """
 
 from jaxdiff.posterior._composed import composed, composed_score, mixed
-from jaxdiff.posterior._conjugate import Belief, denoise, gaussian_belief, inpaint, mcgdiff, noise_level
+from jaxdiff.posterior._conjugate import (
+    Belief,
+    denoise,
+    gaussian_belief,
+    inpaint,
+    mcgdiff,
+    noise_level,
+)
 from jaxdiff.posterior._gibbs import split_gibbs
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
 from jaxdiff.posterior._twisted import through, tilted, twisted

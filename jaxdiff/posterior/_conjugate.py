@@ -63,9 +63,10 @@ def mcgdiff(
         r_t(c_t) = N(u; g c_t / alpha_t, noise_std^2 + (g sigma_t / alpha_t)^2)
         q(x_s | x_t) = p(x_s | x_t) r_s(x_s) / int p r_s,   increment = log int p(x_s | x_t) r_s - log r_t(x_t)
 
-    Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is unbiased at any number.
-    As noise_std goes to 0 this is the paper's sampler. With noise the paper lets go of coordinate i where the process
-    is as noisy as u_i; here r_t goes over into the likelihood itself at t = 0, which is exact on any grid.
+    Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is
+    unbiased at any number. As noise_std goes to 0 this is the paper's sampler. With noise the paper
+    lets go of coordinate i where the process is as noisy as u_i; here r_t goes over into the
+    likelihood itself at t = 0, which is exact on any grid.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -73,11 +74,12 @@ def mcgdiff(
       A: [m, d], acting on x_0's entries in order, d = prod(D).
       y: observation, [m], floating.
       noise_std: [], positive, traced.
-      belief: t [] -> Belief of the coordinates; None is the above, where nothing is known of the data: x_0 given
-        x_t is N(x_t / alpha_t, (sigma_t / alpha_t)^2). `gaussian_belief` knows their mean and width.
+      belief: t [] -> Belief of the coordinates; None is the above, where nothing is known of the
+        data: x_0 given x_t is N(x_t / alpha_t, (sigma_t / alpha_t)^2). `gaussian_belief` knows
+          their mean and width.
     Returns:
-      A Kernel; one denoiser call a step, no gradients. Its model is `kernels.ancestral`'s "small". The grid must end at
-      t = 0.
+      A Kernel; one denoiser call a step, no gradients. Its model is `kernels.ancestral`'s "small".
+      The grid must end at t = 0.
     Raises:
       ValueError: shapes do not fit, y is known and not finite, or noise_std is not positive.
       TypeError: A or y is not floating.
@@ -86,10 +88,14 @@ def mcgdiff(
     _checks.floating("A", A)
     _checks.floating("y", y)
     if jnp.ndim(A) != 2 or jnp.shape(y) != A.shape[:1]:
-        raise ValueError(f"A, y: expected shapes [m, d] and [m], got {jnp.shape(A)} and {jnp.shape(y)}")
+        raise ValueError(
+            f"A, y: expected shapes [m, d] and [m], got {jnp.shape(A)} and {jnp.shape(y)}"
+        )
     _checks.values("y", y, "finite entries", np.isfinite)
     left, gain, right = jnp.linalg.svd(jnp.asarray(A), full_matrices=False)
-    basis = Basis(Partial(_multiply, right), Partial(_multiply_back, right), gain, left.T @ y, noise_std, True)
+    basis = Basis(
+        Partial(_multiply, right), Partial(_multiply_back, right), gain, left.T @ y, noise_std, True
+    )
     # What y has outside of A's range is noise, and nothing else.
     outside, extra = y - left @ (left.T @ y), len(y) - len(gain)
     std = jnp.asarray(noise_std, y.dtype)
@@ -122,34 +128,41 @@ def inpaint(
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
-      observed: [*D], true or 1 where y is an observation, false or 0 elsewhere: bool, int or float. A traced one counts
-        as true where it is not 0.
+      observed: [*D], true or 1 where y is an observation, false or 0 elsewhere: bool, int or float.
+        A traced one counts as true where it is not 0.
       noise_std: [] or [*D], positive, traced.
       belief: as in `mcgdiff`, of the pixels, [*D].
     Returns:
       A Kernel, as `mcgdiff`.
     Raises:
-      ValueError: observed is not shaped like y or has other values than 0 and 1, y is known and not finite where it is
-        observed, or noise_std is not positive.
+      ValueError: observed is not shaped like y or has other values than 0 and 1, y is known and not
+        finite where it is observed, or noise_std is not positive.
       TypeError: y is not floating, or observed no mask.
     Source: as of `mcgdiff`.
     """
     _checks.floating("y", y)
     _checks.same_shape("observed", observed, "y", y)
     shown, y = masked("observed", observed, y)
-    basis = Basis(Partial(jnp.asarray), Partial(jnp.asarray), shown.astype(y.dtype), y, noise_std, shown)
+    basis = Basis(
+        Partial(jnp.asarray), Partial(jnp.asarray), shown.astype(y.dtype), y, noise_std, shown
+    )
     return _kernel(denoiser, schedule, basis, belief, 0.0)
 
 
 def denoise(
-    denoiser: Callable, schedule: Schedule, y: jax.Array, noise_std: Any, *, belief: Callable | None = None
+    denoiser: Callable,
+    schedule: Schedule,
+    y: jax.Array,
+    noise_std: Any,
+    *,
+    belief: Callable | None = None,
 ) -> Kernel:
     """Return `mcgdiff` for an observation of everything, with noise; it adds the evidence to the posterior.
 
         y = x_0 + noise_std n
 
-    The posterior alone is had without weights: y is x_t / alpha_t at `noise_level(schedule, noise_std)`, from which any
-    reverse kernel goes on.
+    The posterior alone is had without weights: y is x_t / alpha_t at `noise_level(schedule,
+    noise_std)`, from which any reverse kernel goes on.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -177,7 +190,8 @@ def noise_level(schedule: Schedule, noise_std: Any) -> jax.Array:
       schedule: the noise schedule.
       noise_std: [], positive, traced.
     Returns:
-      t, [], in [0, 1]: a run from x_t = alpha_t y on a grid that starts there draws from p(x_0 | y).
+      t, [], in [0, 1]: a run from x_t = alpha_t y on a grid that starts there draws from p(x_0 |
+      y).
     Raises:
       ValueError: noise_std is not positive.
     """
@@ -214,7 +228,9 @@ def _flat_belief(schedule: Schedule, t: Any) -> Belief:
     return Belief(1 / alpha, 0.0, (sigma / alpha) ** 2)
 
 
-def _kernel(denoiser: Callable, schedule: Schedule, basis: Basis, belief: Callable | None, constant: Any) -> Kernel:
+def _kernel(
+    denoiser: Callable, schedule: Schedule, basis: Basis, belief: Callable | None, constant: Any
+) -> Kernel:
     _checks.values("noise_std", basis.noise_std, "a positive standard deviation", lambda v: v > 0)
     believe = Partial(_flat_belief, schedule) if belief is None else as_function("belief", belief)
     step = Partial(_step, as_function("denoiser", denoiser), schedule, basis, believe)
@@ -232,11 +248,13 @@ def _step(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     mean, variance = p_mean_variance(denoiser, schedule, x_t, t, s)
     sampled = (mean + jnp.sqrt(variance) * noise(key, x_t, s)).astype(x_t.dtype)
-    # The model's step and its draw in the observation's coordinates, where the variance is the same.
+    # The model's step and its draw in the observation's coordinates, where the variance is the
+    # same.
     c, drawn = basis.project(mean), basis.project(sampled)
     v = _rows.expand(variance.reshape(len(x_t), -1)[:, 0], c)
     gain, y, noise_std, *believed = (
-        _rows.lead(jnp.asarray(value, c.dtype), c.ndim) for value in (basis.gain, basis.y, basis.noise_std, *belief(s))
+        _rows.lead(jnp.asarray(value, c.dtype), c.ndim)
+        for value in (basis.gain, basis.y, basis.noise_std, *belief(s))
     )
     observed = _rows.lead(jnp.asarray(basis.observed), c.ndim)
     slope, offset, spread = believed
@@ -251,4 +269,6 @@ def _step(
 
 
 def _log_normal(residual: jax.Array, variance: jax.Array) -> jax.Array:
-    return -0.5 * (residual**2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, residual.shape)))
+    return -0.5 * (
+        residual**2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, residual.shape))
+    )

@@ -29,8 +29,9 @@ def split_gibbs(
 
         z ~ p(y | z) N(z; x, rho^2 I),   x ~ p(x) N(z; x, rho^2 I): the model run from x_t = alpha_t z down to 0
 
-    At a fixed t it leaves p(x) int p(y | z) N(z; x, rho^2) dz as it is, which is the posterior as rho goes to 0. The
-    grid's times are the levels: a moderate one to begin with, then some steps at small ones.
+    At a fixed t it leaves p(x) int p(y | z) N(z; x, rho^2) dz as it is, which is the posterior as
+    rho goes to 0. The grid's times are the levels: a moderate one to begin with, then some steps at
+    small ones.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -39,13 +40,14 @@ def split_gibbs(
       num_denoising: steps of `kernels.ancestral` from t to 0, static: denoiser calls a step.
       num_iterations: of conjugate gradients for z, static; as many as x has entries are exact.
     Returns:
-      A Kernel without memory, whose state is x itself (any start will do), with zero increments: a Markov chain has no
-      evidence.
+      A Kernel without memory, whose state is x itself (any start will do), with zero increments: a
+      Markov chain has no evidence.
     Raises:
-      ValueError: num_denoising or num_iterations < 1, or observation's mask is known and has other values than 0 and 1.
+      ValueError: num_denoising or num_iterations < 1, or observation's mask is known and has other
+        values than 0 and 1.
       TypeError: observation is no Observation.
-    Source: Coeurdoux et al. 2023, arXiv:2304.11134, Algorithm 1; the draw of z: Orieux et al. 2012, perturbation
-      optimisation.
+    Source: Coeurdoux et al. 2023, arXiv:2304.11134, Algorithm 1; the draw of z: Orieux et al. 2012,
+      perturbation optimisation.
     """
     if not isinstance(observation, Observation):
         raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
@@ -53,7 +55,9 @@ def split_gibbs(
     _checks.positive_int("num_denoising", num_denoising)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((num_denoising, num_iterations))
-    return without_memory(Partial(_gibbs_step, options, as_function("denoiser", denoiser), schedule, observation))
+    return without_memory(
+        Partial(_gibbs_step, options, as_function("denoiser", denoiser), schedule, observation)
+    )
 
 
 def _gibbs_step(
@@ -66,14 +70,21 @@ def _gibbs_step(
     precision = (alpha / sigma) ** 2
     observe = jax.vmap(seen.operator)
     predicted, pull_back = jax.vjp(observe, x)
-    weight, std = (_rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.shown(), seen.noise_std))
+    weight, std = (
+        _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.shown(), seen.noise_std)
+    )
 
     def curvature(z: jax.Array) -> jax.Array:
         return pull_back(weight * observe(z) / std**2)[0] + precision * z
 
-    # z - x solves a least squares problem whose right-hand side is perturbed with the noise of both factors.
-    residual = weight * (seen.y[None] - predicted + std * _rows.normal(keys[0], predicted).astype(x.dtype))
-    right = pull_back(residual / std**2)[0] + jnp.sqrt(precision) * _rows.normal(keys[1], x).astype(x.dtype)
+    # z - x solves a least squares problem whose right-hand side is perturbed with the noise of both
+    # factors.
+    residual = weight * (
+        seen.y[None] - predicted + std * _rows.normal(keys[0], predicted).astype(x.dtype)
+    )
+    right = pull_back(residual / std**2)[0] + jnp.sqrt(precision) * _rows.normal(keys[1], x).astype(
+        x.dtype
+    )
     z = x + conjugate_gradients(curvature, right, num_iterations)
     ts = t * jnp.linspace(1, 0, num_denoising + 1, dtype=x.dtype)
     denoised = run(keys[2], ancestral(denoiser, schedule), (alpha * z).astype(x.dtype), ts)

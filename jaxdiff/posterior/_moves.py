@@ -15,7 +15,12 @@ from jaxdiff.schedules import Schedule
 
 
 def langevin(
-    denoisers: Sequence[Callable], exponents: Any, schedule: Schedule, snr: Any = 0.16, *, num_moves: int = 1
+    denoisers: Sequence[Callable],
+    exponents: Any,
+    schedule: Schedule,
+    snr: Any = 0.16,
+    *,
+    num_moves: int = 1,
 ) -> Partial:
     """Return unadjusted Langevin moves on a product of models: scores are all it takes, and it is off by O(d).
 
@@ -37,13 +42,16 @@ def langevin(
     return _moves("ula", score, schedule, snr, num_moves)
 
 
-def metropolis(log_density: Callable, schedule: Schedule, snr: Any = 0.16, *, num_moves: int = 1) -> Partial:
+def metropolis(
+    log_density: Callable, schedule: Schedule, snr: Any = 0.16, *, num_moves: int = 1
+) -> Partial:
     """Return Metropolis-adjusted Langevin moves (MALA): exact, for models whose log-density is known.
 
         d = 2 (snr sigma_t)^2, as in `moves.mala`
 
     Args:
-      log_density: (x [B, *D], t []) -> log p_t(x), [B], in nats, up to a constant: an energy, or an oracle's.
+      log_density: (x [B, *D], t []) -> log p_t(x), [B], in nats, up to a constant: an energy, or an
+        oracle's.
       schedule: the noise schedule.
       snr: of the step, [], positive, traced.
       num_moves: steps each time, static.
@@ -58,7 +66,12 @@ def metropolis(log_density: Callable, schedule: Schedule, snr: Any = 0.16, *, nu
 
 
 def hamiltonian(
-    log_density: Callable, schedule: Schedule, snr: Any = 0.3, *, num_moves: int = 1, num_leapfrog: int = 3
+    log_density: Callable,
+    schedule: Schedule,
+    snr: Any = 0.3,
+    *,
+    num_moves: int = 1,
+    num_leapfrog: int = 3,
 ) -> Partial:
     """Return Hamiltonian moves (HMC): exact, for models whose log-density is known.
 
@@ -78,20 +91,33 @@ def hamiltonian(
     Source: Du et al. 2023, arXiv:2302.11552, Section 4.2.
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
-    return _moves("hmc", as_function("log_density", log_density), schedule, snr, num_moves, num_leapfrog)
+    return _moves(
+        "hmc", as_function("log_density", log_density), schedule, snr, num_moves, num_leapfrog
+    )
 
 
-def _moves(kind: str, target: Partial, schedule: Schedule, snr: Any, num_moves: int, num_leapfrog: int = 1) -> Partial:
+def _moves(
+    kind: str, target: Partial, schedule: Schedule, snr: Any, num_moves: int, num_leapfrog: int = 1
+) -> Partial:
     _checks.values("snr", snr, "a positive ratio", lambda v: v > 0)
     _checks.positive_int("num_moves", num_moves)
     return Partial(_move, Static((kind, num_moves, num_leapfrog)), target, schedule, snr)
 
 
 def _move(
-    options: Static, target: Partial, schedule: Schedule, snr: Any, key: jax.Array, x: jax.Array, t: Any
+    options: Static,
+    target: Partial,
+    schedule: Schedule,
+    snr: Any,
+    key: jax.Array,
+    x: jax.Array,
+    t: Any,
 ) -> jax.Array:
     kind, num_moves, num_leapfrog = options.value
-    keys, step = _rows.keys(key, x.shape[0]), jnp.asarray(snr, x.dtype) * level(schedule, t, x).sigma
+    keys, step = (
+        _rows.keys(key, x.shape[0]),
+        jnp.asarray(snr, x.dtype) * level(schedule, t, x).sigma,
+    )
 
     def here(x: jax.Array) -> jax.Array:
         return target(x, t)

@@ -4,12 +4,13 @@ Both draw x_s from a proposal q(x_s | x_t) and weight it by
 
     increment = log p(x_s | x_t) - log q(x_s | x_t) + log r_s(x_s) - log r_t(x_t),   r_0 = r
 
-whose product telescopes to r(x_0) p(path) / q(path), whatever the twists r_t in between: they decide the variance only.
+whose product telescopes to r(x_0) p(path) / q(path), whatever the twists r_t in between: they
+decide the variance only.
 
-A likelihood may be zero (-inf). At the end that is a weight of 0, and so is NaN: where a likelihood is undefined it is
-zero. On the way it is no twist, since x_0 may still come to where the likelihood is positive: where log r_s is not
-finite the last finite one of the row stands in for it, and where its gradient is not finite the row takes the model's
-own step. Both leave the weights exact.
+A likelihood may be zero (-inf). At the end that is a weight of 0, and so is NaN: where a likelihood
+is undefined it is zero. On the way it is no twist, since x_0 may still come to where the likelihood
+is positive: where log r_s is not finite the last finite one of the row stands in for it, and where
+its gradient is not finite the row takes the model's own step. Both leave the weights exact.
 """
 
 from collections.abc import Callable
@@ -75,28 +76,30 @@ def tilted(
 
         q(x_s | x_t) = N(mean + variance grad log r_s(mean), variance),   r_t(x) = r(x)^power(t)
 
-    The model's step tilted by r at the step's own state. Without its weights, as in the paper, it samples another
-    distribution even in the limit of small steps (with a constant r about p r^2 where r is as wide as p): the twists
-    r_t look at the noisy state as if it were the data. With them it converges as the number of rows grows, fast where
-    p r has one mode, slowly where it has several, which `twisted` and `mcgdiff` see coming and this does not.
+    The model's step tilted by r at the step's own state. Without its weights, as in the paper, it
+    samples another distribution even in the limit of small steps (with a constant r about p r^2
+    where r is as wide as p): the twists r_t look at the noisy state as if it were the data. With
+    them it converges as the number of rows grows, fast where p r has one mode, slowly where it has
+    several, which `twisted` and `mcgdiff` see coming and this does not.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       log_r: one x [*D] -> log r(x), [], in nats; differentiable. -inf and NaN are r = 0.
-      power: t [] -> share of log r that counts at time t, 1 at t = 0; None is 1 - t. `lambda t: 1.0` is the constant r
-        of the paper's examples, whose weights have heavy tails.
+      power: t [] -> share of log r that counts at time t, 1 at t = 0; None is 1 - t. `lambda t:
+        1.0` is the constant r of the paper's examples, whose weights have heavy tails.
       variance: of the model's steps, as in `kernels.p_mean_variance`.
     Returns:
-      A Kernel; one denoiser call a step. The evidence of a run is log E_p[r(x_0)]; -inf where r is 0 at every row.
+      A Kernel; one denoiser call a step. The evidence of a run is log E_p[r(x_0)]; -inf where r is
+      0 at every row.
     Raises:
       ValueError: unknown variance, or power is not 1 at t = 0.
       TypeError: a function is none.
-    Numerics: the tilted mean overshoots where variance times the curvature of log r_s exceeds 2, as it does with the
-      power 1 - t on schedules that do not preserve variance; noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2) for a
-      likelihood of that noise falls fast enough.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weighted as annealed importance
-      sampling (Neal 2001).
+    Numerics: the tilted mean overshoots where variance times the curvature of log r_s exceeds 2, as
+      it does with the power 1 - t on schedules that do not preserve variance; noise_std^2 /
+      (noise_std^2 + sigma_t^2 / alpha_t^2) for a likelihood of that noise falls fast enough.
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weighted as
+      annealed importance sampling (Neal 2001).
     """
     share = as_function("power", _one_minus if power is None else power)
     _checks.values("power", share(jnp.zeros(())), "1 at t = 0", lambda v: v == 1)
@@ -156,41 +159,50 @@ def twisted(
         r_t(x_t) = twist(D(x_t, t), spread_t),   r_0 = likelihood
         q(x_s | x_t) = N(mean + variance grad log r_t(x_t), variance)
 
-    Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is unbiased for p(y) at any
-    number, whatever twist and proposal are.
+    Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is
+    unbiased for p(y) at any number, whatever twist and proposal are.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats: an `Observation` or any function. -inf and NaN are a
-        likelihood of 0.
+      log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats: an `Observation` or any function.
+        -inf and NaN are a likelihood of 0.
       variance: of the model's steps, as in `kernels.p_mean_variance`.
-      twist: (x_0 [*D], spread []) -> [], differentiable: what stands for log p(y | x_t) where x_0 is the denoised state
-        and spread = Var[x_0 | x_t] of data of the prior's width. None is the observation itself, its noise widened by
-        the spread, or for any other likelihood the likelihood at x_0 (the paper's). Best is one that is finite
-        everywhere: where it is not, a row goes on unsteered.
-      prior_std: standard deviation of an entry of the data, [], traced; only the spread depends on it.
-      proposal: (x_t, t, s) -> Normal over x_s, such as `through(guidance.mmps(...), schedule)`; None is the above,
-        which needs no further denoiser call.
+      twist: (x_0 [*D], spread []) -> [], differentiable: what stands for log p(y | x_t) where x_0
+        is the denoised state and spread = Var[x_0 | x_t] of data of the prior's width. None is the
+        observation itself, its noise widened by the spread, or for any other likelihood the
+        likelihood at x_0 (the paper's). Best is one that is finite everywhere: where it is not, a
+        row goes on unsteered.
+      prior_std: standard deviation of an entry of the data, [], traced; only the spread depends on
+        it.
+      proposal: (x_t, t, s) -> Normal over x_s, such as `through(guidance.mmps(...), schedule)`;
+        None is the above, which needs no further denoiser call.
     Returns:
-      A Kernel; one denoiser call and one vector-Jacobian product a step, and one of each to begin with. The grid must
-      end at t = 0, where the likelihood itself takes the place of the twist. The evidence is -inf, and the effective
-      sample size 0, where the likelihood is 0 at every row.
+      A Kernel; one denoiser call and one vector-Jacobian product a step, and one of each to begin
+      with. The grid must end at t = 0, where the likelihood itself takes the place of the twist.
+      The evidence is -inf, and the effective sample size 0, where the likelihood is 0 at every row.
     Raises:
       ValueError: unknown variance, prior_std not positive.
       TypeError: a function is none.
-    Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023 (PiGDM), Eq. (7).
+    Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023
+    (PiGDM), Eq. (7).
     """
     kind = as_variance(variance)
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
     likelihood = as_likelihood("log_likelihood", log_likelihood)
     if twist is None:
-        look = likelihood if isinstance(log_likelihood, Observation) else Partial(_at_point, likelihood)
+        look = (
+            likelihood
+            if isinstance(log_likelihood, Observation)
+            else Partial(_at_point, likelihood)
+        )
     else:
         look = as_function("twist", twist)
     functions = as_function("denoiser", denoiser), schedule, likelihood, look, prior_std
     chosen = None if proposal is None else as_function("proposal", proposal)
-    return Kernel(Partial(_twisted_init, *functions), Partial(_twisted_step, kind, chosen, *functions))
+    return Kernel(
+        Partial(_twisted_init, *functions), Partial(_twisted_step, kind, chosen, *functions)
+    )
 
 
 def _at_point(likelihood: Partial, x_0: jax.Array, spread: Any) -> jax.Array:
@@ -212,12 +224,20 @@ def through(denoiser: Callable, schedule: Schedule, *, variance: Any = "small") 
     return Partial(_through, as_variance(variance), as_function("denoiser", denoiser), schedule)
 
 
-def _through(variance: Any, denoiser: Partial, schedule: Schedule, x_t: jax.Array, t: Any, s: Any) -> Normal:
+def _through(
+    variance: Any, denoiser: Partial, schedule: Schedule, x_t: jax.Array, t: Any, s: Any
+) -> Normal:
     return p_mean_variance(denoiser, schedule, x_t, t, s, variance=variance)
 
 
 def _look(
-    denoiser: Partial, schedule: Schedule, likelihood: Partial, twist: Partial, prior_std: Any, x: jax.Array, t: Any
+    denoiser: Partial,
+    schedule: Schedule,
+    likelihood: Partial,
+    twist: Partial,
+    prior_std: Any,
+    x: jax.Array,
+    t: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:
     """What the denoiser says of the states at t, the gradient of the twist, and the twist."""
     spread = isotropic_spread(schedule, x, t, prior_std)
@@ -232,7 +252,13 @@ def _look(
 
 
 def _twisted_init(
-    denoiser: Partial, schedule: Schedule, likelihood: Partial, twist: Partial, prior_std: Any, x: jax.Array, t: Any
+    denoiser: Partial,
+    schedule: Schedule,
+    likelihood: Partial,
+    twist: Partial,
+    prior_std: Any,
+    x: jax.Array,
+    t: Any,
 ) -> Twisted:
     now = _look(denoiser, schedule, likelihood, twist, prior_std, x, t)
     return Twisted(*now, nothing_yet(x, t))
@@ -243,7 +269,9 @@ def _twisted_step(
     prior_std: Any, key: jax.Array, carry: Twisted, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Twisted, jax.Array, jax.Array]:  # fmt: skip
     mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised, x_t), t, s)
-    p = Normal(mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small))
+    p = Normal(
+        mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small)
+    )
     q = towards(p, carry.slope) if proposal is None else or_model(proposal(x_t, t, s), p)
     x_s, ratio = draw(key, p, q, s)
     x_s = x_s.astype(x_t.dtype)

@@ -7,7 +7,8 @@
     velocity   alpha' x_0 + sigma' eps          = dx_t / dt
     edm        F in x_0 = c_skip x_t + c_out F(c_in x_t), the preconditioned network
 
-Any two are joined by the linear pair (x_t, x_0), so a conversion goes to x_0 and back: 2 K functions, not K^2.
+Any two are joined by the linear pair (x_t, x_0), so a conversion goes to x_0 and back: 2 K
+functions, not K^2.
 """
 
 from jaxdiff.prediction._conversions import (

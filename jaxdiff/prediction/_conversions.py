@@ -33,7 +33,9 @@ def check_sigma_data(value: Any) -> None:
     _checks.values("sigma_data", value, "a positive standard deviation", lambda s: s > 0)
 
 
-def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma_data: float = 0.5) -> Affine:
+def affine(
+    schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma_data: float = 0.5
+) -> Affine:
     """Return the coefficients that turn a prediction into x_0.
 
         x_0 = skip x_t + out prediction
@@ -45,12 +47,14 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
       prediction: one of PREDICTIONS.
       sigma_data: standard deviation of the data; only "edm" uses it.
     Returns:
-      Affine, in x_t's dtype but at least float32. |out|^2 turns a squared error of the prediction into one of x_0.
+      Affine, in x_t's dtype but at least float32. |out|^2 turns a squared error of the prediction
+      into one of x_0.
     Raises:
       ValueError: unknown prediction, t is no time for x_t, or sigma_data is not positive.
-    Numerics: eps and score divide by alpha_t, so they say nothing about x_0 where alpha_t = 0, and are finite there
-      without meaning (`to_x_0` and denoisers are NaN); the others are bounded.
-    Source: v: Salimans & Ho 2022, arXiv:2202.00512, Appendix D; edm: Karras et al. 2022, arXiv:2206.00364, Table 1.
+    Numerics: eps and score divide by alpha_t, so they say nothing about x_0 where alpha_t = 0, and
+      are finite there without meaning (`to_x_0` and denoisers are NaN); the others are bounded.
+    Source: v: Salimans & Ho 2022, arXiv:2202.00512, Appendix D; edm: Karras et al. 2022,
+    arXiv:2206.00364, Table 1.
     """
     _checks.choice("prediction", prediction, PREDICTIONS)
     check_sigma_data(sigma_data)
@@ -65,7 +69,9 @@ def affine(schedule: Schedule, t: Any, x_t: jax.Array, *, prediction: str, sigma
         return Affine(1 / alpha, sigma**2 / alpha)
     if prediction == "velocity":
         d_alpha, d_sigma = rates(schedule, t, x_t)
-        wronskian = d_sigma * alpha - d_alpha * sigma  # positive, since lambda decreases; 0 where it is at its limit
+        wronskian = (
+            d_sigma * alpha - d_alpha * sigma
+        )  # positive, since lambda decreases; 0 where it is at its limit
         wronskian = jnp.maximum(wronskian, jnp.finfo(wronskian.dtype).tiny)
         return Affine(d_sigma / wronskian, -sigma / wronskian)
     # EDM's network sees x_t / alpha, whose noise level is the ratio sigma / alpha.
@@ -90,7 +96,9 @@ def says_nothing(schedule: Schedule, t: Any, out: jax.Array, prediction: str) ->
     return size * jnp.finfo(out.dtype).eps > 1
 
 
-def to_x_0(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, prediction: str) -> jax.Array:
+def to_x_0(
+    schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, prediction: str
+) -> jax.Array:
     """Turn a prediction into x_0.
 
     Args:
@@ -102,8 +110,10 @@ def to_x_0(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, pre
     Returns:
       x_0, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, shapes do not fit, or t is known and the prediction says nothing of x_0 there.
-    Numerics: NaN at a traced t where rounding of the prediction is as large as x_0: eps and score where alpha_t = 0.
+      ValueError: unknown prediction, shapes do not fit, or t is known and the prediction says
+        nothing of x_0 there.
+    Numerics: NaN at a traced t where rounding of the prediction is as large as x_0: eps and score
+      where alpha_t = 0.
     Source: see the table at the top of this module.
     """
     _checks.floating("x_t", x_t)
@@ -111,12 +121,20 @@ def to_x_0(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, pre
     _checks.same_shape("output", output, "x_t", x_t)
     skip, out = affine(schedule, t, x_t, prediction=prediction)
     lost = says_nothing(schedule, t, out, prediction)
-    _checks.values("t", lost, f"a time with data left, of which {prediction} says something", np.logical_not)
+    _checks.values(
+        "t", lost, f"a time with data left, of which {prediction} says something", np.logical_not
+    )
     return (skip * x_t + jnp.where(lost, jnp.nan, out) * output).astype(x_t.dtype)
 
 
 def from_x_0(
-    schedule: Schedule, x_0: jax.Array, x_t: jax.Array, t: Any, *, prediction: str, sigma_data: float = 0.5
+    schedule: Schedule,
+    x_0: jax.Array,
+    x_t: jax.Array,
+    t: Any,
+    *,
+    prediction: str,
+    sigma_data: float = 0.5,
 ) -> jax.Array:
     """Turn x_0 into a prediction: the target of a network, where x_0 is the data.
 
@@ -130,22 +148,35 @@ def from_x_0(
     Returns:
       The prediction, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, shapes do not fit, or another prediction than x0 at a known t without noise.
-    Numerics: all but x0 divide by sigma_t, and are NaN at a traced t without noise: sigma_t / alpha_t below rounding. A
-      training target is better written from eps, which is known there (`target`).
+      ValueError: unknown prediction, shapes do not fit, or another prediction than x0 at a known t
+        without noise.
+    Numerics: all but x0 divide by sigma_t, and are NaN at a traced t without noise: sigma_t /
+      alpha_t below rounding. A training target is better written from eps, which is known there
+      (`target`).
     """
     _checks.floating("x_t", x_t)
     _checks.same_shape("x_0", x_0, "x_t", x_t)
     skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
     if prediction != "x0":
         lost = no_noise(level(schedule, t, x_t).log_snr)
-        _checks.values("t", lost, f"a time with noise left, of which {prediction} says something", np.logical_not)
+        _checks.values(
+            "t",
+            lost,
+            f"a time with noise left, of which {prediction} says something",
+            np.logical_not,
+        )
         out = jnp.where(lost, jnp.nan, out)
     return ((x_0 - skip * x_t) / out).astype(x_t.dtype)
 
 
 def target(
-    schedule: Schedule, x_0: jax.Array, eps: jax.Array, t: Any, *, prediction: str, sigma_data: float = 0.5
+    schedule: Schedule,
+    x_0: jax.Array,
+    eps: jax.Array,
+    t: Any,
+    *,
+    prediction: str,
+    sigma_data: float = 0.5,
 ) -> jax.Array:
     """Return what a network should have said of x_t = alpha x_0 + sigma eps.
 
@@ -171,13 +202,19 @@ def target(
         d_alpha, d_sigma = rates(schedule, t, x_0)
         value = d_alpha * x_0 + d_sigma * eps
     elif prediction == "edm":
-        value = (sigma / sigma_data * x_0 - alpha * sigma_data * eps) / jnp.hypot(sigma, alpha * sigma_data)
+        value = (sigma / sigma_data * x_0 - alpha * sigma_data * eps) / jnp.hypot(
+            sigma, alpha * sigma_data
+        )
     else:
-        value = {"eps": eps, "x0": x_0, "v": alpha * eps - sigma * x_0, "score": -eps / sigma}[prediction]
+        value = {"eps": eps, "x0": x_0, "v": alpha * eps - sigma * x_0, "score": -eps / sigma}[
+            prediction
+        ]
     return value.astype(x_0.dtype)
 
 
-def convert(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, source: str, target: str) -> jax.Array:
+def convert(
+    schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, source: str, target: str
+) -> jax.Array:
     """Turn one prediction into another, through x_0.
 
     Args:
@@ -190,7 +227,8 @@ def convert(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, so
     Returns:
       The converted prediction, [B, *D], dtype of x_t.
     Raises:
-      ValueError: unknown prediction, shapes do not fit, or a known t where source does not tell x_0, or x_0 not target.
+      ValueError: unknown prediction, shapes do not fit, or a known t where source does not tell
+        x_0, or x_0 not target.
     Numerics: as `to_x_0` and `from_x_0`.
     """
     _checks.choice("source", source, CONVERTIBLE)
@@ -198,7 +236,9 @@ def convert(schedule: Schedule, output: jax.Array, x_t: jax.Array, t: Any, *, so
     _checks.same_shape("output", output, "x_t", x_t)
     if source == target:
         return output
-    return from_x_0(schedule, to_x_0(schedule, output, x_t, t, prediction=source), x_t, t, prediction=target)
+    return from_x_0(
+        schedule, to_x_0(schedule, output, x_t, t, prediction=source), x_t, t, prediction=target
+    )
 
 
 @known_ahead
@@ -210,8 +250,10 @@ def check_start(schedule: Schedule, prediction: str, start: Any = 1.0) -> None:
       prediction: one of PREDICTIONS.
       start: the latest time that the network is asked at, [].
     Raises:
-      ValueError: unknown prediction, or one whose rounding is as large as x_0 at start, where the schedule is known.
-    Source: Lin et al. 2023, arXiv:2305.08891, Section 3.2; Salimans & Ho 2022, arXiv:2202.00512, Section 4, for v.
+      ValueError: unknown prediction, or one whose rounding is as large as x_0 at start, where the
+        schedule is known.
+    Source: Lin et al. 2023, arXiv:2305.08891, Section 3.2; Salimans & Ho 2022, arXiv:2202.00512,
+    Section 4, for v.
     """
     _checks.choice("prediction", prediction, PREDICTIONS)
     _checks.time("start", start)

@@ -24,8 +24,8 @@ class Denoised(NamedTuple):
 
     Fields:
       x_0: E[x_0 | x_t], [B, *D].
-      fraction: position between the smallest (0) and the largest (1) log-variance of the reverse step, [B, *D], or
-        None; a network with a learned variance gives it.
+      fraction: position between the smallest (0) and the largest (1) log-variance of the reverse
+        step, [B, *D], or None; a network with a learned variance gives it.
       variance: Var[x_0 | x_t] of each component, [B, *D], or None; an oracle gives it.
     """
 
@@ -43,7 +43,8 @@ def x_0_of(denoised: Any, x_t: jax.Array) -> jax.Array:
     Returns:
       x_0, [B, *D].
     Raises:
-      ValueError: x_0 has another shape than x_t. It would be broadcast: one row's answer for all of them.
+      ValueError: x_0 has another shape than x_t. It would be broadcast: one row's answer for all of
+        them.
     """
     x_0 = denoised.x_0 if isinstance(denoised, Denoised) else denoised
     _checks.same_shape("denoiser(x_t, t)", x_0, "x_t", x_t)
@@ -109,22 +110,25 @@ def make_denoiser(
         D(x_t, t) = threshold(skip_t x_t + out_t apply(x_t, t))
 
     Args:
-      apply: the network, (x_t [B, *D], t [B]) -> prediction [B, *D]. Give it as `Partial(model.apply, params)`: then
-        the parameters are traced, and a new set compiles nothing. A closure works too, its constants compiled in.
+      apply: the network, (x_t [B, *D], t [B]) -> prediction [B, *D]. Give it as
+        `Partial(model.apply, params)`: then the parameters are traced, and a new set compiles
+        nothing. A closure works too, its constants compiled in.
       schedule: the noise schedule.
       prediction: one of PREDICTIONS. "edm" feeds the network c_in x_t and treats its output as F.
       threshold: None, "static" (`clip`), "dynamic" (`dynamic_threshold`), or a function of x_0.
       sigma_data: standard deviation of the data; only "edm" uses it.
-      learned_variance: the network's last axis holds the prediction and then, as many channels again, the fraction of
-        the reverse log-variance; the denoiser returns a `Denoised`.
-      start: the latest time the denoiser is asked at, []: where a grid begins. "eps" and "score" say nothing of x_0
-        where no data are left: at t = 1 of a rectified flow and of tables with zero terminal SNR, whose "velocity" does
-        not either.
+      learned_variance: the network's last axis holds the prediction and then, as many channels
+        again, the fraction of the reverse log-variance; the denoiser returns a `Denoised`.
+      start: the latest time the denoiser is asked at, []: where a grid begins. "eps" and "score"
+        say nothing of x_0 where no data are left: at t = 1 of a rectified flow and of tables with
+        zero terminal SNR, whose "velocity" does not either.
     Returns:
-      A denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D], dtype of x_t. A pytree, fit to pass through jit.
+      A denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D], dtype of x_t. A pytree, fit
+      to pass through jit.
     Raises:
-      ValueError: unknown prediction or threshold; sigma_data is not positive; a prediction that says nothing of x_0 at
-        start, where the schedule is known; when called, an output of another shape than x_t.
+      ValueError: unknown prediction or threshold; sigma_data is not positive; a prediction that
+        says nothing of x_0 at start, where the schedule is known; when called, an output of another
+        shape than x_t.
       TypeError: apply or threshold is no function.
     Numerics: NaN at times where rounding of the prediction is as large as x_0.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15), for the learned variance.
@@ -153,7 +157,9 @@ def _denoise(
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
     skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
     out = jnp.where(says_nothing(schedule, t, out, prediction), jnp.nan, out)
-    output = apply(edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t, t)
+    output = apply(
+        edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t, t
+    )
     if learned_variance:
         output, fraction = jnp.split(output, 2, axis=-1)
     _checks.same_shape("the network's output", output, "x_t", x_t)

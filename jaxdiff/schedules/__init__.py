@@ -7,9 +7,10 @@
     ve       1                       exp(-lambda / 2)
     flow     sigmoid(lambda / 2)     sigmoid(-lambda / 2)
 
-Where lambda is infinite (t = 0 of a DDPM schedule, t = 1 of a flow) or beyond +-LOG_SNR_LIMIT, it takes that value:
-sigma or alpha is then exp(-40), far below rounding next to any number of order one, and every formula built on lambda
-keeps finite values and finite gradients without a special case.
+Where lambda is infinite (t = 0 of a DDPM schedule, t = 1 of a flow) or beyond +-LOG_SNR_LIMIT, it
+takes that value: sigma or alpha is then exp(-40), far below rounding next to any number of order
+one, and every formula built on lambda keeps finite values and finite gradients without a special
+case.
 """
 
 from jaxdiff.schedules._base import LOG_SNR_LIMIT, Schedule

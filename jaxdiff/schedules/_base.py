@@ -15,7 +15,11 @@ LOG_SNR_LIMIT = 80.0
 TINY = math.exp(-LOG_SNR_LIMIT / 2)  # an amplitude; its square is still a normal float32
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["log_snr_fn", "time_fn", "coefficients_fn"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_snr_fn", "time_fn", "coefficients_fn"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class Schedule:
     """A noise schedule: lambda(t), its inverse, and the family that turns lambda into (alpha, sigma).
@@ -25,7 +29,8 @@ class Schedule:
       time_fn: lambda -> t, its inverse.
       coefficients_fn: (t, lambda) -> (alpha, sigma).
 
-    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError). Results have their shape and dtype.
+    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError). Results have
+    their shape and dtype.
     """
 
     log_snr_fn: Partial

@@ -60,8 +60,8 @@ def zero_terminal_snr(betas: Any) -> jax.Array:
     Args:
       betas: [T] variances in (0, 1), concrete, T >= 2.
     Returns:
-      [T] betas, the last one 1, default floating dtype. A network that starts there must not predict eps: it says
-      nothing about x_0.
+      [T] betas, the last one 1, default floating dtype. A network that starts there must not
+      predict eps: it says nothing about x_0.
     Raises:
       ValueError: fewer than 2 entries, or values outside (0, 1).
       TypeError: betas are traced.
@@ -69,7 +69,9 @@ def zero_terminal_snr(betas: Any) -> jax.Array:
     """
     _checks.concrete("betas", betas)
     if jnp.ndim(betas) != 1 or jnp.size(betas) < 2:
-        raise ValueError(f"betas: expected a vector of T >= 2 variances, got shape {jnp.shape(betas)}")
+        raise ValueError(
+            f"betas: expected a vector of T >= 2 variances, got shape {jnp.shape(betas)}"
+        )
     _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1))
     alpha = np.sqrt(np.cumprod(1 - np.asarray(betas, np.float64)))
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])

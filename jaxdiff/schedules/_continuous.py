@@ -8,23 +8,35 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
-from jaxdiff.schedules._base import LOG_SNR_LIMIT, TINY, Schedule, flow, lifted, log_snr_from_decay, make, ve
+from jaxdiff.schedules._base import (
+    LOG_SNR_LIMIT,
+    TINY,
+    Schedule,
+    flow,
+    lifted,
+    log_snr_from_decay,
+    make,
+    ve,
+)
 
 
 def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Schedule:
     """Return the cosine schedule with log-SNR between two bounds.
 
-        alpha_t = cos(theta_t),  sigma_t = sin(theta_t),  lambda_t = -2 log tan(theta_t),  theta_t linear in t
+        alpha_t = cos(theta_t),  sigma_t = sin(theta_t),  lambda_t = -2 log tan(theta_t),  theta_t
+        linear in t
 
     Args:
-      log_snr_min: lambda at t = 1; -inf for zero terminal SNR, where an eps prediction says nothing about x_0. The
-        default leaves alpha_1 = 5.5e-4, so that an eps network stays usable from the first step on.
+      log_snr_min: lambda at t = 1; -inf for zero terminal SNR, where an eps prediction says nothing
+        about x_0. The default leaves alpha_1 = 5.5e-4, so that an eps network stays usable from the
+        first step on.
       log_snr_max: lambda at t = 0; +inf makes x at t = 0 the data.
     Returns:
       A variance-preserving Schedule; theta runs over [0, pi/2] where both bounds are infinite.
     Raises:
       ValueError: log_snr_min is not below log_snr_max.
-    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17); bounds: Hoogeboom et al. 2023, arXiv:2301.11093.
+    Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17); bounds: Hoogeboom et al. 2023,
+    arXiv:2301.11093.
     """
     below = f"a value below log_snr_max = {log_snr_max}"
     _checks.values("log_snr_min", log_snr_min, below, lambda v: v < log_snr_max, finite=False)
@@ -32,7 +44,9 @@ def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Sche
     return make(Partial(_cosine_log_snr, *bounds), Partial(_cosine_time, *bounds))
 
 
-def _cosine_angles(log_snr_min: Any, log_snr_max: Any, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _cosine_angles(
+    log_snr_min: Any, log_snr_max: Any, dtype: Any
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """theta_0, pi/2 - theta_1 (without the cancellation) and the span between the two angles."""
     low = jnp.arctan(jnp.exp(-jnp.asarray(log_snr_max, dtype) / 2))
     high = jnp.arctan(jnp.exp(jnp.asarray(log_snr_min, dtype) / 2))
@@ -42,7 +56,9 @@ def _cosine_angles(log_snr_min: Any, log_snr_max: Any, dtype: Any) -> tuple[jax.
 def _cosine_log_snr(log_snr_min: Any, log_snr_max: Any, t: jax.Array) -> jax.Array:
     low, high, span = _cosine_angles(log_snr_min, log_snr_max, t.dtype)
     # cos(theta) as the sine of the complement: exact at both ends.
-    return 2 * (jnp.log(jnp.sin(high + (1 - t) * span) + TINY) - jnp.log(jnp.sin(low + t * span) + TINY))
+    return 2 * (
+        jnp.log(jnp.sin(high + (1 - t) * span) + TINY) - jnp.log(jnp.sin(low + t * span) + TINY)
+    )
 
 
 def _cosine_time(log_snr_min: Any, log_snr_max: Any, log_snr: jax.Array) -> jax.Array:
@@ -65,8 +81,12 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     Source: Song et al. 2021, arXiv:2011.13456, Eq. (33).
     """
     _checks.values("beta_min", beta_min, "a positive rate", lambda v: v > 0)
-    _checks.values("beta_max", beta_max, f"a rate of at least beta_min = {beta_min}", lambda v: v >= beta_min)
-    return make(Partial(_linear_log_snr, beta_min, beta_max), Partial(_linear_time, beta_min, beta_max))
+    _checks.values(
+        "beta_max", beta_max, f"a rate of at least beta_min = {beta_min}", lambda v: v >= beta_min
+    )
+    return make(
+        Partial(_linear_log_snr, beta_min, beta_max), Partial(_linear_time, beta_min, beta_max)
+    )
 
 
 def _linear_log_snr(beta_min: Any, beta_max: Any, t: jax.Array) -> jax.Array:
@@ -78,7 +98,9 @@ def _linear_time(beta_min: Any, beta_max: Any, log_snr: jax.Array) -> jax.Array:
     return 2 * decay / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * decay))
 
 
-def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min: float = 1e-9) -> Schedule:
+def sigmoid(
+    start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min: float = 1e-9
+) -> Schedule:
     """Return the sigmoid schedule: alpha^2 falls along a stretch of the logistic curve.
 
         g(t) = (S(end) - S(z)) / (S(end) - S(start)),   S(z) = 1 / (1 + exp(-z / tau)),   z = start + t (end - start)
@@ -93,8 +115,10 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min
       A variance-preserving Schedule with lambda = +inf (LOG_SNR_LIMIT) at t = 0.
     Raises:
       ValueError: an argument is out of its range.
-    Numerics: differences of logistic functions are written with log sinh: no cancellation, no overflow.
-    Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1, with its clipping at clip_min made affine: no plateau.
+    Numerics: differences of logistic functions are written with log sinh: no cancellation, no
+      overflow.
+    Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1, with its clipping at clip_min made
+    affine: no plateau.
     """
     _checks.finite("start", start)
     _checks.values("end", end, f"a value above start = {start}", lambda v: v > start)
@@ -105,10 +129,15 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min
 
 
 def _sigmoid_log_snr(start: Any, end: Any, clip_min: Any, t: jax.Array) -> jax.Array:
-    # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)); the common 1 / cosh(z / 2) cancels in g / (1 - g).
+    # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)); the common 1 / cosh(z / 2)
+    # cancels in g / (1 - g).
     span = end - start
-    left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(end / 2, -end / 2)  # log g, but for a constant
-    gone = _log_sinh(t * span / 2) - jnp.logaddexp(start / 2, -start / 2)  # log(1 - g), with the same constant
+    left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(
+        end / 2, -end / 2
+    )  # log g, but for a constant
+    gone = _log_sinh(t * span / 2) - jnp.logaddexp(
+        start / 2, -start / 2
+    )  # log(1 - g), with the same constant
     gone_clipped = jnp.logaddexp(gone + jnp.log1p(-clip_min), left - LOG_SNR_LIMIT)
     return (jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone_clipped).astype(t.dtype)
 
@@ -134,14 +163,20 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
       sigma_min: noise level at t = 0, in units of the data.
       sigma_max: noise level at t = 1, above sigma_min.
     Returns:
-      A variance-exploding Schedule. At t = 0 a state still carries noise of standard deviation sigma_min.
+      A variance-exploding Schedule. At t = 0 a state still carries noise of standard deviation
+      sigma_min.
     Raises:
       ValueError: not 0 < sigma_min < sigma_max.
-    Source: Song et al. 2021, arXiv:2011.13456, Eq. (31); levels: Karras et al. 2022, arXiv:2206.00364, Table 1.
+    Source: Song et al. 2021, arXiv:2011.13456, Eq. (31); levels: Karras et al. 2022,
+    arXiv:2206.00364, Table 1.
     """
     _checks.values("sigma_min", sigma_min, "a positive noise level", lambda v: v > 0)
-    _checks.values("sigma_max", sigma_max, f"a level above sigma_min = {sigma_min}", lambda v: v > sigma_min)
-    return make(Partial(_edm_log_snr, sigma_min, sigma_max), Partial(_edm_time, sigma_min, sigma_max), ve)
+    _checks.values(
+        "sigma_max", sigma_max, f"a level above sigma_min = {sigma_min}", lambda v: v > sigma_min
+    )
+    return make(
+        Partial(_edm_log_snr, sigma_min, sigma_max), Partial(_edm_time, sigma_min, sigma_max), ve
+    )
 
 
 def _edm_log_snr(sigma_min: Any, sigma_max: Any, t: jax.Array) -> jax.Array:
@@ -149,7 +184,9 @@ def _edm_log_snr(sigma_min: Any, sigma_max: Any, t: jax.Array) -> jax.Array:
 
 
 def _edm_time(sigma_min: Any, sigma_max: Any, log_snr: jax.Array) -> jax.Array:
-    return ((-log_snr / 2 - jnp.log(sigma_min)) / jnp.log(sigma_max / sigma_min)).astype(log_snr.dtype)
+    return ((-log_snr / 2 - jnp.log(sigma_min)) / jnp.log(sigma_max / sigma_min)).astype(
+        log_snr.dtype
+    )
 
 
 def rectified_flow() -> Schedule:

@@ -12,7 +12,9 @@ from jaxdiff.schedules._base import Schedule, make
 
 
 @known_ahead
-def learned_parameters(log_snr_min: float = -10.0, log_snr_max: float = 14.0, *, num_bins: int = 64) -> dict[str, Any]:
+def learned_parameters(
+    log_snr_min: float = -10.0, log_snr_max: float = 14.0, *, num_bins: int = 64
+) -> dict[str, Any]:
     """Return the parameters of `learned` at which lambda is linear in t.
 
     Args:
@@ -25,7 +27,12 @@ def learned_parameters(log_snr_min: float = -10.0, log_snr_max: float = 14.0, *,
       ValueError: log_snr_min is not below log_snr_max, or num_bins < 1.
     """
     _checks.finite("log_snr_max", log_snr_max)
-    _checks.values("log_snr_min", log_snr_min, f"a value below log_snr_max = {log_snr_max}", lambda v: v < log_snr_max)
+    _checks.values(
+        "log_snr_min",
+        log_snr_min,
+        f"a value below log_snr_max = {log_snr_max}",
+        lambda v: v < log_snr_max,
+    )
     _checks.positive_int("num_bins", num_bins)
     ends = {"log_snr_min": jnp.float32(log_snr_min), "log_snr_max": jnp.float32(log_snr_max)}
     return ends | {"logits": jnp.zeros(num_bins, jnp.float32)}
@@ -34,25 +41,34 @@ def learned_parameters(log_snr_min: float = -10.0, log_snr_max: float = 14.0, *,
 def learned(parameters: dict[str, Any]) -> Schedule:
     """Return a monotone schedule with trainable parameters.
 
-        dt / dlambda is constant within each of num_bins equal bins of [log_snr_min, log_snr_max]; bin k takes the
-        share softmax(logits)_k of the time
+        dt / dlambda is constant within each of num_bins equal bins of [log_snr_min, log_snr_max];
+        bin k takes the share softmax(logits)_k of the time
 
-    The bound on the likelihood in continuous time depends on the end-points alone; the interior is the density that
-    times are drawn from, and decides how noisy the bound's estimate is (`losses.continuous_elbo` trains both).
+    The bound on the likelihood in continuous time depends on the end-points alone; the interior is
+    the density that times are drawn from, and decides how noisy the bound's estimate is
+    (`losses.continuous_elbo` trains both).
 
     Args:
-      parameters: as `learned_parameters` makes them: log_snr_min [], log_snr_max [], logits [num_bins]; traced.
+      parameters: as `learned_parameters` makes them: log_snr_min [], log_snr_max [], logits
+        [num_bins]; traced.
     Returns:
       A variance-preserving Schedule.
     Raises:
       ValueError: a parameter is missing or has another shape.
     Numerics: piecewise linear both ways, so the inverse is exact and every derivative finite.
-    Source: Kingma et al. 2021, arXiv:2107.00630, Sections 4 and 5.1, whose monotone network is a histogram here.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Sections 4 and 5.1, whose monotone network is a
+    histogram here.
     """
     names = ("log_snr_min", "log_snr_max", "logits")
     shapes = {name: jnp.shape(parameters[name]) if name in parameters else None for name in names}
-    if shapes["log_snr_min"] != () or shapes["log_snr_max"] != () or len(shapes["logits"] or ()) != 1:
-        raise ValueError(f"parameters: expected {', '.join(names)} of shapes (), (), (num_bins,), got {shapes}")
+    if (
+        shapes["log_snr_min"] != ()
+        or shapes["log_snr_max"] != ()
+        or len(shapes["logits"] or ()) != 1
+    ):
+        raise ValueError(
+            f"parameters: expected {', '.join(names)} of shapes (), (), (num_bins,), got {shapes}"
+        )
     fields = tuple(parameters[name] for name in names)
     return make(Partial(_log_snr, *fields), Partial(_time, *fields))
 

@@ -19,19 +19,24 @@ def from_betas(betas: Any) -> Schedule:
     Between the table's times -log alpha_t^2 is linear: the rate beta(t) is constant within a step.
 
     Args:
-      betas: [T] variances of the T steps, in (0, 1), non-decreasing; concrete or traced. The last one may be 1, for
-        zero terminal SNR (`zero_terminal_snr`).
+      betas: [T] variances of the T steps, in (0, 1), non-decreasing; concrete or traced. The last
+        one may be 1, for zero terminal SNR (`zero_terminal_snr`).
     Returns:
       A variance-preserving Schedule with lambda = +inf (LOG_SNR_LIMIT) at t = 0.
     Raises:
-      ValueError: betas is not a vector of T >= 1 entries, or holds values outside (0, 1), NaN or a decrease.
+      ValueError: betas is not a vector of T >= 1 entries, or holds values outside (0, 1), NaN or a
+        decrease.
     Numerics: a concrete table is summed in float64, then used in the dtype of t.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (4).
     """
     betas = betas if hasattr(betas, "shape") else np.asarray(betas, np.float64)
     if jnp.ndim(betas) != 1 or jnp.size(betas) == 0:
-        raise ValueError(f"betas: expected a vector of T >= 1 variances, got shape {jnp.shape(betas)}")
-    _checks.values("betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1) | (b == 1) & _last(b))
+        raise ValueError(
+            f"betas: expected a vector of T >= 1 variances, got shape {jnp.shape(betas)}"
+        )
+    _checks.values(
+        "betas", betas, "values in (0, 1)", lambda b: (b > 0) & (b < 1) | (b == 1) & _last(b)
+    )
     _checks.values("betas", betas, "non-decreasing values", lambda b: np.diff(b) >= 0)
     table = _checks.known(betas)
     decay = _decay(jnp, betas) if table is None else _decay(np, np.asarray(table, np.float64))
@@ -53,7 +58,9 @@ def _table_log_snr(decay: Any, t: jax.Array) -> jax.Array:
     decay = jnp.asarray(decay, t.dtype)
     steps = decay.shape[0] - 1
     index = jnp.clip(jnp.floor(t * steps).astype(int), 0, steps - 1)
-    return log_snr_from_decay(decay[index] + (t * steps - index) * (decay[index + 1] - decay[index]))
+    return log_snr_from_decay(
+        decay[index] + (t * steps - index) * (decay[index + 1] - decay[index])
+    )
 
 
 def _table_time(decay: Any, log_snr: jax.Array) -> jax.Array:

@@ -1,7 +1,13 @@
 """Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
 
 from jaxdiff.training.checkpoints import Checkpoints
-from jaxdiff.training.objective import chain_loss, denoising_loss, learning_rates, likelihood_loss, make_optimizer
+from jaxdiff.training.objective import (
+    chain_loss,
+    denoising_loss,
+    learning_rates,
+    likelihood_loss,
+    make_optimizer,
+)
 from jaxdiff.training.run import Log, atomic, first_line, lock, read_log, write_json
 from jaxdiff.training.state import (
     AXIS,

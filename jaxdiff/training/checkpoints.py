@@ -30,12 +30,17 @@ class Checkpoints:
     Args:
       folder: where they lie; made if missing, but for a reader.
       keep: how many of the newest to keep, besides the one of the lowest loss.
-      read_only: whether this one only reads, beside a process that writes perhaps: nothing in the folder changes.
+      read_only: whether this one only reads, beside a process that writes perhaps: nothing in the
+        folder changes.
     """
 
     def __init__(self, folder: Path | str, *, keep: int = 2, read_only: bool = False) -> None:
-        best = preservation_policy.BestN(get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1)
-        policy = preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(keep), best])
+        best = preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1
+        )
+        policy = preservation_policy.AnyPreservationPolicy(
+            [preservation_policy.LatestN(keep), best]
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else policy,
             enable_async_checkpointing=True,
@@ -51,12 +56,13 @@ class Checkpoints:
         """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
 
         Args:
-          step: the number to keep it under; one that is there already is left as it is, unless `restore` found it
-            damaged.
+          step: the number to keep it under; one that is there already is left as it is, unless
+            `restore` found it damaged.
           tree: the pytree.
           loss: decides which checkpoint is the best one.
         Raises:
-          OSError: this one, or the one before it, cannot be written (a full disk, say). Those before are whole.
+          OSError: this one, or the one before it, cannot be written (a full disk, say). Those
+            before are whole.
         """
         with self._writing():
             if step in self._damaged:
@@ -65,7 +71,9 @@ class Checkpoints:
             if step in self._manager.all_steps():
                 return
             about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
-            items = ocp.args.Composite(state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about)
+            )
             self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
 
     def restore(self, abstract: Any, *, best: bool = False) -> Any | None:
@@ -75,7 +83,8 @@ class Checkpoints:
           abstract: what it must look like: a pytree of arrays or jax.ShapeDtypeStruct.
           best: whether to begin with the lowest loss instead of the newest.
         Returns:
-          The pytree; None if the folder holds no checkpoint. Damaged checkpoints are passed over with a warning.
+          The pytree; None if the folder holds no checkpoint. Damaged checkpoints are passed over
+          with a warning.
         Raises:
           ValueError: the checkpoint is another model's, or none is sound.
         """
@@ -84,12 +93,18 @@ class Checkpoints:
             tree = self._sound(step, abstract)
             if tree is not None:
                 return tree
-            if self._read_only and self.steps(best=best) != steps:  # written meanwhile, and this one made room
+            if (
+                self._read_only and self.steps(best=best) != steps
+            ):  # written meanwhile, and this one made room
                 return self.restore(abstract, best=best)
-            logger.warning("checkpoint %s is damaged: passed over", self._manager.directory / str(step))
+            logger.warning(
+                "checkpoint %s is damaged: passed over", self._manager.directory / str(step)
+            )
             self._damaged.add(step)
         if steps:
-            raise ValueError(f"checkpoints: none of the steps {steps} in {self._manager.directory} is sound")
+            raise ValueError(
+                f"checkpoints: none of the steps {steps} in {self._manager.directory} is sound"
+            )
         return None
 
     def steps(self, *, best: bool = False) -> list[int]:
@@ -141,7 +156,9 @@ class Checkpoints:
         about = self._about(step)
         if about is None:
             return None
-        _check_structure(self._manager.directory / str(step), about["structure"], structure(abstract))
+        _check_structure(
+            self._manager.directory / str(step), about["structure"], structure(abstract)
+        )
         tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
         return tree if tree is not None and digest(tree) == about["sha256"] else None
 
@@ -159,7 +176,9 @@ class Checkpoints:
         try:
             (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
         except Exception as error:  # whatever a damaged file makes of tensorstore or json
-            logger.warning("checkpoint %s: %s", self._manager.directory / str(step), first_line(error))
+            logger.warning(
+                "checkpoint %s: %s", self._manager.directory / str(step), first_line(error)
+            )
             return None
         return value
 
@@ -179,7 +198,9 @@ def digest(tree: Any) -> str:
     """
     total = hashlib.sha256(repr(structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
-        plain = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        plain = (
+            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        )
         total.update(np.ascontiguousarray(plain).tobytes())
     return total.hexdigest()
 
@@ -199,7 +220,9 @@ def structure(tree: Any) -> list[list[str]]:
 def _abstract(tree: Any) -> Any:
     """Shapes and dtypes alone, to be placed on the first device, whatever devices the checkpoint was written from."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
+    )
 
 
 def _check_structure(folder: Any, found: list[list[str]], expected: list[list[str]]) -> None:

@@ -37,7 +37,8 @@ def denoising_loss(
       prediction: what the network predicts.
       weight: as in `losses.simple`.
       num_classes: None for an unconditional network; else also the index of the null class.
-      label_drop: probability that a row's label becomes the null class, for classifier-free guidance.
+      label_drop: probability that a row's label becomes the null class, for classifier-free
+        guidance.
       sigma_data: standard deviation of the data; only "edm" uses it.
       time_sampling: "uniform" or "low_discrepancy".
       dropout: whether the network is given keys for its dropout; False to evaluate.
@@ -45,9 +46,12 @@ def denoising_loss(
       loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b].
     Raises:
       ValueError: label_drop outside [0, 1], sigma_data not positive, or unknown time_sampling.
-    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 1; label drop: Ho & Salimans 2022, arXiv:2207.12598.
+    Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 1; label drop: Ho & Salimans 2022,
+    arXiv:2207.12598.
     """
-    _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+    _checks.values(
+        "label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1)
+    )
     _checks.values("sigma_data", sigma_data, "a positive standard deviation", lambda s: s > 0)
     _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS[:2])
 
@@ -82,7 +86,10 @@ def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: 
 
 def _times(rows: Rows, time_sampling: str) -> jax.Array:
     """Times of this device's rows."""
-    key, size = jax.random.fold_in(rows.key, rows.total), len(rows.keys)  # no row's: they are numbered below the total
+    key, size = (
+        jax.random.fold_in(rows.key, rows.total),
+        len(rows.keys),
+    )  # no row's: they are numbered below the total
     if time_sampling == "uniform":
         return losses.uniform_times(_rows.keys(key, size, first=rows.first), size)
     return losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)
@@ -102,23 +109,29 @@ def chain_loss(
         loss_aware: steps in proportion to the root mean square of what they cost last
 
     Args:
-      objective: (key, chain, x_0, *, index, probability) -> [b]: `losses.vlb`, or `losses.hybrid` with its options.
+      objective: (key, chain, x_0, *, index, probability) -> [b]: `losses.vlb`, or `losses.hybrid`
+        with its options.
       make_chain: (params, label=None, dropout_key=None) -> Chain.
       time_sampling: of the steps, "uniform", "low_discrepancy" or "loss_aware".
       num_classes: None for an unconditional network; else also the index of the null class.
       label_drop: as in `denoising_loss`.
       dropout: whether the network is given keys for its dropout; False to evaluate.
     Returns:
-      loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b]; for "loss_aware" it takes a `losses.TermHistory`
-      besides and returns ([b], (index [b], cost [b])) for `losses.record_terms`, as `make_step` does it.
+      loss(params, rows, (x_0 [b, *D], label [b] or None)) -> [b]; for "loss_aware" it takes a
+      `losses.TermHistory` besides and returns ([b], (index [b], cost [b])) for
+      `losses.record_terms`, as `make_step` does it.
     Raises:
       ValueError: label_drop outside [0, 1], or unknown time_sampling.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Sections 3.1 and 3.3.
     """
-    _checks.values("label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1))
+    _checks.values(
+        "label_drop", label_drop, "a probability in [0, 1]", lambda p: (p >= 0) & (p <= 1)
+    )
     _checks.choice("time_sampling", time_sampling, TIME_SAMPLINGS)
 
-    def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None], history: Any = None) -> Any:
+    def loss(
+        params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None], history: Any = None
+    ) -> Any:
         x_0, label = batch
         key_drop, key_dropout, key_loss, key_index = _row_keys(rows, 4)
         label = _with_null(key_drop, label, num_classes, label_drop)
@@ -126,7 +139,10 @@ def chain_loss(
         if time_sampling == "loss_aware":
             index, probability = losses.loss_aware_terms(key_index, history, len(x_0))
             value = objective(key_loss, chain, x_0, index=index, probability=probability)
-            return value, (index, value * probability)  # what a step costs, with its share of what all have in common
+            return value, (
+                index,
+                value * probability,
+            )  # what a step costs, with its share of what all have in common
         num_steps = len(chain.ts) - 1
         index = jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1).astype(int)
         return objective(key_loss, chain, x_0, index=index, probability=None)
@@ -143,7 +159,8 @@ def likelihood_loss(
 ) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
     """Return the negative variational bound in continuous time, with a learned schedule, in bits per dimension.
 
-    The bound trains the network and the schedule's end-points; the bound's variance trains the schedule's interior.
+    The bound trains the network and the schedule's end-points; the bound's variance trains the
+    schedule's interior.
 
     Args:
       make_denoiser: (network's params, schedule, dropout_key=None or [b]) -> denoiser.
@@ -151,8 +168,8 @@ def likelihood_loss(
       time_sampling: "uniform" or "low_discrepancy".
       dropout: whether the network is given keys for its dropout; False to evaluate.
     Returns:
-      loss(params, rows, (x_0 [b, *D], label, unused)) -> [b]; params are {"network": ..., "schedule": ...}, the
-      latter as `schedules.learned_parameters` makes them.
+      loss(params, rows, (x_0 [b, *D], label, unused)) -> [b]; params are {"network": ...,
+      "schedule": ...}, the latter as `schedules.learned_parameters` makes them.
     Raises:
       ValueError: unknown time_sampling.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.
@@ -163,8 +180,12 @@ def likelihood_loss(
         x_0, _ = batch
         _, key_dropout, key_loss = _row_keys(rows)
         parameters, t = params["schedule"], _times(rows, time_sampling)
-        schedule = schedules.learned(parameters | {"logits": jax.lax.stop_gradient(parameters["logits"])})
-        denoiser = make_denoiser(params["network"], schedule, dropout_key=key_dropout if dropout else None)
+        schedule = schedules.learned(
+            parameters | {"logits": jax.lax.stop_gradient(parameters["logits"])}
+        )
+        denoiser = make_denoiser(
+            params["network"], schedule, dropout_key=key_dropout if dropout else None
+        )
         terms = losses.continuous_elbo(key_loss, denoiser, schedule, x_0, decoder=decoder, t=t)
         bits = x_0[0].size * math.log(2)
         variance = losses.spend_times_well(parameters, schedule.log_snr(t), terms.diffusion / bits)
@@ -194,9 +215,15 @@ def learning_rates(
     _checks.values("learning_rate", learning_rate, "a positive rate", lambda v: v > 0)
     _checks.positive_int("num_steps", num_steps)
     _checks.values("final_scale", final_scale, "a share of at least 0", lambda v: v >= 0)
-    _checks.values("warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps))
+    _checks.values(
+        "warmup", warmup, f"0 to num_steps = {num_steps}", lambda v: (v >= 0) & (v <= num_steps)
+    )
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup else learning_rate, learning_rate, warmup, max(num_steps, warmup + 1), learning_rate * final_scale
+        0.0 if warmup else learning_rate,
+        learning_rate,
+        warmup,
+        max(num_steps, warmup + 1),
+        learning_rate * final_scale,
     )
 
 
@@ -228,7 +255,9 @@ def make_optimizer(
       ValueError: a rate or a count is out of range.
     Source: Kingma & Ba 2015, arXiv:1412.6980; Loshchilov & Hutter 2019, arXiv:1711.05101.
     """
-    rates = learning_rates(learning_rate, num_steps=num_steps, warmup=warmup, final_scale=final_scale)
+    rates = learning_rates(
+        learning_rate, num_steps=num_steps, warmup=warmup, final_scale=final_scale
+    )
     _checks.values("b1, b2", np.array([b1, b2]), "decays in [0, 1)", lambda b: (b >= 0) & (b < 1))
     _checks.values("weight_decay", weight_decay, "a decay of at least 0", lambda v: v >= 0)
     if clip_norm is not None:

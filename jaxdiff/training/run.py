@@ -28,8 +28,8 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep a run to one writing process at a time; readers need no lock.
 
-    The lock is the operating system's (flock on the file .lock): it ends with the process, however that ends, and
-    leaves nothing behind to clear away.
+    The lock is the operating system's (flock on the file .lock): it ends with the process, however
+    that ends, and leaves nothing behind to clear away.
 
     Args:
       folder: the run's folder; made if missing.
@@ -37,7 +37,8 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Returns:
       A context manager.
     Raises:
-      BlockingIOError: another process, or another block of this one, holds it; the message says who and since when.
+      BlockingIOError: another process, or another block of this one, holds it; the message says who
+        and since when.
     Numerics: a file system that has no locks is warned of, once, and then goes without.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,11 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        logger.warning("%s cannot be locked (%s): let one process at a time write to it", folder, error.strerror)
+        logger.warning(
+            "%s cannot be locked (%s): let one process at a time write to it",
+            folder,
+            error.strerror,
+        )
         yield
         return
     try:
@@ -77,7 +82,8 @@ def atomic(path: Path) -> Iterator[Path]:
     Args:
       path: the final name.
     Returns:
-      A context manager over a path in the same folder, with the same suffix; two that are open at once differ.
+      A context manager over a path in the same folder, with the same suffix; two that are open at
+      once differ.
     Raises:
       OSError: it cannot be written; the message names the path.
     """
@@ -114,7 +120,8 @@ def first_line(error: BaseException) -> str:
     Args:
       error: any exception, with or without a message.
     Returns:
-      The first line of the message that is not empty; the name of the error's class where there is none.
+      The first line of the message that is not empty; the name of the error's class where there is
+      none.
     """
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
@@ -136,7 +143,8 @@ class Log:
 
     Args:
       folder: the run's folder; metrics.jsonl and the events lie there.
-      step: the step the run goes on from: later lines, of work that was lost and will be done again, are dropped.
+      step: the step the run goes on from: later lines, of work that was lost and will be done
+        again, are dropped.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
@@ -145,10 +153,13 @@ class Log:
         with atomic(self._path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
-        # No SummaryWriter: its thread dies of a full disk, and then `add_scalar` waits for it for ever.
+        # No SummaryWriter: its thread dies of a full disk, and then `add_scalar` waits for it for
+        # ever.
         with naming(folder):
             self._events = EventsWriter(str(folder / "events"))
-            start = SessionLog(status=SessionLog.START)  # TensorBoard hides what an earlier session wrote from here on
+            start = SessionLog(
+                status=SessionLog.START
+            )  # TensorBoard hides what an earlier session wrote from here on
             self._events.write_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
             self._events.flush()
 
@@ -162,7 +173,9 @@ class Log:
         with naming(self._path):
             self._file.write((json.dumps({"step": step} | scalars) + "\n").encode())
             for name, value in scalars.items():
-                self._events.write_event(Event(step=step, wall_time=time.time(), summary=scalar(name, value)))
+                self._events.write_event(
+                    Event(step=step, wall_time=time.time(), summary=scalar(name, value))
+                )
             self._events.flush()
 
     def __enter__(self) -> "Log":
@@ -180,7 +193,8 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     Args:
       folder: the run's folder.
     Returns:
-      The lines, oldest first; none if there is no file. A last line cut short by a kill is left out, with all after.
+      The lines, oldest first; none if there is no file. A last line cut short by a kill is left
+      out, with all after.
     """
     path = folder / "metrics.jsonl"
     lines = []

@@ -63,7 +63,9 @@ class Rows(NamedTuple):
     total: int
 
 
-def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = None) -> Any:
+def init_state(
+    key: jax.Array, params: Any, optimizer: optax.GradientTransformation, memory: Any = None
+) -> Any:
     """Return the state before the first step.
 
     Args:
@@ -72,7 +74,8 @@ def init_state(key: jax.Array, params: Any, optimizer: optax.GradientTransformat
       optimizer: the optax transformation.
       memory: of a loss that remembers, before its first step; else None.
     Returns:
-      TrainState, or RememberingState with a memory, at step 0, with the average equal to the parameters.
+      TrainState, or RememberingState with a memory, at step 0, with the average equal to the
+      parameters.
     Raises:
       TypeError: key is no typed key.
     """
@@ -97,17 +100,20 @@ def make_step(
 
     Args:
       loss: (params, rows: Rows, batch) -> [b] losses of this device's rows; with remember
-        (params, rows: Rows, batch, memory) -> ([b], news), a tuple of arrays with the device's rows in front.
+        (params, rows: Rows, batch, memory) -> ([b], news), a tuple of arrays with the device's rows
+        in front.
       optimizer: the optax transformation.
       ema_decay: final decay of the average, in [0, 1).
-      remember: None, or (memory, *news of the whole batch) -> memory, such as `losses.record_terms`.
+      remember: None, or (memory, *news of the whole batch) -> memory, such as
+        `losses.record_terms`.
     Returns:
-      step(state, batch) -> (state, metrics); metrics are the scalars loss and grad_norm, equal on every device. Each
-      leaf of batch has the device's rows in front.
+      step(state, batch) -> (state, metrics); metrics are the scalars loss and grad_norm, equal on
+      every device. Each leaf of batch has the device's rows in front.
     Raises:
       ValueError: ema_decay outside [0, 1).
     Numerics: a batch gives the same gradient on any number of devices, up to the order of a sum.
-    Source: Polyak & Juditsky 1992 for the average; its warm-up is TensorFlow's ExponentialMovingAverage.
+    Source: Polyak & Juditsky 1992 for the average; its warm-up is TensorFlow's
+    ExponentialMovingAverage.
     """
     _checks.values("ema_decay", ema_decay, "a decay in [0, 1)", lambda d: (d >= 0) & (d < 1))
 
@@ -128,9 +134,13 @@ def make_step(
         decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))
         ema = optax.incremental_update(params, state.ema_params, 1 - decay)
         metrics = {"loss": value, "grad_norm": optax.tree.norm(grads)}
-        state = state._replace(step=state.step + 1, params=params, ema_params=ema, opt_state=opt_state)
+        state = state._replace(
+            step=state.step + 1, params=params, ema_params=ema, opt_state=opt_state
+        )
         if remember is not None:
-            state = state._replace(memory=remember(state.memory, *jax.lax.all_gather(news, AXIS, tiled=True)))
+            state = state._replace(
+                memory=remember(state.memory, *jax.lax.all_gather(news, AXIS, tiled=True))
+            )
         return state, metrics
 
     return step
@@ -138,23 +148,32 @@ def make_step(
 
 def _rows_here(key: jax.Array, num_rows: int) -> Rows:
     first = jax.lax.axis_index(AXIS) * num_rows
-    return Rows(key, _rows.keys(key, num_rows, first=first), first, num_rows * jax.lax.axis_size(AXIS))
+    return Rows(
+        key, _rows.keys(key, num_rows, first=first), first, num_rows * jax.lax.axis_size(AXIS)
+    )
 
 
 def pmap_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
     """Map a step over devices; the state is donated.
 
-    What is the same on every device, the state and the metrics, has no axis of devices: nobody needs to take one
-    device's part out of it.
+    What is the same on every device, the state and the metrics, has no axis of devices: nobody
+    needs to take one device's part out of it.
 
     Args:
       step: what `make_step` returns.
       devices: all local devices if None.
     Returns:
-      A function of a state and a batch [num_devices, b, ...], as `replicate` and `shard` make them. It returns the
-      next state and the metrics, both on every device.
+      A function of a state and a batch [num_devices, b, ...], as `replicate` and `shard` make them.
+      It returns the next state and the metrics, both on every device.
     """
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None), donate_argnums=0, devices=devices)
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+        devices=devices,
+    )
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -167,15 +186,17 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
       The pytree with the same shapes, on all devices, as the mapped step takes it.
     """
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
-    return jax.device_put(_copy(tree), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return jax.device_put(
+        _copy(tree), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    )
 
 
 def unreplicate(tree: Any) -> Any:
     """Take the first device's copy.
 
-    Numerics: the shard is read where it lies. An operation on an array that lies on several devices is a program on
-    all of them, one for each leaf. Hundreds of those behind an update fill a device's queue, and the devices then wait
-    for each other for ever.
+    Numerics: the shard is read where it lies. An operation on an array that lies on several devices
+    is a program on all of them, one for each leaf. Hundreds of those behind an update fill a
+    device's queue, and the devices then wait for each other for ever.
 
     Args:
       tree: a pytree of arrays on several devices, the same on each. It may be donated afterwards.
@@ -205,4 +226,6 @@ def shard(batch: Any, num_devices: int) -> Any:
     rows = max((len(leaf) for leaf in jax.tree.leaves(batch)), default=0)
     if rows % num_devices:
         raise ValueError(f"batch: expected a multiple of {num_devices} devices, got {rows} rows")
-    return jax.tree.map(lambda leaf: leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:]), batch)
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:]), batch
+    )

@@ -3,14 +3,19 @@
     forward path of x_0:  W_F = -log w,   E[exp(-W_F)] = p_theta(x_0),   E[W_F] >= -log p_theta(x_0)
     reverse path to x_0:  W_R = +log w,   E[exp(-W_R)] = 1 / p_theta(x_0),   E[W_R] >= log p_theta(x_0)
 
-with w the weight of jaxdiff.chain. In the words of thermodynamics -log p_theta(x_0) is the free energy difference, and
-Crooks' theorem, P_F(W) / P_R(-W) = exp(W + log p_theta(x_0)), joins the two.
+with w the weight of jaxdiff.chain. In the words of thermodynamics -log p_theta(x_0) is the free
+energy difference, and Crooks' theorem, P_F(W) / P_R(-W) = exp(W + log p_theta(x_0)), joins the two.
 """
 
 from jaxdiff.work._annealing import AisBounds, ais, ais_bounds, ais_run, annealing
 from jaxdiff.work._bounds import Bounds, bidirectional_bounds, reverse_path
 from jaxdiff.work._entropy import EntropyBounds, entropy_bounds, entropy_production
-from jaxdiff.work._estimators import Crooks, bennett_acceptance_ratio, bennett_standard_error, crooks
+from jaxdiff.work._estimators import (
+    Crooks,
+    bennett_acceptance_ratio,
+    bennett_standard_error,
+    crooks,
+)
 
 __all__ = [
     "AisBounds",

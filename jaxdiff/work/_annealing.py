@@ -14,25 +14,30 @@ from jaxdiff.sampling import Samples, run
 from jaxdiff.work._bounds import reverse_run
 
 
-def annealing(chain: Chain, x_0: jax.Array, *, step_size: Any = 0.1, num_leapfrog: int = 5) -> Kernel:
+def annealing(
+    chain: Chain, x_0: jax.Array, *, step_size: Any = 0.1, num_leapfrog: int = 5
+) -> Kernel:
     """Return the kernel of annealed importance sampling over a chain's latents, from forward paths to the posterior.
 
         f_beta = q(x_{1:T} | x_0)^(1 - beta) p_theta(x_{0:T})^beta,   beta = 1 - t
         increment = (beta_s - beta_t) log w,   then a Hamiltonian Monte Carlo move that leaves f_beta_s as it is
 
-    The state is the paths' noises, [B, N, *D], in which f_beta is a standard normal times w^beta. Run from t = 1 to 0
-    it goes from q to the posterior; from 0 to 1 it is the exact mirror image: first the move, then the weight.
+    The state is the paths' noises, [B, N, *D], in which f_beta is a standard normal times w^beta.
+    Run from t = 1 to 0 it goes from q to the posterior; from 0 to 1 it is the exact mirror image:
+    first the move, then the weight.
 
     Args:
       chain: the model.
       x_0: data, [B, *D].
       step_size: of the leapfrog integrator, in units of the noises, [], positive, traced.
-      num_leapfrog: gradients of log w a move, static: each takes all T calls of the denoiser, in one batch.
+      num_leapfrog: gradients of log w a move, static: each takes all T calls of the denoiser, in
+        one batch.
     Returns:
       A Kernel without memory.
     Raises:
       ValueError: num_leapfrog < 1, or step_size is known and not positive.
-    Source: Neal 2001, Stat. Comput. 11, 125; Neal 2011, arXiv:1206.1901; Grosse et al. 2015, arXiv:1511.02543.
+    Source: Neal 2001, Stat. Comput. 11, 125; Neal 2011, arXiv:1206.1901; Grosse et al. 2015,
+    arXiv:1511.02543.
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
@@ -59,7 +64,13 @@ def _anneal(
 
 
 def ais(
-    key: jax.Array, chain: Chain, x_0: jax.Array, *, num_temperatures: int, step_size: Any = 0.1, num_leapfrog: int = 5
+    key: jax.Array,
+    chain: Chain,
+    x_0: jax.Array,
+    *,
+    num_temperatures: int,
+    step_size: Any = 0.1,
+    num_leapfrog: int = 5,
 ) -> jax.Array:
     """Estimate log p_theta(x_0) by annealed importance sampling over the latents.
 
@@ -79,7 +90,11 @@ def ais(
       TypeError: x_0 is not floating, or key is no typed key.
     Source: as of `annealing`.
     """
-    options = {"num_temperatures": num_temperatures, "step_size": step_size, "num_leapfrog": num_leapfrog}
+    options = {
+        "num_temperatures": num_temperatures,
+        "step_size": step_size,
+        "num_leapfrog": num_leapfrog,
+    }
     return ais_run(key, chain, x_0, **options).log_weights
 
 
@@ -104,7 +119,8 @@ def ais_run(
       num_leapfrog: as in `annealing`.
       save_every: as in `sampling.sample`.
     Returns:
-      Samples: the states are the paths' noises, [B, N, *D], the log weights the estimate of log p_theta(x_0).
+      Samples: the states are the paths' noises, [B, N, *D], the log weights the estimate of log
+        p_theta(x_0).
     Raises:
       ValueError: a number is not positive.
       TypeError: x_0 is not floating, or key is no typed key.

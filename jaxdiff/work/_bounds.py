@@ -31,7 +31,9 @@ class Bounds(NamedTuple):
     reverse_work: jax.Array
 
 
-def reverse_path(key: jax.Array, chain: Chain, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def reverse_path(
+    key: jax.Array, chain: Chain, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """Draw data from the model, with the log weight of the path that led to them.
 
         x_T ~ N(0, sigma_T^2 I),   x_s ~ p(x_s | x_t),   x_0 ~ p(x_0 | x_1)
@@ -75,12 +77,15 @@ def reverse_run(
     return chain.decoder.sample(key_decoder, chain.p_last(drawn.x)), drawn, x_T
 
 
-def bidirectional_bounds(key: jax.Array, chain: Chain, shape: tuple[int, ...], *, num_paths: int) -> Bounds:
+def bidirectional_bounds(
+    key: jax.Array, chain: Chain, shape: tuple[int, ...], *, num_paths: int
+) -> Bounds:
     """Bound log p_theta from both sides at data that the model has made.
 
         lower = log 1/K sum_k w_k,   upper = log 1/K (w_reverse + sum_{k<K} w_k),   w_k of fresh forward paths
 
-    Upper bounds exist for simulated data only: for them, and not for real data, a path of the posterior is at hand.
+    Upper bounds exist for simulated data only: for them, and not for real data, a path of the
+    posterior is at hand.
 
     Args:
       key: typed PRNG key; row i depends on (key, i) alone.

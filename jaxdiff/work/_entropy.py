@@ -12,23 +12,28 @@ from jaxdiff.forward import level, q_sample, q_step
 from jaxdiff.schedules import Schedule
 
 
-def entropy_production(key: jax.Array, chain: Chain, x_0: jax.Array, log_marginal: Callable) -> jax.Array:
+def entropy_production(
+    key: jax.Array, chain: Chain, x_0: jax.Array, log_marginal: Callable
+) -> jax.Array:
     """Return what each reverse step dissipates, on one forward path for each example.
 
         log [q_s(x_s) q(x_t | x_s)] / [q_t(x_t) p(x_s | x_t)],   E = KL(q(x_s | x_t) || p(x_s | x_t)) >= 0
 
-    The total over the path, with what the prior and the decoder add, is -(bound) - H(data): the gap of the bound.
+    The total over the path, with what the prior and the decoder add, is -(bound) - H(data): the gap
+    of the bound.
 
     Args:
       key: typed PRNG key; row i depends on (key, i) alone.
       chain: the model.
       x_0: data, [B, *D], drawn from the distribution whose marginals log_marginal gives.
-      log_marginal: (x_t [B, *D], t []) -> log q_t(x_t), [B]: an oracle's, `mixture.diffuse(schedule, t).log_prob(x)`.
+      log_marginal: (x_t [B, *D], t []) -> log q_t(x_t), [B]: an oracle's,
+        `mixture.diffuse(schedule, t).log_prob(x)`.
     Returns:
       [num_transitions, B], in nats, in the order of the reverse process.
     Raises:
       TypeError: x_0 is not floating, or key is no typed key.
-    Source: Seifert 2005, Phys. Rev. Lett. 95, 040602, Eq. (8), for the reverse process of the model.
+    Source: Seifert 2005, Phys. Rev. Lett. 95, 040602, Eq. (8), for the reverse process of the
+    model.
     """
     _checks.data("x_0", x_0)
     keys = _rows.keys(key, x_0.shape[0])
@@ -36,7 +41,10 @@ def entropy_production(key: jax.Array, chain: Chain, x_0: jax.Array, log_margina
 
     def step(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        eps = [_rows.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * n + i), x_0) for i in range(2)]
+        eps = [
+            _rows.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * n + i), x_0)
+            for i in range(2)
+        ]
         x_s = q_sample(chain.schedule, x_0, s, eps[0].astype(x_0.dtype))
         x_t = q_step(chain.schedule, x_s, s, t, eps[1].astype(x_0.dtype))
         return log_marginal(x_s, s) - log_marginal(x_t, t) - chain.log_step_ratio(x_s, x_t, s, t)
@@ -61,8 +69,8 @@ def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> Entrop
       ts: the grid, decreasing, [num_steps + 1].
       event_size: d.
     Returns:
-      EntropyBounds, in the order of the reverse process; the lower one is -inf at a step to clean data. The upper one
-      holds where diffusion raises the entropy, H_q(x_s) <= H_q(x_t).
+      EntropyBounds, in the order of the reverse process; the lower one is -inf at a step to clean
+      data. The upper one holds where diffusion raises the entropy, H_q(x_s) <= H_q(x_t).
     Raises:
       ValueError: ts is no decreasing grid, or event_size < 1.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. (24) and (25).
@@ -74,5 +82,7 @@ def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> Entrop
     early, late = level(schedule, ts[1:], x), level(schedule, ts[:-1], x)
     kept = -jnp.expm1(late.log_snr - early.log_snr)
     half = event_size / 2
-    lower, upper = (half * jnp.log(2 * jnp.pi * jnp.e * scale**2 * kept) for scale in (early.sigma, late.sigma))
+    lower, upper = (
+        half * jnp.log(2 * jnp.pi * jnp.e * scale**2 * kept) for scale in (early.sigma, late.sigma)
+    )
     return EntropyBounds(lower, upper)

@@ -16,21 +16,23 @@ def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -
         sum_i 1 / (1 + n/m exp(W_F,i + L)) = sum_j 1 / (1 + m/n exp(W_R,j - L)),   solved for L = log p
 
     Args:
-      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs subtracted: W + log p); +inf
-        for a path of weight 0.
+      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs
+        subtracted: W + log p); +inf for a path of weight 0.
       reverse_work: W_R of m reverse paths, of any shape, likewise (W - log p).
     Returns:
       L, [], in nats.
     Raises:
       ValueError: one of them is empty, or known to have NaN or -inf, or a reverse work +inf.
-    Numerics: bisection between the extremes of the finite works: L is where one monotone function is zero. NaN under
-      tracing stays NaN.
+    Numerics: bisection between the extremes of the finite works: L is where one monotone function
+      is zero. NaN under tracing stays NaN.
     Source: Bennett 1976, J. Comput. Phys. 22, 245; Crooks 2000, Phys. Rev. E 61, 2361, Section IV.
     """
     forward, reverse = _works(forward_work, reverse_work)
     ratio = math.log(forward.size / reverse.size)
     ends = jnp.concatenate([-forward, reverse])
-    finite = jnp.where(jnp.isinf(ends), jnp.nan, ends)  # a path of weight 0 counts, but not for the bracket
+    finite = jnp.where(
+        jnp.isinf(ends), jnp.nan, ends
+    )  # a path of weight 0 counts, but not for the bracket
 
     def halve(_: Any, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -41,7 +43,9 @@ def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -
         return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
 
     margin = math.log(forward.size) + math.log(reverse.size) + 1
-    low, high = jax.lax.fori_loop(0, 100, halve, (jnp.nanmin(finite) - margin, jnp.nanmax(finite) + margin))
+    low, high = jax.lax.fori_loop(
+        0, 100, halve, (jnp.nanmin(finite) - margin, jnp.nanmax(finite) + margin)
+    )
     return jnp.where(jnp.isnan(ends).any(), jnp.nan, (low + high) / 2)
 
 
@@ -61,7 +65,10 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
     Source: Bennett 1976, J. Comput. Phys. 22, 245, Eqs. (10) and (11).
     """
     forward, reverse = _works(forward_work, reverse_work)
-    ratio, log_prob = math.log(forward.size / reverse.size), bennett_acceptance_ratio(forward, reverse)
+    ratio, log_prob = (
+        math.log(forward.size / reverse.size),
+        bennett_acceptance_ratio(forward, reverse),
+    )
     f = jax.nn.sigmoid(-(forward + log_prob + ratio))
     g = jax.nn.sigmoid(-(reverse - log_prob - ratio))
     return jnp.sqrt(sum((jnp.mean(v**2) / jnp.mean(v) ** 2 - 1) / v.size for v in (f, g)))
@@ -73,7 +80,11 @@ def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
         if work.size == 0:
             raise ValueError(f"{name}: expected at least one work, got none")
     _checks.values(
-        "forward_work", forward, "finite works, or +inf of a path of weight 0", lambda v: v > -jnp.inf, finite=False
+        "forward_work",
+        forward,
+        "finite works, or +inf of a path of weight 0",
+        lambda v: v > -jnp.inf,
+        finite=False,
     )
     _checks.values("reverse_work", reverse, "finite works", np.isfinite)
     return forward, reverse
@@ -106,8 +117,8 @@ def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int =
       Crooks.
     Raises:
       ValueError: one of them is empty, or known to have a work that it may not have.
-    Source: Crooks 1999, Phys. Rev. E 60, 2721, Eq. (2); as a regression: Shirts et al. 2003, Phys. Rev. Lett. 91,
-      140601.
+    Source: Crooks 1999, Phys. Rev. E 60, 2721, Eq. (2); as a regression: Shirts et al. 2003, Phys.
+      Rev. Lett. 91, 140601.
     """
     forward, reverse = _works(forward_work, reverse_work)
     _checks.values("forward_work", forward, "finite works", np.isfinite)
@@ -119,7 +130,9 @@ def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int =
     def newton(_: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         beta, _ = state
         p = jax.nn.sigmoid(design @ beta)
-        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-6 * jnp.eye(2, dtype=work.dtype)
+        curvature = design.T @ (design * (p * (1 - p))[:, None]) + 1e-6 * jnp.eye(
+            2, dtype=work.dtype
+        )
         return beta + jnp.linalg.solve(curvature, design.T @ (is_forward - p)), curvature
 
     start = jnp.zeros(2, work.dtype), jnp.eye(2, dtype=work.dtype)

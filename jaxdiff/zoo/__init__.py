@@ -39,10 +39,12 @@ class Pretrained:
       params: its parameters, a nested dict of float32 arrays.
       schedule: the noise schedule.
       prediction: what the network predicts, as `make_denoiser` takes it.
-      sigma_data: standard deviation of the data, which the EDM prediction was made for; others do not use it.
+      sigma_data: standard deviation of the data, which the EDM prediction was made for; others do
+        not use it.
       event_shape: the shape of one example.
       levels: grey levels of the data, which are scaled to [-1, 1].
-      about: everything else: the training run's configuration and step, and where the data come from.
+      about: everything else: the training run's configuration and step, and where the data come
+        from.
     """
 
     name: str
@@ -66,38 +68,45 @@ class Pretrained:
             D(x_t, t) = E[x_0 | x_t, label]
 
         Args:
-          label: class of each row, [B], or of all rows, [], integer; num_classes, like None, stands for all classes
-            together. Traced, one outside makes its row NaN.
+          label: class of each row, [B], or of all rows, [], integer; num_classes, like None, stands
+            for all classes together. Traced, one outside makes its row NaN.
           threshold: as `make_denoiser` takes it.
         Returns:
           A denoiser for kernels, guidance, likelihoods and posteriors.
         Raises:
-          ValueError: threshold is not offered, a label is outside 0 .. num_classes, or the network has no classes.
+          ValueError: threshold is not offered, a label is outside 0 .. num_classes, or the network
+            has no classes.
           TypeError: label is not integer.
         """
         self.model.check_label(label)
         apply = Partial(self.model.apply, self.params, label=label)
-        return make_denoiser(apply, self.schedule, self.prediction, threshold, sigma_data=self.sigma_data)
+        return make_denoiser(
+            apply, self.schedule, self.prediction, threshold, sigma_data=self.sigma_data
+        )
 
 
 def pretrained(name: str) -> Pretrained:
     """Load a network that ships with the package.
 
-    "mnist" is a class-conditional U-Net of 28x28 handwritten digits in [-1, 1], trained as RESULTS.md says.
+    "mnist" is a class-conditional U-Net of 28x28 handwritten digits in [-1, 1], trained as
+    RESULTS.md says.
 
     Args:
       name: "mnist".
     Returns:
       Pretrained: model, parameters, schedule, shapes, and `denoiser`.
     Raises:
-      ValueError: no network has this name, or its file is not the one that was shipped (its SHA-256 differs).
+      ValueError: no network has this name, or its file is not the one that was shipped (its SHA-256
+        differs).
     """
     if name not in SHA256:
         raise ValueError(f"name: expected one of {', '.join(SHA256)}, got {name!r}")
     content = resources.files(__name__).joinpath(f"{name}.npz").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
-        raise ValueError(f"{name}: expected the file of SHA-256 {SHA256[name]}, got {found}; install jaxdiff again")
+        raise ValueError(
+            f"{name}: expected the file of SHA-256 {SHA256[name]}, got {found}; install jaxdiff again"
+        )
     return read(name, content)
 
 
@@ -106,8 +115,8 @@ def read(name: str, content: bytes) -> Pretrained:
 
     Args:
       name: what to call it.
-      content: a NumPy archive of `pack`'s arrays, and of JSON under "about": the arguments of `models.unet`, and the
-        fields of `Pretrained`.
+      content: a NumPy archive of `pack`'s arrays, and of JSON under "about": the arguments of
+        `models.unet`, and the fields of `Pretrained`.
     Returns:
       Pretrained.
     """

@@ -15,16 +15,21 @@ def pack(params: Any) -> dict[str, np.ndarray]:
 
         code = round(weight / scale),   scale = max |weight| / 127 over all axes but the last
 
-    so that no weight moves by more than half a scale. What has one axis (shifts and scales) is kept as it is.
+    so that no weight moves by more than half a scale. What has one axis (shifts and scales) is kept
+    as it is.
 
     Args:
       params: nested dict of floating arrays.
     Returns:
-      "outer/inner" -> float32, or int8 beside "outer/inner:scale" -> float32 with the axes of the weight.
+      "outer/inner" -> float32, or int8 beside "outer/inner:scale" -> float32 with the axes of the
+      weight.
     """
     arrays: dict[str, np.ndarray] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name, value = jax.tree_util.keystr(path, simple=True, separator="/"), np.asarray(leaf, np.float32)
+        name, value = (
+            jax.tree_util.keystr(path, simple=True, separator="/"),
+            np.asarray(leaf, np.float32),
+        )
         if value.ndim < 2:
             arrays[name] = value
             continue

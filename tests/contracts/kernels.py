@@ -35,7 +35,9 @@ KERNELS = {
     "ddim_half": Contract(lambda d, s: kernels.ddim(d, s, 0.5), False),
     "euler": Contract(kernels.euler, True, 1, denoises=False),
     "heun": Contract(kernels.heun, True, 2),
-    "heun_churn": Contract(lambda d, s: kernels.heun(d, s, 0.1), False, continuous=False, denoises=False),
+    "heun_churn": Contract(
+        lambda d, s: kernels.heun(d, s, 0.1), False, continuous=False, denoises=False
+    ),
     "euler_maruyama": Contract(kernels.euler_maruyama, False, denoises=False),
     "dpmpp_1s": Contract(kernels.dpmpp_1s, True, 1),
     "dpmpp_2s": Contract(kernels.dpmpp_2s, True, 2),
@@ -46,9 +48,13 @@ KERNELS = {
     "unipc_1": Contract(lambda d, s: kernels.unipc(d, s, 1), True, 2),
     "unipc_2": Contract(kernels.unipc, True, 3),
     "unipc_3": Contract(lambda d, s: kernels.unipc(d, s, 3), True, 4),
-    "corrected": Contract(lambda d, s: kernels.corrected(kernels.ddim(d, s), d, s), False, continuous=False),
+    "corrected": Contract(
+        lambda d, s: kernels.corrected(kernels.ddim(d, s), d, s), False, continuous=False
+    ),
     "langevin": Contract(
-        lambda d, s: kernels.corrected(kernels.ancestral(d, s), d, s, 0.2, num_corrections=2), False, continuous=False
+        lambda d, s: kernels.corrected(kernels.ancestral(d, s), d, s, 0.2, num_corrections=2),
+        False,
+        continuous=False,
     ),
     "adaptive": Contract(kernels.adaptive, True, denoises=False),
 }

@@ -25,14 +25,19 @@ def masked(dtype: object = None) -> jd.observations.Observation:
 
 
 def _guided(name: str) -> Callable:
-    return lambda d, s, dtype: kernels.ancestral(getattr(guidance, name)(d, s, observation(dtype)), s)
+    return lambda d, s, dtype: kernels.ancestral(
+        getattr(guidance, name)(d, s, observation(dtype)), s
+    )
 
 
 # (denoiser, schedule, dtype) -> Kernel; those of WEIGHTED have the posterior as their limit.
 WEIGHTED: dict[str, Callable[..., jd.Kernel]] = {
     "twisted": lambda d, s, dtype: posterior.twisted(d, s, observation(dtype)),
     "twisted_by_mmps": lambda d, s, dtype: posterior.twisted(
-        d, s, observation(dtype), proposal=posterior.through(guidance.mmps(d, s, observation(dtype)), s)
+        d,
+        s,
+        observation(dtype),
+        proposal=posterior.through(guidance.mmps(d, s, observation(dtype)), s),
     ),
     "mcgdiff": lambda d, s, dtype: posterior.mcgdiff(d, s, matrix(dtype), jnp.array(Y, dtype), STD),
     "mcgdiff_believing": lambda d, s, dtype: posterior.mcgdiff(
@@ -47,12 +52,19 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
             d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), jnp.array(MASK_STD, dtype)
         ),
         "twisted_mask": lambda d, s, dtype: posterior.twisted(d, s, masked(dtype)),
-        "composed": lambda d, s, dtype: posterior.composed([d, d], jnp.array([1.2, -0.3], dtype), s),
+        "composed": lambda d, s, dtype: posterior.composed(
+            [d, d], jnp.array([1.2, -0.3], dtype), s
+        ),
         "composed_moved": lambda d, s, dtype: posterior.composed(
-            [d, d], jnp.array([0.7, 0.8], dtype), s, move=posterior.langevin([d, d], jnp.array([0.7, 0.8], dtype), s)
+            [d, d],
+            jnp.array([0.7, 0.8], dtype),
+            s,
+            move=posterior.langevin([d, d], jnp.array([0.7, 0.8], dtype), s),
         ),
         "mixed": lambda d, s, dtype: posterior.mixed([d, d], jnp.zeros(2, dtype), s),
-        "split_gibbs": lambda d, s, dtype: posterior.split_gibbs(d, s, observation(dtype), num_denoising=3),
+        "split_gibbs": lambda d, s, dtype: posterior.split_gibbs(
+            d, s, observation(dtype), num_denoising=3
+        ),
         "repaint": lambda d, s, dtype: guidance.repaint(
             d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), num_resamples=2
         ),
@@ -61,4 +73,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 )
 
 # Close relatives of others: their contract is proved behind the slow marker.
-SLOW = {"twisted_by_mmps", "twisted_mask", "mcgdiff_believing", "composed_moved", "dps", "pigdm", "tmpd"}
+SLOW = {
+    "twisted_by_mmps",
+    "twisted_mask",
+    "mcgdiff_believing",
+    "composed_moved",
+    "dps",
+    "pigdm",
+    "tmpd",
+}
