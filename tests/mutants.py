@@ -484,6 +484,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
         ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
     ],
+    "jaxdiff/data/digits.py": [
+        ("load", "any file will do", "if found != SHA256:", "if not found:", "test_data.py::test_other_digits_are_refused"),
+    ],
     "jaxdiff/data/images.py": [
         ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),
         ("from_unit", "levels by truncation", "return level.round().clip(", "return level.clip(", "test_data.py::test_from_unit_takes_the_nearest_level_and_clips"),

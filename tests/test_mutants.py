@@ -16,7 +16,7 @@ COVERED = (
     "binomial", "categorical", "chain", "decoders", "flow_density", "forward", "grids", "guidance", "kernels",
     "likelihood", "losses", "metrics", "moves", "observations", "oracles", "posterior", "prediction", "resampling",
     "sampling", "schedules", "training", "work", "zoo",
-    "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
+    "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
 )  # fmt: skip
 
 
