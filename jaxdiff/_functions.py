@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 import jax
-from jax.tree_util import Partial
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,13 +22,6 @@ class Static:
     """A hashable option inside a Partial: part of the compiled program, compared by value."""
 
     value: Any
-
-
-def as_function(name: str, function: Callable) -> Partial:
-    """A pytree of the function; a plain callable has no leaves and is compared by identity."""
-    if not callable(function):
-        raise TypeError(f"{name}: expected a function, got {type(function).__name__}")
-    return function if isinstance(function, Partial) else Partial(function)
 
 
 known_ahead = jax.ensure_compile_time_eval()

@@ -20,7 +20,7 @@ from jax.scipy.special import xlog1py, xlogy
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, no_weight, without_memory

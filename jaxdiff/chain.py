@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import Normal, level, q_likelihood, q_posterior, q_step
 from jaxdiff.kernels import (

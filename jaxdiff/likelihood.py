@@ -15,7 +15,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from jaxdiff import _checks, _rows, losses
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.chain import Chain, diffusing, log_ends, normal_kl, prior_kl
 from jaxdiff.decoders import Decoder
 from jaxdiff.flow_density import density

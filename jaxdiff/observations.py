@@ -17,8 +17,9 @@ from jax.scipy.special import gammaln
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
 from jaxdiff._operators import block_means, blur_matrix, blurred, multiply, squared_rows
+from jaxdiff._tree import as_function
 
 
 @partial(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function, known_ahead
+from jaxdiff._functions import known_ahead
+from jaxdiff._tree import as_function
 from jaxdiff.forward import no_noise
 from jaxdiff.kernels import Kernel
 from jaxdiff.resampling import effective_sample_size, log_mean_weight

@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.guidance._observed import shifted
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods

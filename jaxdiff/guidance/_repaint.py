@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
+from jaxdiff._tree import as_function
 from jaxdiff.forward import q_sample, q_step
 from jaxdiff.kernels import Kernel, no_weight, noise, p_mean_variance, without_memory
 from jaxdiff.observations import masked

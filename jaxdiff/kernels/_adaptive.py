@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.forward import level
 from jaxdiff.kernels._exponential import exponential_euler
 from jaxdiff.kernels._flow import no_trace, solve

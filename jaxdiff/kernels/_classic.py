@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.forward import level, q_posterior, rates
 from jaxdiff.kernels._exponential import REACH, exponential_euler
 from jaxdiff.kernels._kernel import TINY, Kernel, is_noise, no_weight, noise, without_memory

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
+from jaxdiff._tree import as_function
 from jaxdiff.forward import Normal, level, q_posterior
 from jaxdiff.kernels._kernel import TINY, Kernel, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
+from jaxdiff._tree import as_function
 from jaxdiff.forward import Level, level
 from jaxdiff.kernels._kernel import TINY, Kernel, is_clean, no_weight, noise, without_memory
 from jaxdiff.prediction import x_0_of

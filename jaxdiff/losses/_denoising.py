@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import q_sample
 from jaxdiff.losses._times import uniform_times

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level, q_posterior
 from jaxdiff.kernels import Kernel, is_clean, no_weight, noise

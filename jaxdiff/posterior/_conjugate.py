@@ -9,7 +9,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.decoders import event_sum
 from jaxdiff.kernels import Kernel, noise, p_mean_variance
 from jaxdiff.observations import masked

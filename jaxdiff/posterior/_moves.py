@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, moves
-from jaxdiff._functions import Static, as_function
+from jaxdiff._functions import Static
+from jaxdiff._tree import as_function
 from jaxdiff.forward import level
 from jaxdiff.posterior._composed import composed_score
 from jaxdiff.schedules import Schedule

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import as_function
+from jaxdiff._tree import as_function
 from jaxdiff.chain import log_ratio
 from jaxdiff.forward import Normal, q_posterior
 from jaxdiff.guidance import isotropic_spread
