@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff import data
 
 mnist = jd.pretrained("mnist")
 schedule = mnist.schedule
@@ -76,7 +77,7 @@ def bounds(images, k):
     return jd.likelihood.elbo(key_bound, chain, images)
 
 
-images = jnp.clip(drawn.x[:8], -1, 1)
+images = data.to_unit(data.from_unit(drawn.x[:8], mnist.levels), mnist.levels)
 log_p = jnp.stack([bounds(images, k) for k in range(10)], axis=1)
 print("asked for", labels[:8], "most probable", log_p.argmax(axis=1))
 print(
