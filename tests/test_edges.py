@@ -500,7 +500,7 @@ BAD = {
         lambda: losses.continuous_elbo(KEY, DENOISER, jd.schedules.edm(), 128 * X, decoder=DECODERS["categorical"]),
         ValueError, "x_0: expected data on the 17 levels"),
     "continuous bound of pixels": (
-        lambda: likelihood.continuous_elbo(KEY, DENOISER, jd.schedules.edm(), 128 * X, decoder=DECODERS["categorical"]),
+        lambda: likelihood.continuous_lower_bound(KEY, DENOISER, jd.schedules.edm(), 128 * X, decoder=DECODERS["categorical"]),
         ValueError, "x_0: expected data on the 17 levels"),
     "signs for bits": (lambda: jd.binomial.vlb_terms(KEY, lambda x, t: x, FLOW, GOOD, -X), ValueError, "x_0: expected zeros and ones, got -1.0"),
     "pixels for bits": (lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, GOOD, 255 * X), ValueError, "x_0: expected zeros and ones, got 255.0"),

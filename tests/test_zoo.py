@@ -75,7 +75,7 @@ def test_it_knows_its_own_digits() -> None:
         times = mnist.schedule.time(jnp.linspace(-5.0, 0.0, 6))
 
         def at(t: jax.Array) -> jax.Array:
-            return jd.losses.denoising_error(jax.random.key(1), denoiser, mnist.schedule, x, t)
+            return jd.losses.denoising_error(jax.random.key(1), denoiser, mnist.schedule, x, t=t)
 
         return jax.lax.map(at, times).sum(axis=0)
 
