@@ -65,6 +65,7 @@ def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
     return np.clip(jd.sample(key_run, kernel, x_init, jd.grids.uniform(10)).x, -1, 1), labels
 
 
+@pytest.mark.slow
 def test_it_knows_its_own_digits() -> None:
     """The class whose model denoises a drawn digit best is the one that was asked for, nine times of ten at least."""
     mnist, (x, labels) = jd.pretrained("mnist"), drawn(10)
