@@ -211,7 +211,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("paths_log_weights", "the same path K times", "jax.random.split(key, num_paths))", "jnp.stack([key] * num_paths))", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("elbo", "the best path", "return jnp.mean(paths_log_weights(", "return jnp.max(paths_log_weights(", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("importance_log_prob", "a sum for a mean", "num_paths), axis=0) - math.log(num_paths)", "num_paths), axis=0)", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
-        ("continuous_elbo", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
+        ("continuous_lower_bound", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
         ("ode_log_prob", "probes of the wrong variance", "draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "2 * draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("bits_per_dim", "nats", "return -nats / (event_size * math.log(2))", "return -nats / event_size", "test_decoders.py::test_dequantisation_counts_its_volume"),
         ("bits_per_dim", "the volume of one dimension", "nats + event_size * math.log(bin_width)", "nats + math.log(bin_width)", "test_decoders.py::test_dequantisation_counts_its_volume"),
@@ -232,7 +232,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/losses/_bound.py": [
         ("continuous_elbo", "the prior's term is zero", "prior=prior_kl(schedule, x_0, 1.0)", "prior=0 * prior_kl(schedule, x_0, 1.0)", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
         ("continuous_elbo", "without its half", "jnp.exp(log_snr) / 2 * error", "jnp.exp(log_snr) * error", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
-        ("spend_times_well", "up the gradient", "(jax.lax.stop_gradient(log_density) - log_density)", "(log_density - jax.lax.stop_gradient(log_density))", "test_bound.py::test_the_gradient_of_the_interior_is_that_of_the_variance"),
+        ("schedule_variance_loss", "up the gradient", "(jax.lax.stop_gradient(log_density) - log_density)", "(log_density - jax.lax.stop_gradient(log_density))", "test_bound.py::test_the_gradient_of_the_interior_is_that_of_the_variance"),
     ],
     "jaxdiff/losses/_denoising.py": [
         ("simple", "the root of the weight", "return scale**2 * error", "return scale * error", "test_losses.py::test_weight_is_of_the_x_0_error"),
@@ -240,10 +240,10 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("simple", "one key for the time and the noise", "return pairs[:, 0], pairs[:, 1]", "return pairs[:, 0], pairs[:, 0]", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
         ("denoising_error", "the error of eps", "event_sum((x_0 - x_0_of(", "event_sum((eps - x_0_of(", "test_grids.py::test_denoising_error_is_the_mmse_of_a_gaussian"),
     ],
-    "jaxdiff/losses/_weights.py": [
+    "jaxdiff/losses/weights.py": [
         ("snr", "its inverse", "return Partial(jnp.exp)", "return Partial(lambda log_snr: jnp.exp(-log_snr))", "test_losses.py::test_weights_by_their_definitions"),
         ("min_snr", "the larger", "jnp.minimum(log_snr, jnp.log(gamma))", "jnp.maximum(log_snr, jnp.log(gamma))", "test_losses.py::test_weights_by_their_definitions"),
-        ("edm", "sigma_data^2 for its inverse", "sigma_data**-2 + jnp.exp(log_snr)", "sigma_data**2 + jnp.exp(log_snr)", "test_losses.py::test_weights_by_their_definitions"),
+        ("edm", "sigma_data^2 for its inverse", "jnp.asarray(self.sigma_data**-2,", "jnp.asarray(self.sigma_data**2,", "test_losses.py::test_weights_by_their_definitions"),
         ("sigmoid", "the bias's sign", "jax.nn.sigmoid(bias - log_snr)", "jax.nn.sigmoid(-bias - log_snr)", "test_losses.py::test_weights_by_their_definitions"),
     ],
     "jaxdiff/losses/_times.py": [
