@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import _process
 import hypothesis
 import jax
 import pytest
 from helpers import ProgramsOnSeveralDevices
+
+from jaxdiff import _machine
 
 # On the CPU wherever it runs; JAX_PLATFORMS=cuda asks for a GPU, where the tests of several devices need several.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -99,7 +100,7 @@ LONG = re.compile(
 @pytest.hookimpl(optionalhook=True)  # without xdist there is none
 def pytest_xdist_auto_num_workers() -> int:
     """As many workers as there are cores for this process, not cores of the machine."""
-    return _process.cores()
+    return _machine.cores()
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -463,11 +463,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("lock", "nobody is kept out", '        who = path.read_text().strip() or "another process"\n', "        yield\n        return\n        who = 0\n", "test_training.py::test_one_process_writes_to_a_run"),
         ("first_line", "of a message that there is not", "next(filter(None, lines), type(error).__name__)", "str(error).splitlines()[0]", "test_training.py::test_an_error_without_a_message_is_passed_over_too"),
     ],
-    "experiments/train.py": [
+    "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
     ],
-    "experiments/_memory.py": [
+    "jaxdiff/runs/memory.py": [
         ("in_chunks", "what fills up the last chunk is counted", "np.asarray(leaf)[: num - start]", "np.asarray(leaf)", "test_memory.py::test_chunks_have_one_shape_and_join_up"),
     ],
     # --- networks --------------------------------------------------------------------------------------------------
