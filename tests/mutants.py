@@ -297,6 +297,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("draw", "a row without a weight", "jnp.where(jnp.any(log_weights > -jnp.inf), drawn, jnp.nan)", "drawn", "test_resampling.py::test_no_row_has_a_weight"),
         ("multinomial stratified systematic residual", "where the weights are even", "(size < threshold * num_rows)", "(size > threshold * num_rows)", "test_resampling.py::test_threshold"),
     ],
+    "jaxdiff/drawing.py": [
+        ("draw", "one key for the noise and the run", "key_prior, key_run = jax.random.split(key)", "key_prior = key_run = key", "test_drawing.py::test_it_is_prior_sample_and_sample"),
+        ("draw", "a later start begins with the noise of t = 1", "x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)", "x_init * 1", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
+        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first)", "x_init, ts)", "test_drawing.py::test_chunks_join_up"),
+    ],
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "else self.gain) * spread", "else self.gain) * 0 * spread", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("linear", "a function has a gain of 1", "squared_rows(self.operator, x_0) if self.gain is None", "1.0 if self.gain is None", "test_posterior.py::test_a_function_has_the_evidence_of_its_matrix"),
@@ -483,6 +488,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("write", "little-endian", 'array.astype(">" + kind)', 'array.astype("<" + kind)', "test_data.py::test_idx_round_trip"),
         ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
         ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
+    ],
+    "jaxdiff/data/digits.py": [
+        ("load", "any file will do", "if found != SHA256:", "if not found:", "test_data.py::test_other_digits_are_refused"),
     ],
     "jaxdiff/data/images.py": [
         ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),

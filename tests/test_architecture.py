@@ -12,7 +12,7 @@ PACKAGE = ROOT / "jaxdiff"
 CORE = [
     "_machine",
     "_checks", "_tree", "_functions", "_operators", "_rows", "schedules", "grids", "forward", "decoders", "prediction", "categorical", "kernels",
-    "chain", "losses", "binomial", "oracles", "resampling", "sampling", "observations", "guidance", "flow_density",
+    "chain", "losses", "binomial", "oracles", "resampling", "sampling", "drawing", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.
