@@ -468,6 +468,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("lock", "nobody is kept out", '        who = path.read_text().strip() or "another process"\n', "        yield\n        return\n        who = 0\n", "test_training.py::test_one_process_writes_to_a_run"),
         ("first_line", "of a message that there is not", "next(filter(None, lines), type(error).__name__)", "str(error).splitlines()[0]", "test_training.py::test_an_error_without_a_message_is_passed_over_too"),
     ],
+    "jaxdiff/training/loop.py": [
+        ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and stop.asked", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+    ],
     "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),

@@ -16,6 +16,7 @@ from jaxdiff.runs import (
     build,
     calibration,
     datasets,
+    denoising,
     loop,
     memory,
     quality,
@@ -281,7 +282,7 @@ def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
     law = jd.oracles.gaussian(
         jnp.asarray(flat.mean(0), jnp.float32), jnp.asarray(covariance, jnp.float32)
     )
-    linear, schedule = evaluate.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
+    linear, schedule = denoising.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
     x_t = jnp.asarray(random.normal(size=(5, 24)), jnp.float32)
     for t in (0.1, 0.5, 1.0):
         expected = law.denoiser(schedule)(x_t, t)
@@ -292,7 +293,7 @@ def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
 
 def test_the_best_linear_denoiser_of_large_images_takes_no_matrix_of_all_pixels() -> None:
     x_0 = np.random.default_rng(0).normal(size=(40, 64, 64, 3)).astype(np.float32)
-    assert max(leaf.size for leaf in jax.tree.leaves(evaluate.best_linear(x_0))) <= 40 * 12_288
+    assert max(leaf.size for leaf in jax.tree.leaves(denoising.best_linear(x_0))) <= 40 * 12_288
 
 
 @dataclasses.dataclass
@@ -332,14 +333,18 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(
     config = dataclasses.replace(DIGITS, run=tmp_path, batch_size=12)
     run, watched = untrained(config, images, (8, 8, 1)), Watched(set())
     monkeypatch.setattr(sampling.Run, "denoiser", lambda *_, **__: watched)
-    errors = evaluate.denoising_errors(run, evaluate.Options(tmp_path, num_times=1, examples=30))
+    errors = denoising.denoising_errors(run, num_times=1, examples=30, seed=0)
     assert errors[0]["x_0_error"] > 0
     x_0, y_0 = interpolate.pairs(run, interpolate.Options(tmp_path, strips=4))
     strips = interpolate.between(
         run, x_0, y_0, interpolate.Options(tmp_path, strips=4, columns=5, steps=2)
     )
     assert strips.shape == (4, 5, 8, 8, 1)
-    monkeypatch.setattr(quality, "measure", lambda run, x, *_, **__: {"num": len(x)})
+    monkeypatch.setattr(
+        quality,
+        "measure",
+        lambda run, x, *_, **__: quality.Measured({"num": len(x)}, x, np.zeros(len(x), int)),
+    )
     found = evaluate.sample_quality(run, evaluate.Options(tmp_path, samples=30, steps=2))
     assert found == {"num": 30}
     assert max(watched.rows) <= 12

@@ -448,7 +448,7 @@ def test_errors_without_a_message(capsys: pytest.CaptureFixture) -> None:
 
 def test_exit_codes(tmp_path: Path) -> None:
     """Of a process: 1 with a line, 1 with a traceback, 130 where it was interrupted."""
-    program = "import sys, _cli\nwith errors.one_line_errors():\n    {}\n"
+    program = "from jaxdiff.cli import errors\nwith errors.one_line_errors():\n    {}\n"
     found = {}
     for name, body in {
         "line": "raise OSError('full')", "traceback": "None + 1", "interrupted": "raise KeyboardInterrupt"

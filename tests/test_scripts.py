@@ -1,6 +1,8 @@
 """The scripts, as a user runs them: stop and go on, sample, evaluate, and one clear line for every mistake."""
 
 import dataclasses
+import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -10,7 +12,10 @@ import signal
 import subprocess
 import sys
 import time
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
@@ -22,14 +27,14 @@ import reproduce_2015
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import training, zoo
+from jaxdiff import cli, training, zoo
 from jaxdiff.cli import (
     compare,
+    env,
     errors,
     evaluate,
     export,
     interpolate,
-    process,
     report,
     sample,
     train,
@@ -205,7 +210,7 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     run = sampling.load_run(tiny_run)
     without = quality.measure(
         run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100
-    )
+    ).figures
     assert "recognised" not in without  # samples without labels have features all the same
     assert without["training_distance_ratio"] == 0  # and real copies are found
     assert without["nearer_than_1_percent_of_held_out"] == 1
@@ -652,7 +657,7 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
 
 MESSAGES = {
     "unknown data set": "did you mean",
-    "set not prepared": "prepare.py",
+    "set not prepared": "jaxdiff prepare",
     "another configuration": "was begun with another batch_size",
     "batch for no devices": "batch: expected a multiple of 4 devices, got 6 rows",
     "no run": "is no run folder",
@@ -733,19 +738,99 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
         path.write_text(before)
 
 
+def help_of(capsys: pytest.CaptureFixture, call: Callable[[], Any]) -> str:
+    with pytest.raises(SystemExit) as end:
+        call()
+    assert not end.value.code
+    return re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯]", "", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
-    "script", sorted(path.name for path in (ROOT / "experiments").glob("[a-z]*.py"))
+    "script", sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
 )
 def test_help_can_be_read(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(process, "configure", lambda: None)  # this process is set up already
-    monkeypatch.setattr(
-        sys, "argv", [script, *(["digits"] if script == "loop.py" else []), "--help"]
-    )
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
-    assert not end.value.code
-    page = capsys.readouterr().out
+    monkeypatch.setattr(cli, "set_up", lambda: None)  # this process is set up already
+    preset = ["digits"] if script == "train.py" else []
+    monkeypatch.setattr(sys, "argv", [script, *preset, "--help"])
+    path = str(ROOT / "experiments" / script)
+    page = help_of(capsys, lambda: runpy.run_path(path, run_name="__main__"))
     assert re.match(rf"usage: \S*{script} ", page)
     assert len(page.splitlines()) > 8
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_command_says_what_it_takes_with_its_defaults(
+    command: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Every option by its name; `jaxdiff --help` has a line for every command."""
+    preset = ["mnist"] if command == "train" else []
+    prog = f"jaxdiff {command}"
+    page = help_of(capsys, lambda: cli.run(command, [*preset, "--help"], prog=prog))
+    assert page.startswith(f"usage: jaxdiff {command}")
+    assert f"\n  {command} " in cli.usage()
+    module = importlib.import_module(f"jaxdiff.cli.{command}")
+    options = PRESETS["mnist"][1] if command == "train" else module.Options
+    for name in named(options):
+        assert f"--{name}" in page or f"--no-{name}" in page or name == "run", name
+    if command == "train":  # the preset's own
+        for default in ("4000", "runs/mnist", "0.999"):
+            assert f"(default: {default})" in " ".join(page.split()), default
+
+
+def named(options: Any, prefix: str = "") -> Iterator[str]:
+    """The options of a dataclass as the command line has them."""
+    hints = typing.get_type_hints(options if isinstance(options, type) else type(options))
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            flat = name == "sampling"  # without its prefix, as posterior has it
+            yield from named(kind, "" if flat else f"{prefix}{name}.".replace("_", "-"))
+        else:
+            yield f"{prefix}{name}".replace("_", "-")
+
+
+def test_a_command_that_is_none_is_answered_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jaxdiff", "tarin"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no command 'tarin'")
+    assert set(re.findall(r"^  (\w+) ", error, re.M)) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("way", [["-m", "jaxdiff"], ["-c", "from jaxdiff.cli import main; main()"]])
+def test_the_program_by_its_name(way: list[str]) -> None:
+    """`python -m jaxdiff` and the entry point of the console script."""
+    done = subprocess.run(
+        [sys.executable, *way, "env"], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        check=True, timeout=600,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"jaxdiff {jd.__version__} in ")
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
+        assert f"{name} {importlib.metadata.version(name)}" in done.stdout
+    assert "Python " in done.stdout
+    assert re.search(r"^device 0: .* GiB left$", done.stdout, re.M)
+
+
+def test_a_gpu_that_stands_unused_is_said(tmp_path: Path) -> None:
+    assert not any("warning" in line for line in env.lines(tmp_path))
+    information = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    information.parent.mkdir(parents=True)
+    information.write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 1\n")
+    (warning,) = (line for line in env.lines(tmp_path) if "warning" in line)
+    assert "NVIDIA H100 80GB HBM3 is not used" in warning
+    assert 'pip install "jaxdiff[cuda12]"' in warning
+
+
+def test_what_is_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, expected in (
+        (["/v/bin/jaxdiff", "train", "digits", "--run", "a b"], "jaxdiff train digits --run 'a b'"),
+        (["/v/jaxdiff/__main__.py", "train"], f"{sys.executable} -m jaxdiff train"),
+        (["experiments/train.py", "digits"], f"{sys.executable} experiments/train.py digits"),
+    ):
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert cli.typed() == expected

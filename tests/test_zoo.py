@@ -117,7 +117,7 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     )  # what cannot be read is not here either
     assert not sampling.load_run(Path("mnist")).dataset.is_here
     monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"prepare\.py"):
+    with pytest.raises(FileNotFoundError, match="jaxdiff prepare"):
         sampling.load_run(Path("mnist")).dataset.head("test", 1)
 
 

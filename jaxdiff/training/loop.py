@@ -163,9 +163,8 @@ def run_updates(
             watch(f"step {n + 1} of {steps.stop} on {num_devices} devices")
             replicated, metrics = update(replicated, rows)
             bar.update()
-            stopped = (
-                stop is not None and stop.asked
-            )  # read once: a later signal is the next step's
+            # Read once: a later signal is the next step's.
+            stopped = stop is not None and stop.asked
             if after is not None:
                 after(Progress(n + 1, steps.stop, metrics, stopped, replicated, watch, bar))
             if stopped:
