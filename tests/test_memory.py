@@ -343,7 +343,9 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(
     monkeypatch.setattr(
         quality,
         "measure",
-        lambda run, x, *_, **__: quality.Measured({"num": len(x)}, x, np.zeros(len(x), int)),
+        lambda run, x, *_, **__: quality.Measured(
+            {"num": len(x)}, np.zeros(len(x)), np.zeros(len(x), int)
+        ),
     )
     found = evaluate.sample_quality(run, evaluate.Options(tmp_path, samples=30, steps=2))
     assert found == {"num": 30}
