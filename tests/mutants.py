@@ -217,7 +217,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("paths_log_weights", "the same path K times", "jax.random.split(key, num_paths))", "jnp.stack([key] * num_paths))", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("elbo", "the best path", "return jnp.mean(paths_log_weights(", "return jnp.max(paths_log_weights(", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
         ("importance_log_prob", "a sum for a mean", "num_paths), axis=0) - math.log(num_paths)", "num_paths), axis=0)", "test_early_chain.py::test_paths_differ_and_their_averages_are_what_they_are"),
-        ("continuous_elbo", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
+        ("continuous_lower_bound", "the prior's term left out", "terms.prior + terms.diffusion + terms.reconstruction", "terms.diffusion + terms.reconstruction", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
         ("ode_log_prob", "probes of the wrong variance", "draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "2 * draw(k, (num_probes, *x_0.shape[1:])).astype(dtype)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("bits_per_dim", "nats", "return -nats / (event_size * math.log(2))", "return -nats / event_size", "test_decoders.py::test_dequantisation_counts_its_volume"),
         ("bits_per_dim", "the volume of one dimension", "nats + event_size * math.log(bin_width)", "nats + math.log(bin_width)", "test_decoders.py::test_dequantisation_counts_its_volume"),
@@ -238,18 +238,18 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/losses/_bound.py": [
         ("continuous_elbo", "the prior's term is zero", "prior=prior_kl(schedule, x_0, 1.0)", "prior=0 * prior_kl(schedule, x_0, 1.0)", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
         ("continuous_elbo", "without its half", "jnp.exp(log_snr) / 2 * error", "jnp.exp(log_snr) * error", "test_early_chain.py::test_the_continuous_bound_has_its_exact_mean"),
-        ("spend_times_well", "up the gradient", "(jax.lax.stop_gradient(log_density) - log_density)", "(log_density - jax.lax.stop_gradient(log_density))", "test_bound.py::test_the_gradient_of_the_interior_is_that_of_the_variance"),
+        ("schedule_variance_loss", "up the gradient", "(jax.lax.stop_gradient(log_density) - log_density)", "(log_density - jax.lax.stop_gradient(log_density))", "test_bound.py::test_the_gradient_of_the_interior_is_that_of_the_variance"),
     ],
     "jaxdiff/losses/_denoising.py": [
         ("simple", "the root of the weight", "return scale**2 * error", "return scale * error", "test_losses.py::test_weight_is_of_the_x_0_error"),
         ("simple", "a mean over the batch", "return jnp.mean(x.reshape(x.shape[0], -1), axis=1)", "return jnp.broadcast_to(jnp.mean(x), x.shape[:1])", "test_losses.py::test_rows_depend_on_their_own_keys"),
-        ("simple", "one key for the time and the noise", "eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    wanted", "eps = _rows.normal(key_time, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    wanted", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
+        ("simple", "one key for the time and the noise", "eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    expected", "eps = _rows.normal(key_time, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    expected", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
         ("denoising_error", "the error of eps", "event_sum((x_0 - x_0_of(", "event_sum((eps - x_0_of(", "test_grids.py::test_denoising_error_is_the_mmse_of_a_gaussian"),
     ],
-    "jaxdiff/losses/_weights.py": [
+    "jaxdiff/losses/weights.py": [
         ("snr", "its inverse", "return Partial(jnp.exp)", "return Partial(lambda log_snr: jnp.exp(-log_snr))", "test_losses.py::test_weights_by_their_definitions"),
         ("min_snr", "the larger", "jnp.minimum(log_snr, jnp.log(gamma))", "jnp.maximum(log_snr, jnp.log(gamma))", "test_losses.py::test_weights_by_their_definitions"),
-        ("edm", "sigma_data^2 for its inverse", "sigma_data**-2 + jnp.exp(log_snr)", "sigma_data**2 + jnp.exp(log_snr)", "test_losses.py::test_weights_by_their_definitions"),
+        ("edm", "sigma_data^2 for its inverse", "jnp.asarray(self.sigma_data**-2,", "jnp.asarray(self.sigma_data**2,", "test_losses.py::test_weights_by_their_definitions"),
         ("sigmoid", "the bias's sign", "jax.nn.sigmoid(bias - log_snr)", "jax.nn.sigmoid(-bias - log_snr)", "test_losses.py::test_weights_by_their_definitions"),
     ],
     "jaxdiff/losses/_times.py": [
@@ -302,6 +302,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("draw", "whatever the weights", "_expected_copies(jnp.asarray(log_weights), num * stride)", "_expected_copies(jnp.zeros(len(log_weights)), num * stride)", "test_resampling.py::test_draw"),
         ("draw", "a row without a weight", "jnp.where(jnp.any(log_weights > -jnp.inf), drawn, jnp.nan)", "drawn", "test_resampling.py::test_no_row_has_a_weight"),
         ("multinomial stratified systematic residual", "where the weights are even", "(size < threshold * num_rows)", "(size > threshold * num_rows)", "test_resampling.py::test_threshold"),
+    ],
+    "jaxdiff/drawing.py": [
+        ("draw", "one key for the noise and the run", "key_prior, key_run = jax.random.split(key)", "key_prior = key_run = key", "test_drawing.py::test_it_is_prior_sample_and_sample"),
+        ("draw", "a later start begins with the noise of t = 1", "x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)", "x_init * 1", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
+        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first)", "x_init, ts)", "test_drawing.py::test_chunks_join_up"),
     ],
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "else self.gain) * spread", "else self.gain) * 0 * spread", "test_observations.py::test_log_density_and_gain_by_matrices"),
@@ -469,11 +474,16 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("lock", "nobody is kept out", '        who = path.read_text().strip() or "another process"\n', "        yield\n        return\n        who = 0\n", "test_training.py::test_one_process_writes_to_a_run"),
         ("first_line", "of a message that there is not", "next(filter(None, lines), type(error).__name__)", "str(error).splitlines()[0]", "test_training.py::test_an_error_without_a_message_is_passed_over_too"),
     ],
-    "experiments/train.py": [
+    "jaxdiff/training/loop.py": [
+        ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and stop.asked", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+    ],
+    "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
     ],
-    "experiments/_memory.py": [
+    "jaxdiff/runs/memory.py": [
         ("in_chunks", "what fills up the last chunk is counted", "np.asarray(leaf)[: num - start]", "np.asarray(leaf)", "test_memory.py::test_chunks_have_one_shape_and_join_up"),
     ],
     # --- networks --------------------------------------------------------------------------------------------------
@@ -489,6 +499,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("write", "little-endian", 'array.astype(">" + kind)', 'array.astype("<" + kind)', "test_data.py::test_idx_round_trip"),
         ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
         ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
+    ],
+    "jaxdiff/data/digits.py": [
+        ("load", "any file will do", "if found != SHA256:", "if not found:", "test_data.py::test_other_digits_are_refused"),
     ],
     "jaxdiff/data/images.py": [
         ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),

@@ -1,4 +1,4 @@
-"""The variational bound of a finite chain, one term of it an example."""
+"""The variational bound of a finite chain, from one random term for each example."""
 
 from typing import Any
 
@@ -20,22 +20,24 @@ def vlb(
     index: jax.Array | None = None,
     probability: Any = None,
 ) -> jax.Array:
-    """Estimate the negative variational bound from one random term of it.
+    """Estimate the negative variational bound from one random term.
 
-        L_prior + L_i / p_i (+ the decoder's, where the grid ends with noise left),   E = sum of all terms
+        L_T + L_i / p_i,   E over i = the sum of all terms
+
+    A grid that ends with noise left adds the term of the decoder, L_0.
 
     Args:
       key: typed PRNG key, or one a row [B].
-      chain: the model; its variance may be learned.
+      chain: the model. Its variance may be learned.
       x_0: data, [B, *D], floating.
-      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1; None
-        draws it uniformly. Traced, one outside makes its row NaN.
-      probability: p_i of each row's index, [B]; None is uniform, 1 / num_steps.
+      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1. None
+        draws it uniformly. A traced index outside makes its row NaN.
+      probability: p_i of each row's index, [B]. None is uniform, 1 / num_steps.
     Returns:
-      [B], in nats; its mean bounds -log p_theta(x_0) from above. One call of the denoiser.
+      [B], in nats. Its mean is at least -log p_theta(x_0). It takes one call of the denoiser.
     Raises:
       ValueError: index has another shape, or a value outside 0 to num_steps - 1.
-      TypeError: integer images, index is not integer, or key is no typed key.
+      TypeError: x_0 has an integer dtype, index is not integer, or key is not a typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq.
     (18), for p_i.
     """
@@ -55,26 +57,28 @@ def hybrid(
     index: jax.Array | None = None,
     probability: Any = None,
 ) -> jax.Array:
-    """Return the simple loss, which trains the mean, plus a little of the bound, which trains the variance alone.
+    """Return the simple loss, which trains the mean, plus the bound, which trains the variance.
 
-        L_simple / (T p_i) + vlb_weight L_vlb,   L_vlb in bits per dimension, with a stopped gradient through x_0_hat
+        L_simple / (T p_i) + vlb_weight L_vlb,   L_vlb in bits per dimension
+
+    The gradient of L_vlb does not flow through x_0_hat.
 
     Args:
       key: typed PRNG key, or one a row [B].
-      chain: the model, whose denoiser returns a `Denoised` with the fraction and whose variance is
-        "learned".
+      chain: the model. Its variance is "learned", and its denoiser returns a `Denoised` with the
+        fraction.
       x_0: data, [B, *D], floating.
-      prediction: what the network predicts: the error that L_simple measures.
-      sigma_data: standard deviation of the data; only "edm" uses it.
-      vlb_weight: of the bound.
+      prediction: what the network predicts. L_simple is the error of this prediction.
+      sigma_data: standard deviation of the data. Only "edm" uses it.
+      vlb_weight: weight of the bound.
       index: as in `vlb`.
       probability: as in `vlb`.
     Returns:
-      [B]. One call of the denoiser.
+      [B]. It takes one call of the denoiser.
     Raises:
       ValueError: index has another shape, or a value outside 0 to num_steps - 1; prediction is
         unknown; vlb_weight is known and negative.
-      TypeError: integer images, index is not integer, or key is no typed key.
+      TypeError: x_0 has an integer dtype, index is not integer, or key is not a typed key.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
     _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)

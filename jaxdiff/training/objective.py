@@ -188,7 +188,9 @@ def likelihood_loss(
         )
         terms = losses.continuous_elbo(key_loss, denoiser, schedule, x_0, decoder=decoder, t=t)
         bits = x_0[0].size * math.log(2)
-        variance = losses.spend_times_well(parameters, schedule.log_snr(t), terms.diffusion / bits)
+        variance = losses.schedule_variance_loss(
+            parameters, schedule.log_snr(t), terms.diffusion / bits
+        )
         return sum(terms) / bits + variance
 
     return loss
