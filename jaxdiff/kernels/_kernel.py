@@ -32,7 +32,8 @@ class Kernel(NamedTuple):
 
     def replace(self, **options: Any) -> "Kernel":
         """Return the same kernel with other options: kernel.replace(eta=1.0)."""
-        return lift(dataclasses.replace(self.step, **options))
+        step: Any = self.step
+        return lift(dataclasses.replace(step, **options))
 
     def __repr__(self) -> str:
         return brief(self.step)
