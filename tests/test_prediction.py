@@ -190,7 +190,7 @@ BAD = {
     "negative width": (lambda: jd.prediction.target(COSINE, X, X, 0.5, prediction="edm", sigma_data=-1.0), ValueError, "sigma_data: expected a positive"),
     "endless width": (lambda: jd.prediction.affine(COSINE, 0.5, X, prediction="edm", sigma_data=float("inf")), ValueError, "sigma_data: expected a positive"),
     "loss without width": (lambda: jd.losses.simple(jax.random.key(0), lambda x, t: x, COSINE, X, prediction="edm", sigma_data=0), ValueError, "sigma_data: expected a positive"),
-    "weight without width": (lambda: jd.losses.edm(float("nan")), ValueError, "sigma_data: expected a positive"),
+    "weight without width": (lambda: jd.losses.weights.edm(float("nan")), ValueError, "sigma_data: expected a positive"),
     "guidance": (lambda: jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, float("nan")), ValueError, "scale: expected a finite number"),
     "unknown prediction": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "noise"), ValueError, "prediction: expected one of 'eps'"),
     "unknown threshold": (lambda: jd.make_denoiser(lambda x, t: x, COSINE, "x0", "hard"), ValueError, "threshold: expected one of"),
