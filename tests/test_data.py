@@ -1004,6 +1004,7 @@ def test_missing_sources(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mnist_through_tfds_is_the_original_bit_by_bit(mnist_source: Path, tmp_path: Path) -> None:
     data.prepare("mnist", mnist_source, tmp_path)
     dataset = data.load("mnist", tmp_path)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ProgramsOnSeveralDevices
+from helpers import ProgramsOnSeveralDevices, slow
 
 from jaxdiff import training
 from jaxdiff.training import Watch
@@ -106,7 +106,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, slow(400)])
 def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds: int) -> None:
     """300 leaves, 4 devices, all cores busy: with `leaf[0]` in `unreplicate` this stops for ever within 100 rounds."""
     busy = [

@@ -31,6 +31,7 @@ def width(path: Path) -> int:
         return image.size[0]
 
 
+@pytest.mark.slow
 def test_heartbeats_stop_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -87,6 +88,7 @@ def test_trained_heartbeats_reach_the_papers_bound(tmp_path: Path) -> None:
     assert exact["value"] - 5 * exact["standard_error"] < -np.log2(5)  # a bound
 
 
+@pytest.mark.slow
 def test_a_swiss_roll(tmp_path: Path) -> None:
     options = SwissRoll(run=tmp_path / "roll", noise=0.05, **SMALL)
     assert reproduce_2015.swiss_roll(options)

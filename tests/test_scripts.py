@@ -93,6 +93,7 @@ def test_a_finished_run_is_left_alone(tiny_run: Path, capsys: pytest.CaptureFixt
     assert (tiny_run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_comparing_samplers(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = compare.Options(
         run=tiny_run,
@@ -261,6 +262,7 @@ def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
     assert width_and_frames(tiny_run / "parzen.png")[0] > 300
 
 
+@pytest.mark.slow
 def test_rates_of_a_run(tiny_run: Path) -> None:
     options = rates.Options(
         run=tiny_run, samplers=("heun",), steps=(2, 3), batch=8, guidance=2.0, rounds=2
@@ -272,6 +274,7 @@ def test_rates_of_a_run(tiny_run: Path) -> None:
     assert (tiny_run / "rates.png").exists()
 
 
+@pytest.mark.slow
 def test_a_toy_density_trains(tmp_path: Path) -> None:
     toy = dataclasses.replace(
         PRESETS["toy"][1], run=tmp_path / "toy", steps=4, batch_size=8, eval_every=4,
@@ -289,6 +292,7 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     assert [row["kind"] for row in result["probability"]] == ["lower"] + 5 * ["density"]
 
 
+@pytest.mark.slow
 def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Trained on the bound, sampled, and evaluated; what is done already is read again, and only where it belongs."""
     config = dataclasses.replace(
@@ -446,6 +450,7 @@ def stop_after(run: Path, steps: int, number: int) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
     """Interrupted, gone on with, killed in cold blood, gone on with: bit for bit the run that was left in peace."""
     peace, war = tmp_path / "peace", tmp_path / "war"

@@ -111,6 +111,7 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_memory_is_one_on_any_number_of_devices() -> None:
     """Steps are drawn by what they cost last, over the rows of the whole batch: the histories differ by rounding."""
 

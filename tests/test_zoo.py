@@ -63,6 +63,7 @@ def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
     return np.clip(jd.sample(key_run, kernel, x_init, jd.grids.uniform(10)).x, -1, 1), labels
 
 
+@pytest.mark.slow
 def test_it_knows_its_own_digits() -> None:
     """The class whose model denoises a drawn digit best is the one that was asked for, nine times of ten at least."""
     mnist, (x, labels) = jd.pretrained("mnist"), drawn(10)
@@ -73,7 +74,7 @@ def test_it_knows_its_own_digits() -> None:
         times = mnist.schedule.time(jnp.linspace(-5.0, 0.0, 6))
 
         def at(t: jax.Array) -> jax.Array:
-            return jd.losses.denoising_error(jax.random.key(1), denoiser, mnist.schedule, x, t)
+            return jd.losses.denoising_error(jax.random.key(1), denoiser, mnist.schedule, x, t=t)
 
         return jax.lax.map(at, times).sum(axis=0)
 

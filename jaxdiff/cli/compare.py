@@ -179,7 +179,7 @@ def on_mixture(options: Options) -> dict[str, Any]:
     @jax.jit
     def errors(t: jax.Array) -> jax.Array:
         return jd.losses.denoising_error(
-            jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t
+            jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t=t
         ).mean()
 
     exact, grid_of = moments(law), grids(options, lambda t: float(errors(t)), schedule)
@@ -221,7 +221,7 @@ def on_run(options: Options, run: sampling.Run) -> dict[str, Any]:
         params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
     ) -> jax.Array:
         return jd.losses.denoising_error(
-            key, run.with_params(params).denoiser(label), run.schedule, x_0, t
+            key, run.with_params(params).denoiser(label), run.schedule, x_0, t=t
         )
 
     def error(t: jax.Array) -> float:

@@ -162,9 +162,8 @@ def make_weight(config: Config) -> Any:
     name = config.diffusion.weight
     if name == "none":
         return None
-    return (
-        jd.losses.edm(config.diffusion.sigma_data) if name == "edm" else getattr(jd.losses, name)()
-    )
+    weights = jd.losses.weights
+    return weights.edm(config.diffusion.sigma_data) if name == "edm" else getattr(weights, name)()
 
 
 def make_optimizer(config: Config) -> Any:

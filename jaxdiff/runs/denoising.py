@@ -40,7 +40,7 @@ def denoising_errors(
         network, vectors = run.with_params(params).denoiser(label), x_0.reshape(len(x_0), -1)
         pairs = ((network, x_0), (Partial(linear, run.schedule), vectors))
         return tuple(
-            jd.losses.denoising_error(key, d, run.schedule, x, t) / vectors.shape[1]
+            jd.losses.denoising_error(key, d, run.schedule, x, t=t) / vectors.shape[1]
             for d, x in pairs
         )
 

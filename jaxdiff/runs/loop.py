@@ -96,7 +96,8 @@ class Keeper:
         evaluate: Callable[[Any], float],
     ) -> None:
         self.config, self.log, self.checkpoints = config, log, checkpoints
-        self.evaluate, self.state = evaluate, None
+        self.evaluate = evaluate
+        self.state: Any = None
         self.restart()
 
     def restart(self) -> None:
