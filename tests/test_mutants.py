@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 COVERED = (
     "binomial", "categorical", "chain", "decoders", "drawing", "flow_density", "forward", "grids", "guidance", "kernels",
     "likelihood", "losses", "metrics", "moves", "observations", "oracles", "posterior", "prediction", "resampling",
-    "sampling", "schedules", "training", "work", "zoo",
+    "sampling", "schedules", "testing", "training", "work", "zoo",
     "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
 )  # fmt: skip
 
