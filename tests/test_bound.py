@@ -22,7 +22,7 @@ UNEVEN = np.array([1.0, 0.5, 0.0, -0.5, 0.7, -1.0, 0.2, 0.4])
 
 def bound(key: jax.Array, schedule: jd.Schedule, x_0: jax.Array, num_times: int = 1) -> jax.Array:
     denoiser = correlated_gaussian().denoiser(schedule)
-    return likelihood.continuous_elbo(
+    return likelihood.continuous_lower_bound(
         key, denoiser, schedule, x_0, decoder=decoders.normal(), num_times=num_times
     )  # fmt: skip
 
@@ -43,6 +43,7 @@ def expected_terms(schedule: jd.Schedule, ts: jax.Array) -> tuple[float, float]:
     return float(discrete), float(0.5 * np.trapezoid(np.exp(fine) * uncertainty(fine), fine))
 
 
+@pytest.mark.slow
 def test_it_is_the_limit_of_the_chains_bound() -> None:
     """Both estimates have their exact means, and with T those of the chain go to the other: as 1/T, within 0.01 nat."""
     schedule = jd.schedules.cosine(log_snr_min=LOW, log_snr_max=HIGH)
@@ -100,9 +101,9 @@ def test_the_gradient_of_the_interior_is_that_of_the_variance(x64: None) -> None
         return jnp.mean(terms(logits)[1] ** 2)
 
     log_snr, diffusion = terms(start["logits"])
-    zeros = losses.spend_times_well(start, log_snr, diffusion)
+    zeros = losses.schedule_variance_loss(start, log_snr, diffusion)
     np.testing.assert_array_equal(zeros, 0)
-    ours = jax.grad(lambda p: jnp.mean(losses.spend_times_well(p, log_snr, diffusion)))(start)
+    ours = jax.grad(lambda p: jnp.mean(losses.schedule_variance_loss(p, log_snr, diffusion)))(start)
     eps = 0.02  # times that cross the edge of a bin make smaller differences noisy
     exact = [
         (moment(start["logits"].at[k].add(eps)) - moment(start["logits"].at[k].add(-eps)))
@@ -113,6 +114,7 @@ def test_the_gradient_of_the_interior_is_that_of_the_variance(x64: None) -> None
     assert float(ours["log_snr_min"]) == float(ours["log_snr_max"]) == 0
 
 
+@pytest.mark.slow
 def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
     learned, t = parameters(), (jnp.arange(4096) + 0.5) / 4096
 
@@ -123,7 +125,7 @@ def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
     before = float(jnp.var(diffusion(learned)[1]))
     for _ in range(200):
         spread = diffusion(learned)
-        slope = jax.grad(lambda p, spread: jnp.mean(losses.spend_times_well(p, *spread)))(
+        slope = jax.grad(lambda p, spread: jnp.mean(losses.schedule_variance_loss(p, *spread)))(
             learned, spread
         )
         learned = learned | {"logits": learned["logits"] - 0.02 * slope["logits"]}
@@ -132,6 +134,7 @@ def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
     np.testing.assert_allclose(jnp.mean(after), jnp.mean(diffusion(parameters())[1]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_ends_are_learned_by_the_bound(x64: None) -> None:
     """The gradient in both ends against differences of the bound on the same noise."""
     x_0 = correlated_gaussian().sample(jax.random.key(0), (64,)).astype(jnp.float64)
@@ -190,7 +193,7 @@ test_bad_input = rejects(
             "parameters: expected log_snr_min",
         ),
         "times": (
-            lambda: likelihood.continuous_elbo(
+            lambda: likelihood.continuous_lower_bound(
                 jax.random.key(0),
                 lambda x, t: x,
                 jd.schedules.edm(),

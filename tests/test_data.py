@@ -751,7 +751,7 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
         (
             "mnist",
             FileNotFoundError,
-            "mnist is not prepared in .*: run `python experiments/prepare.py --name mnist",
+            "mnist is not prepared in .*: run `jaxdiff prepare --name mnist",
         ),
         (
             "emnist/letters",
@@ -1004,6 +1004,7 @@ def test_missing_sources(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mnist_through_tfds_is_the_original_bit_by_bit(mnist_source: Path, tmp_path: Path) -> None:
     data.prepare("mnist", mnist_source, tmp_path)
     dataset = data.load("mnist", tmp_path)

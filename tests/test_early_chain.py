@@ -238,7 +238,7 @@ def test_the_continuous_bound_has_its_exact_mean(x64: None) -> None:
     exact = prior + reconstruction - np.trapezoid(rate, log_snr)
     decoder = jd.decoders.normal()
     bound = jax.jit(
-        lambda k, x: likelihood.continuous_elbo(k, gaussian().denoiser(schedule), schedule, x, decoder=decoder, num_times=4)
+        lambda k, x: likelihood.continuous_lower_bound(k, gaussian().denoiser(schedule), schedule, x, decoder=decoder, num_times=4)
     )(jax.random.key(0), repeated())  # fmt: skip
     assert z(bound, -exact) < 4
     terms = jax.jit(

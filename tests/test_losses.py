@@ -51,7 +51,7 @@ def test_weighted_losses_do_not_depend_on_the_prediction(name: str, weight: str,
     """One denoiser, written as any of the six networks, has one weighted loss."""
     schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
     x_0, t = mixture.sample(jax.random.key(0), (16,)), jnp.linspace(0.05, 0.95, 16)
-    chosen = getattr(losses, weight)()
+    chosen = getattr(losses.weights, weight)()
 
     def denoise(x: jax.Array, t: jax.Array) -> jax.Array:
         return jnp.tanh(x)  # any function of x_t
@@ -78,17 +78,19 @@ def test_weighted_losses_do_not_depend_on_the_prediction(name: str, weight: str,
 def test_weights_by_their_definitions(x64: None) -> None:
     log_snr = jnp.linspace(-10, 10, 21)
     snr = np.exp(log_snr)
-    np.testing.assert_allclose(losses.snr()(log_snr), snr)
-    np.testing.assert_allclose(losses.min_snr(5.0)(log_snr), np.minimum(snr, 5))
-    np.testing.assert_allclose(losses.edm(0.5)(log_snr), (1 / snr + 0.25) / (0.25 / snr))
-    np.testing.assert_allclose(losses.sigmoid(1.0)(log_snr), snr / (1 + np.exp(log_snr - 1)))
+    np.testing.assert_allclose(losses.weights.snr()(log_snr), snr)
+    np.testing.assert_allclose(losses.weights.min_snr(5.0)(log_snr), np.minimum(snr, 5))
+    np.testing.assert_allclose(losses.weights.edm(0.5)(log_snr), (1 / snr + 0.25) / (0.25 / snr))
+    np.testing.assert_allclose(
+        losses.weights.sigmoid(1.0)(log_snr), snr / (1 + np.exp(log_snr - 1))
+    )
 
 
 def test_snr_weight_is_the_plain_loss_of_eps(x64: None) -> None:
     x_0, key = asymmetric_mixture().sample(jax.random.key(0), (8,)), jax.random.key(1)
     plain = losses.simple(key, zero, COSINE, x_0)
     np.testing.assert_allclose(
-        losses.simple(key, zero, COSINE, x_0, weight=losses.snr()), plain, rtol=1e-9
+        losses.simple(key, zero, COSINE, x_0, weight=losses.weights.snr()), plain, rtol=1e-9
     )
 
 
@@ -96,7 +98,9 @@ def test_edm_weight_is_the_plain_loss_of_the_preconditioned_network(x64: None) -
     x_0, key = asymmetric_mixture().sample(jax.random.key(0), (8,)), jax.random.key(1)
     schedule = jd.schedules.edm()
     plain = losses.simple(key, zero, schedule, x_0, prediction="edm")
-    weighted = losses.simple(key, zero, schedule, x_0, prediction="edm", weight=losses.edm(0.5))
+    weighted = losses.simple(
+        key, zero, schedule, x_0, prediction="edm", weight=losses.weights.edm(0.5)
+    )
     np.testing.assert_allclose(weighted, plain, rtol=1e-9)
 
 
@@ -122,7 +126,7 @@ def test_weighted_losses_at_the_ends_are_the_plain_one() -> None:
     x_0, t = jnp.ones((2, 3)), jnp.array([0.0, 1.0])
     for prediction in ("eps", "v", "score"):
         arguments = (jax.random.key(0), zero, jd.schedules.linear(), x_0)
-        loss = losses.simple(*arguments, t=t, prediction=prediction, weight=losses.snr())
+        loss = losses.simple(*arguments, t=t, prediction=prediction, weight=losses.weights.snr())
         eps_loss = losses.simple(*arguments, t=t)
         if prediction != "v":  # a network that says v = 0 is not one that says eps = 0
             np.testing.assert_allclose(loss, eps_loss, rtol=1e-4)
@@ -198,8 +202,8 @@ BAD = {
     "output": (lambda: losses.simple(KEY, lambda x, t: x[..., :1], COSINE, X), ValueError, "the network's output: expected the shape of x_0"),
     "times": (lambda: losses.simple(KEY, zero, COSINE, X, t=jnp.zeros(5)), ValueError, "t: expected shape"),
     "weight": (lambda: losses.simple(KEY, zero, COSINE, X, weight="min_snr"), TypeError, "weight: expected a function, got str"),
-    "gamma": (lambda: losses.min_snr(0.0), ValueError, "gamma: expected a positive bound"),
-    "sigma_data": (lambda: losses.edm(-1.0), ValueError, "sigma_data: expected a positive"),
+    "gamma": (lambda: losses.weights.min_snr(0.0), ValueError, "gamma: expected a positive bound"),
+    "sigma_data": (lambda: losses.weights.edm(-1.0), ValueError, "sigma_data: expected a positive"),
 }  # fmt: skip
 
 

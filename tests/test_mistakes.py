@@ -38,7 +38,7 @@ DRAWS = {
     "losses.continuous_elbo": lambda key: losses.continuous_elbo(
         key, DENOISER, SCHEDULE, X, decoder=CHAIN.decoder
     ),
-    "denoising_error": lambda key: losses.denoising_error(key, DENOISER, SCHEDULE, X, 0.5),
+    "denoising_error": lambda key: losses.denoising_error(key, DENOISER, SCHEDULE, X, t=0.5),
     "uniform_times": lambda key: losses.uniform_times(key, 4),
     "low_discrepancy_times": lambda key: losses.low_discrepancy_times(key, 4),
     "log_normal_times": lambda key: losses.log_normal_times(key, 4, SCHEDULE),
@@ -48,7 +48,7 @@ DRAWS = {
     "importance_log_prob": lambda key: jd.likelihood.importance_log_prob(
         key, CHAIN, X, num_paths=2
     ),
-    "continuous_elbo": lambda key: jd.likelihood.continuous_elbo(
+    "continuous_elbo": lambda key: jd.likelihood.continuous_lower_bound(
         key, DENOISER, SCHEDULE, X, decoder=CHAIN.decoder, num_times=2
     ),
     "bidirectional_bounds": lambda key: jd.work.bidirectional_bounds(
@@ -125,7 +125,7 @@ BAD = {
     "no batch of a network": (lambda: NET.apply(PARAMS, IMAGES[0], 0.5), ValueError, r"x: expected 4 axes, batch first, got shape \(8, 8, 3\) \(x\[None\] is a batch of one\)"),
     "levels": (lambda: losses.simple(KEY, zero, SCHEDULE, jnp.asarray(LEVELS, float)), ValueError, r"x_0: expected images scaled to \[-1, 1\], got whole numbers in 0 .. 255"),
     "levels of a bound": (lambda: jd.likelihood.vlb_terms(KEY, CHAIN, jnp.asarray(LEVELS, float)), ValueError, r"x_0: expected images scaled to \[-1, 1\]"),
-    "levels of continuous time": (lambda: jd.likelihood.continuous_elbo(KEY, DENOISER, SCHEDULE, jnp.asarray(LEVELS, float), decoder=CHAIN.decoder, num_times=1), ValueError, r"x_0: expected images scaled"),
+    "levels of continuous time": (lambda: jd.likelihood.continuous_lower_bound(KEY, DENOISER, SCHEDULE, jnp.asarray(LEVELS, float), decoder=CHAIN.decoder, num_times=1), ValueError, r"x_0: expected images scaled"),
     # Channels.
     "a network": (lambda: NET.apply(PARAMS, jnp.zeros((2, 3, 8, 8)), 0.5), ValueError, rf"x: expected a last axis of 3, as params were made for, got shape \(2, 3, 8, 8\) {LAST}"),
     "a sampler": (lambda: jd.sample(KEY, jd.kernels.ddim(jd.make_denoiser(jax.tree_util.Partial(NET.apply, PARAMS), SCHEDULE, "eps"), SCHEDULE), jnp.zeros((2, 3, 8, 8)), TS), ValueError, f"x: expected a last axis of 3.*{LAST}"),

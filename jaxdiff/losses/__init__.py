@@ -1,6 +1,12 @@
-"""Training objectives: one number per example, so that the caller decides what is averaged over which devices."""
+"""Training objectives: one number per example. The caller takes the mean over rows and devices.
 
-from jaxdiff.losses._bound import BoundTerms, continuous_elbo, spend_times_well
+simple            squared error of the prediction, or a weighted error of x_0 (`losses.weights`)
+vlb, hybrid       negative variational bound of a finite chain, from one random step
+continuous_elbo   negative variational bound in continuous time
+"""
+
+from jaxdiff.losses import weights
+from jaxdiff.losses._bound import BoundTerms, continuous_elbo, schedule_variance_loss
 from jaxdiff.losses._chain import hybrid, vlb
 from jaxdiff.losses._denoising import denoising_error, simple
 from jaxdiff.losses._times import (
@@ -12,25 +18,21 @@ from jaxdiff.losses._times import (
     term_history,
     uniform_times,
 )
-from jaxdiff.losses._weights import edm, min_snr, sigmoid, snr
 
 __all__ = [
     "BoundTerms",
     "TermHistory",
     "continuous_elbo",
     "denoising_error",
-    "edm",
     "hybrid",
     "log_normal_times",
     "loss_aware_terms",
     "low_discrepancy_times",
-    "min_snr",
     "record_terms",
-    "sigmoid",
+    "schedule_variance_loss",
     "simple",
-    "snr",
-    "spend_times_well",
     "term_history",
     "uniform_times",
     "vlb",
+    "weights",
 ]

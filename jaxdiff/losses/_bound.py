@@ -17,12 +17,12 @@ from jaxdiff.schedules import Schedule
 
 
 class BoundTerms(NamedTuple):
-    """The parts of a negative variational bound, [B] each, in nats; their sum bounds -log p(x_0) from above.
+    """The three parts of a negative variational bound. Their mean sum is at least -log p(x_0).
 
     Fields:
-      prior: KL(q(x_1 | x_0) || p(x_1)).
-      diffusion: what the reverse process between t = 1 and t = 0 costs.
-      reconstruction: -log p(x_0 | x at t = 0).
+      prior: KL(q(x_1 | x_0) || p(x_1)), [B], in nats.
+      diffusion: the cost of the reverse process from t = 1 to t = 0, [B], in nats.
+      reconstruction: -log p(x_0 | x_{t=0}), [B], in nats.
     """
 
     prior: jax.Array
@@ -39,17 +39,21 @@ def continuous_elbo(
     decoder: Decoder,
     t: jax.Array | None = None,
 ) -> BoundTerms:
-    """Estimate the negative variational bound in continuous time, with one time an example.
+    """Estimate the negative variational bound in continuous time: a cost, to be minimised.
 
         prior           alpha_1^2 |x_0|^2 / (2 sigma_1^2)
         diffusion       1/2 E_t[-lambda'(t) exp(lambda_t) |x_0 - D(x_t, t)|^2]
-        reconstruction  -E log p(x_0 | x_{t=0}),   p the decoder of N(x_{t=0} / alpha_0, (sigma_0 / alpha_0)^2)
+        reconstruction  -E log p(x_0 | x_{t=0})
+
+    The decoder takes x_0 given x_{t=0} from N(x_{t=0} / alpha_0, (sigma_0 / alpha_0)^2). Each row
+    has one random time. `likelihood.continuous_lower_bound` is minus the sum of the three, with
+    several times a row.
 
     Args:
       key: typed PRNG key, or one a row [B].
       denoiser: (x_t, t) -> E[x_0 | x_t].
-      schedule: the noise schedule, which must leave some noise at t = 0: `cosine(log_snr_max=13)`,
-        `edm`, `learned`.
+      schedule: the noise schedule. It must leave some noise at t = 0, as
+        `cosine(log_snr_max=13)`, `edm` and `learned` do.
       x_0: data, [B, *D], floating.
       decoder: p(x_0 | x_{t=0}), such as `decoders.discretised_normal(256)`.
       t: times, [B]; None draws them uniformly.
@@ -71,15 +75,15 @@ def continuous_elbo(
 
     _checks.values("schedule", last.log_snr, "noise left at t = 0 (a finite log-SNR)", noisy)
     size = x_0.shape[0]
-    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
-    t = uniform_times(keys[:, 0], size) if t is None else t
+    key_time, key_noise, key_end = _rows.split(_rows.keys(key, size), 3)
+    t = uniform_times(key_time, size) if t is None else t
     _checks.time("t", t, x_0)
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), (size,))
     log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
-    # The decoder comes first: it refuses data that it has no probability for.
-    x = q_sample(schedule, x_0, 0.0, _rows.normal(keys[:, 2], x_0).astype(x_0.dtype))
+    # The decoder comes first, because it checks the data.
+    x = q_sample(schedule, x_0, 0.0, _rows.normal(key_end, x_0).astype(x_0.dtype))
     reconstruction = -decoder.log_prob(x_0, q_likelihood(schedule, x, 0.0))
-    error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t)
+    error = denoising_error(key_noise, denoiser, schedule, x_0, t=t)
     return BoundTerms(
         prior=prior_kl(schedule, x_0, 1.0),
         diffusion=-rate * jnp.exp(log_snr) / 2 * error,
@@ -87,25 +91,25 @@ def continuous_elbo(
     )
 
 
-def spend_times_well(
+def schedule_variance_loss(
     parameters: dict[str, Any], log_snr: jax.Array, diffusion: jax.Array
 ) -> jax.Array:
-    """Return zeros whose gradient trains the interior of a learned schedule to reduce the bound's variance.
+    """Return zeros whose gradient lowers the variance of the bound with a learned schedule.
 
-        E[diffusion^2] as a function of the density r(lambda) that times are drawn from; its
-        gradient is -E[diffusion^2 grad log r(lambda)], which needs no derivative of the network
+        grad E[diffusion^2] = -E[diffusion^2 grad log r(lambda)]
 
-    The expectation of the bound does not depend on the interior; `schedules.learned` with
-    `stop_gradient` on the logits leaves this the only gradient that reaches them.
+    r is the density of lambda at uniform times; it is the importance density of the bound. The
+    mean of the bound does not depend on the interior of the schedule, its variance does. Give the
+    schedule its logits under `stop_gradient`: then they have this gradient alone. No derivative of
+    the network is needed.
 
     Args:
       parameters: of `schedules.learned`.
-      log_snr: lambda at the times drawn, [B].
-      diffusion: the diffusion terms at these, [B], in any unit.
+      log_snr: lambda at the drawn times, [B].
+      diffusion: the diffusion terms at these times, [B], in any unit.
     Returns:
-      [B] zeros, to be added to the loss.
-    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.1; the gradient is that of an importance
-    sampling density.
+      [B] zeros. Add them to the loss.
+    Source: Kingma et al. 2021, arXiv:2107.00630, Section 5.1.
     """
     low, high, logits = (parameters[name] for name in ("log_snr_min", "log_snr_max", "logits"))
     width = (high - low) / len(logits)

@@ -1,4 +1,4 @@
-"""The variational bound of a finite chain, one term of it an example."""
+"""The variational bound of a finite chain, from one random term for each example."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff.chain import Chain, normal_kl, prior_kl
-from jaxdiff.decoders import event_sum
-from jaxdiff.forward import Normal, q_posterior, q_sample
+from jaxdiff.chain import Chain, prior_kl
+from jaxdiff.forward import q_posterior, q_sample
+from jaxdiff.normal import Normal
 from jaxdiff.prediction import Denoised, affine, x_0_of
 
 
@@ -20,22 +20,24 @@ def vlb(
     index: jax.Array | None = None,
     probability: Any = None,
 ) -> jax.Array:
-    """Estimate the negative variational bound from one random term of it.
+    """Estimate the negative variational bound from one random term.
 
-        L_prior + L_i / p_i (+ the decoder's, where the grid ends with noise left),   E = sum of all terms
+        L_T + L_i / p_i,   E over i = the sum of all terms
+
+    A grid that ends with noise left adds the term of the decoder, L_0.
 
     Args:
       key: typed PRNG key, or one a row [B].
-      chain: the model; its variance may be learned.
+      chain: the model. Its variance may be learned.
       x_0: data, [B, *D], floating.
-      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1; None
-        draws it uniformly. Traced, one outside makes its row NaN.
-      probability: p_i of each row's index, [B]; None is uniform, 1 / num_steps.
+      index: i, the step ts[i] -> ts[i + 1] of each row, [B], integer, 0 to num_steps - 1. None
+        draws it uniformly. A traced index outside makes its row NaN.
+      probability: p_i of each row's index, [B]. None is uniform, 1 / num_steps.
     Returns:
-      [B], in nats; its mean bounds -log p_theta(x_0) from above. One call of the denoiser.
+      [B], in nats. Its mean is at least -log p_theta(x_0). It takes one call of the denoiser.
     Raises:
       ValueError: index has another shape, or a value outside 0 to num_steps - 1.
-      TypeError: integer images, index is not integer, or key is no typed key.
+      TypeError: x_0 has an integer dtype, index is not integer, or key is not a typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq.
     (18), for p_i.
     """
@@ -55,26 +57,28 @@ def hybrid(
     index: jax.Array | None = None,
     probability: Any = None,
 ) -> jax.Array:
-    """Return the simple loss, which trains the mean, plus a little of the bound, which trains the variance alone.
+    """Return the simple loss, which trains the mean, plus the bound, which trains the variance.
 
-        L_simple / (T p_i) + vlb_weight L_vlb,   L_vlb in bits per dimension, with a stopped gradient through x_0_hat
+        L_simple / (T p_i) + vlb_weight L_vlb,   L_vlb in bits per dimension
+
+    The gradient of L_vlb does not flow through x_0_hat.
 
     Args:
       key: typed PRNG key, or one a row [B].
-      chain: the model, whose denoiser returns a `Denoised` with the fraction and whose variance is
-        "learned".
+      chain: the model. Its variance is "learned", and its denoiser returns a `Denoised` with the
+        fraction.
       x_0: data, [B, *D], floating.
-      prediction: what the network predicts: the error that L_simple measures.
-      sigma_data: standard deviation of the data; only "edm" uses it.
-      vlb_weight: of the bound.
+      prediction: what the network predicts. L_simple is the error of this prediction.
+      sigma_data: standard deviation of the data. Only "edm" uses it.
+      vlb_weight: weight of the bound.
       index: as in `vlb`.
       probability: as in `vlb`.
     Returns:
-      [B]. One call of the denoiser.
+      [B]. It takes one call of the denoiser.
     Raises:
       ValueError: index has another shape, or a value outside 0 to num_steps - 1; prediction is
         unknown; vlb_weight is known and negative.
-      TypeError: integer images, index is not integer, or key is no typed key.
+      TypeError: x_0 has an integer dtype, index is not integer, or key is not a typed key.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
     _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)
@@ -83,7 +87,7 @@ def hybrid(
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
-    simple = event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
+    simple = _rows.event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
     mean = jax.lax.stop_gradient(x_0_of(denoised, x_t))
     fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
     bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
@@ -98,17 +102,17 @@ def _draw(
     """The rows' noisy states, the steps that start at them, and keys for what is left."""
     _checks.data("x_0", x_0)
     size, num_steps = x_0.shape[0], len(chain.ts) - 1
-    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
+    key_index, key_noise, key_end = _rows.split(_rows.keys(key, size), 3)
     if index is None:
-        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(key_index)
     _checks.index("index", index, num_steps)
     if jnp.shape(index) != (size,):
         raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
     # One past the last step and below the first have no time: ts has an entry more than there are
     # steps.
     index = jnp.where(index == num_steps, -1, index)
-    eps = _rows.normal(keys[:, 1], x_0).astype(x_0.dtype)
-    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, keys[:, 2]
+    eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
+    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, key_end
 
 
 def _estimate(
@@ -128,9 +132,7 @@ def _estimate(
     # The step to clean data has no variance: rows that are not at it, and only they, compare normal
     # distributions.
     s = jnp.where(at_end, t / 2, s)
-    cost = normal_kl(
-        q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_given(denoised, x_t, t, s)
-    )
+    cost = q_posterior(chain.schedule, x_t, x_0, t, s).kl(chain.p_given(denoised, x_t, t, s))
     rest = prior_kl(chain.schedule, x_0, chain.ts[0])
     if chain.ends_clean:
         last = chain.p_last_of(denoised, x_t)

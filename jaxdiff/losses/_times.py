@@ -1,4 +1,4 @@
-"""The times a batch is trained at."""
+"""Times of a training batch."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ def uniform_times(key: jax.Array, num: int) -> jax.Array:
 
     Args:
       key: typed PRNG key, or one a row, [num].
-      num: how many.
+      num: number of times.
     Returns:
       [num] times in [0, 1), float32.
     """
@@ -24,15 +24,15 @@ def uniform_times(key: jax.Array, num: int) -> jax.Array:
 def low_discrepancy_times(
     key: jax.Array, num: int, *, first: Any = 0, total: int | None = None
 ) -> jax.Array:
-    """Draw times that cover [0, 1) evenly within a batch; each alone is uniform.
+    """Draw uniform times that cover [0, 1) evenly within a batch.
 
         t_i = (u + i / total) mod 1,   u ~ U[0, 1)
 
     Args:
       key: one typed PRNG key, the same for all parts of the batch.
-      num: how many.
-      first: index of the first of them in the whole batch.
-      total: size of the whole batch; num if None.
+      num: number of times.
+      first: index of the first time in the whole batch.
+      total: size of the whole batch. None is num.
     Returns:
       [num] times in [0, 1), float32.
     Source: Kingma et al. 2021, arXiv:2107.00630, Appendix I.1.
@@ -47,14 +47,14 @@ def low_discrepancy_times(
 def log_normal_times(
     key: jax.Array, num: int, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2
 ) -> jax.Array:
-    """Draw times whose log noise-to-signal ratio is normal.
+    """Draw times with a normal log(sigma / alpha).
 
         log(sigma_t / alpha_t) = -lambda_t / 2 ~ N(mean, std^2)
 
     Args:
       key: typed PRNG key, or one a row, [num].
-      num: how many.
-      schedule: the noise schedule, which turns lambda into t.
+      num: number of times.
+      schedule: the noise schedule. It gives t of lambda.
       mean: of log(sigma / alpha).
       std: of log(sigma / alpha).
     Returns:
@@ -74,7 +74,7 @@ class TermHistory(NamedTuple):
 
     Fields:
       losses: [num_terms, size], newest first.
-      counts: how many of each term there have been, [num_terms].
+      counts: number of losses recorded for each term, [num_terms].
     """
 
     losses: jax.Array
@@ -85,8 +85,8 @@ def term_history(num_terms: int, *, size: int = 10) -> TermHistory:
     """Return an empty history.
 
     Args:
-      num_terms: number of terms that are drawn from.
-      size: how many losses of each are kept.
+      num_terms: number of terms.
+      size: number of losses kept for each term.
     Returns:
       TermHistory.
     Raises:
@@ -101,17 +101,18 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
     """Add losses to the history.
 
     Args:
-      history: what was there before.
-      index: the terms, [B], integer; traced, one that there is no term of is left out.
-      loss: the loss of each, [B], before it was divided by its probability.
+      history: the history so far.
+      index: the terms, [B], integer. A traced index outside 0 .. num_terms - 1 is skipped.
+      loss: the loss of each, [B], not divided by the probability of its term.
     Returns:
       TermHistory.
     Raises:
-      ValueError, TypeError: index is known and there is no such term, or it is not integer.
+      ValueError: index is known and outside 0 .. num_terms - 1.
+      TypeError: index is not integer.
     """
     num_terms = len(history.counts)
     _checks.index("index", index, num_terms)
-    index = jnp.where(index < 0, num_terms, index)  # a negative one would count from the end
+    index = jnp.where(index < 0, num_terms, index)  # a negative index would count from the end
 
     def add(n: Any, history: TermHistory) -> TermHistory:
         i = index[n]
@@ -123,28 +124,31 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
 
 def loss_aware_terms(
     key: jax.Array, history: TermHistory, num: int, *, uniform: float = 1e-3
-) -> Any:
+) -> tuple[jax.Array, jax.Array]:
     """Draw terms of the bound in proportion to the root mean square of their last losses.
 
-        p_i propto sqrt(E[L_i^2]), mixed with a little of the uniform distribution; uniform until
-        every term has a full history, and where no term costs anything
+        p_i = (1 - uniform) sqrt(E[L_i^2]) / sum_j sqrt(E[L_j^2]) + uniform / num_terms
+
+    p is uniform until every term has a full history, and where all losses are 0.
 
     Args:
       key: typed PRNG key, or one a row, [num].
       history: of the terms' losses.
-      num: how many to draw.
-      uniform: share of the uniform distribution.
+      num: number of draws.
+      uniform: weight of the uniform distribution in the mixture.
     Returns:
-      (index [num], probability of each [num]): `losses.vlb` takes both, and stays unbiased.
+      (index [num], probability of each [num]). `losses.vlb` takes both and stays unbiased.
     Raises:
       ValueError: uniform is outside (0, 1].
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (18).
     """
-    _checks.values("uniform", uniform, "a share in (0, 1]", lambda u: (u > 0) & (u <= 1))
+    _checks.values("uniform", uniform, "a weight in (0, 1]", lambda u: (u > 0) & (u <= 1))
     num_terms, size = history.losses.shape
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
     known = jnp.all(history.counts >= size) & (jnp.sum(root) > 0)
-    share = jnp.where(known, root / jnp.where(known, jnp.sum(root), 1), 1 / num_terms)
-    share = (1 - uniform) * share + uniform / num_terms
-    index = jax.vmap(lambda k: jax.random.categorical(k, jnp.log(share)))(_rows.keys(key, num))
-    return index, share[index]
+    probability = jnp.where(known, root / jnp.where(known, jnp.sum(root), 1), 1 / num_terms)
+    probability = (1 - uniform) * probability + uniform / num_terms
+    index = jax.vmap(lambda k: jax.random.categorical(k, jnp.log(probability)))(
+        _rows.keys(key, num)
+    )
+    return index, probability[index]

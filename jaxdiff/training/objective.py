@@ -73,7 +73,7 @@ def denoising_loss(
 
 def _row_keys(rows: Rows, num: int = 3) -> jax.Array:
     """Independent keys of each row, [num, b]."""
-    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(rows.keys)
+    return _rows.split(rows.keys, num)
 
 
 def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: Any) -> Any:
@@ -188,7 +188,9 @@ def likelihood_loss(
         )
         terms = losses.continuous_elbo(key_loss, denoiser, schedule, x_0, decoder=decoder, t=t)
         bits = x_0[0].size * math.log(2)
-        variance = losses.spend_times_well(parameters, schedule.log_snr(t), terms.diffusion / bits)
+        variance = losses.schedule_variance_loss(
+            parameters, schedule.log_snr(t), terms.diffusion / bits
+        )
         return sum(terms) / bits + variance
 
     return loss
