@@ -532,6 +532,23 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/zoo/__init__.py": [
         ("pretrained", "any file will do", "if found != SHA256[name]:", "if not found:", "test_zoo.py::test_a_damaged_or_unknown_network_is_refused"),
     ],
+    # --- contracts for users ---------------------------------------------------------------------------------------
+    "jaxdiff/testing/_kernels.py": [
+        ("check_kernel", "the other rows are not looked at", "_claims.equal(_claims.unchanged(run[:2]), _claims.unchanged(whole[:2]))", "_claims.equal(whole[:2], whole[:2])", "test_testing.py::test_wrong_kernels_are_rejected[batch-coupled mean]"),
+        ("check_kernel", "whatever the batch size", "run = halves(kernel, _claims.halved(keys), _claims.halved(x), ts)", "run = jax.tree.map(_claims.halved, whole[:2])", "test_testing.py::test_wrong_kernels_are_rejected[one noise for the batch]"),
+        ("check_kernel", "twice in a row, without another call between", "_steps(kernel, keys[::-1], -x, ts)\n", "pass\n", "test_testing.py::test_wrong_kernels_are_rejected[memory in Python]"),
+    ],
+    "jaxdiff/testing/_networks.py": [
+        ("check_denoiser check_model", "the other rows are not looked at", "_claims.equal(_claims.unchanged(strange), _claims.unchanged(whole))", "_claims.equal(whole, whole)", "test_testing.py::test_wrong_denoisers_are_rejected[normalised over the batch]"),
+        ("check_model", "any number of channels", "for n in range(1, channels + 1)", "for n in range(1, channels + 9)", "test_testing.py::test_wrong_models_are_rejected[three times the channels]"),
+    ],
+    "jaxdiff/testing/_schedules.py": [
+        ("check_schedule", "it may stand still or rise", "if not np.all(rise < 0):", "if not np.all(rise < 99):", "test_testing.py::test_wrong_schedules_are_rejected[t runs from the noise]"),
+    ],
+    "jaxdiff/testing/_claims.py": [
+        ("claim", "float64 is not tried", '("float32", False), ("float32", True), ("float64", True)', '("float32", False), ("float32", False)', "test_testing.py::test_wrong_kernels_are_rejected[float32 whatever comes]"),
+        ("one_program", "any two may be given", "if len(structures) > 1:", "if not structures:", "test_testing.py::test_numbers_in_closures_are_rejected"),
+    ],
 }  # fmt: skip
 
 MUTANTS = [
