@@ -21,7 +21,6 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, no_weight, without_memory
 from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
@@ -253,7 +252,7 @@ def bernoulli_kl(p: jax.Array, q: jax.Array) -> jax.Array:
       [B], in nats; infinite where q excludes what p does not.
     """
     entropy = -xlogy(p, p) - xlog1py(1 - p, -p)
-    return event_sum(-xlogy(p, q) - xlog1py(1 - p, -q) - entropy)
+    return _rows.event_sum(-xlogy(p, q) - xlog1py(1 - p, -q) - entropy)
 
 
 def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
@@ -321,7 +320,7 @@ def vlb_terms(
 
     def term(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        x_t = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, n), q_marginal(schedule, x_0, t))
+        x_t = draw(_rows.fold(keys, n), q_marginal(schedule, x_0, t))
         return step_kl(denoiser, schedule, x_0, x_t, t, s)
 
     costs = jax.lax.map(term, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
@@ -359,12 +358,12 @@ def vlb(
     """
     ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
     num_steps = len(ts) - 1
-    keys = jax.vmap(lambda k: jax.random.split(k, 2))(_rows.keys(key, x_0.shape[0]))
+    key_index, key_draw = _rows.split(_rows.keys(key, x_0.shape[0]))
     if index is None:
-        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(key_index)
     _checks.index("index", index, num_steps)
     t, s = ts[index], ts[index + 1]
-    x_t = draw(keys[:, 1], q_marginal(schedule, x_0, t))
+    x_t = draw(key_draw, q_marginal(schedule, x_0, t))
     bound = prior_kl(schedule, x_0, ts[0]) + num_steps * step_kl(denoiser, schedule, x_0, x_t, t, s)
     return jnp.where((index >= 0) & (index < num_steps), bound + invalid, jnp.nan)
 
@@ -373,7 +372,7 @@ def _bits(x_0: jax.Array) -> jax.Array:
     """Require zeros and ones where they are known; where not, what is to be added to a row: 0, or NaN to bar it."""
     _checks.floating("x_0", x_0)
     _checks.values("x_0", x_0, "zeros and ones", lambda now: (now == 0) | (now == 1))
-    return event_sum(jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype))
+    return _rows.event_sum(jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype))
 
 
 def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:

@@ -10,8 +10,8 @@ PACKAGE = ROOT / "jaxdiff"
 
 # Each module imports only modules above it.
 CORE = [
-    "_checks", "_tree", "_functions", "_operators", "_rows", "schedules", "grids", "forward", "decoders", "prediction", "categorical", "kernels",
-    "chain", "losses", "binomial", "oracles", "resampling", "sampling", "drawing", "observations", "guidance", "flow_density",
+    "_checks", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
+    "kernels", "chain", "losses", "binomial", "oracles", "resampling", "sampling", "drawing", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.

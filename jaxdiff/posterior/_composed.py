@@ -13,7 +13,6 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level, q_posterior
 from jaxdiff.kernels import Kernel, is_clean, no_weight, noise
 from jaxdiff.prediction import x_0_of
@@ -139,9 +138,9 @@ def _rate(
     errors = ((alpha * x_0.swapaxes(0, 1) - x[None]) / sigma).swapaxes(0, 1)
     flat = errors.reshape(*errors.shape[:2], -1)
     joint = _weighted(exponents, flat)
-    gap = event_sum(joint**2) - _weighted(exponents, jnp.sum(flat**2, axis=2))
+    gap = _rows.event_sum(joint**2) - _weighted(exponents, jnp.sum(flat**2, axis=2))
     share, b = _share(schedule, prior_std, x, t), (jnp.sum(exponents).astype(x.dtype) - 1) / 2
-    inner = event_sum(x.reshape(len(x), -1) / sigma.reshape(-1, 1) * joint)
+    inner = _rows.event_sum(x.reshape(len(x), -1) / sigma.reshape(-1, 1) * joint)
     return gap / 2 + b * share * (flat.shape[2] + inner)
 
 
@@ -155,7 +154,7 @@ def _composed_step(
     move: Partial | None, denoisers: tuple[Partial, ...], exponents: jax.Array, schedule: Schedule, prior_std: Any,
     key: jax.Array, carry: Composed, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Composed, jax.Array, jax.Array]:  # fmt: skip
-    keys = jax.vmap(jax.random.split)(_rows.keys(key, x_t.shape[0]))
+    keys = _rows.split(_rows.keys(key, x_t.shape[0]))
     early, late = level(schedule, s, x_t), level(schedule, t, x_t)
     h = early.log_snr - late.log_snr
     total = jnp.sum(exponents).astype(h.dtype)
@@ -168,7 +167,7 @@ def _composed_step(
     x_s = early.alpha * (
         left / late.alpha * carry.x + (1 - left) / pull * _weighted(exponents, carry.x_0)
     )
-    x_s = (x_s + early.sigma * jnp.sqrt(grown) * noise(keys[:, 0], x_t, s)).astype(x_t.dtype)
+    x_s = (x_s + early.sigma * jnp.sqrt(grown) * noise(keys[0], x_t, s)).astype(x_t.dtype)
     begin = _rate(exponents, prior_std, carry.x, carry.x_0, schedule, t)
 
     def look(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,7 +182,7 @@ def _composed_step(
     if move is not None:
 
         def moved(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            new = move(keys[:, 1], x, s).astype(x.dtype)
+            new = move(keys[1], x, s).astype(x.dtype)
             return new, _all(denoisers, new, s)
 
         x_s, x_0 = jax.lax.cond(jnp.asarray(s) > 0, moved, lambda x: (x, x_0), x_s)
@@ -271,17 +270,17 @@ def _mixed_step(
     t: Any,
     s: Any,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    keys = jax.vmap(jax.random.split)(_rows.keys(key, x_t.shape[0]))
+    keys = _rows.split(_rows.keys(key, x_t.shape[0]))
     steps = [
         q_posterior(schedule, x_t, x_0, t, s) for x_0 in _all(denoisers, x_t, t).swapaxes(0, 1)
     ]
     means, variance = jnp.stack([step.mean for step in steps], axis=1), steps[0].variance
-    chosen = jax.vmap(jax.random.categorical)(keys[:, 0], carry)
+    chosen = jax.vmap(jax.random.categorical)(keys[0], carry)
     own = jax.vmap(lambda rows, k: rows[k])(means, chosen)
     own = jnp.where(
         _rows.expand(jnp.isnan(carry).any(axis=1), own), jnp.nan, own
     )  # no choice can be made of these
-    x_s = (own + jnp.sqrt(variance) * noise(keys[:, 1], x_t, s)).astype(x_t.dtype)
+    x_s = (own + jnp.sqrt(variance) * noise(keys[1], x_t, s)).astype(x_t.dtype)
     safe = jnp.where(variance > 0, variance, 1)
     squared = jnp.sum(
         ((x_s[:, None] - means) ** 2 / safe[:, None]).reshape(*carry.shape, -1), axis=2

@@ -10,8 +10,8 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
 from jaxdiff.kernels import Kernel, noise, p_mean_variance
+from jaxdiff.normal import log_density
 from jaxdiff.observations import masked
 from jaxdiff.posterior._twisted import nothing_yet
 from jaxdiff.schedules import Schedule
@@ -263,12 +263,8 @@ def _step(
     residual, total = y - pull * c - gain * offset, added + pull**2 * v
     moved = c + v * pull / total * residual + jnp.sqrt(added / total) * (drawn - c)
     x_s = sampled + basis.lift(moved - drawn).reshape(x_t.shape).astype(x_t.dtype)
-    ahead = event_sum(jnp.where(observed, _log_normal(residual, total), 0))
-    log_r_s = event_sum(jnp.where(observed, _log_normal(residual - pull * (moved - c), added), 0))
-    return log_r_s, x_s, ahead - carry
-
-
-def _log_normal(residual: jax.Array, variance: jax.Array) -> jax.Array:
-    return -0.5 * (
-        residual**2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, residual.shape))
+    ahead = _rows.event_sum(jnp.where(observed, log_density(residual, total), 0))
+    log_r_s = _rows.event_sum(
+        jnp.where(observed, log_density(residual - pull * (moved - c), added), 0)
     )
+    return log_r_s, x_s, ahead - carry

@@ -66,7 +66,7 @@ def _gibbs_step(
     key: jax.Array, carry: Any, x: jax.Array, t: Any, s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
     num_denoising, num_iterations = options.value
-    keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(_rows.keys(key, x.shape[0]))
+    keys = _rows.split(_rows.keys(key, x.shape[0]), 3)
     alpha, sigma, _ = level(schedule, t, x)
     precision = (alpha / sigma) ** 2
     observe = jax.vmap(seen.operator)

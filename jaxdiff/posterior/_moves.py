@@ -124,7 +124,7 @@ def _move(
         return target(x, t)
 
     def once(n: Any, x: jax.Array) -> jax.Array:
-        now = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+        now = _rows.fold(keys, n)
         if kind == "ula":
             return moves.ula(now, here, x, 2 * step**2)
         if kind == "mala":

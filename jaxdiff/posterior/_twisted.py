@@ -22,10 +22,10 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.chain import log_ratio
-from jaxdiff.forward import Normal, q_posterior
+from jaxdiff.forward import q_posterior
 from jaxdiff.guidance import isotropic_spread
 from jaxdiff.kernels import Kernel, as_variance, noise, p_mean_variance, reverse_variance
+from jaxdiff.normal import Normal
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -38,12 +38,9 @@ def draw(key: jax.Array, p: Normal, q: Normal, s: Any) -> tuple[jax.Array, jax.A
     """
     at_end = jnp.asarray(s) <= 0
     eps = noise(key, p.mean, s)
-    p_variance, q_variance = (jnp.where(at_end, 1, v) for v in (p.variance, q.variance))
-    x_s = jnp.where(at_end, p.mean, q.mean + jnp.sqrt(q_variance) * eps)
-    # The residual from the difference of the means: float32 keeps it where the means are alike.
-    residual = ((q.mean - p.mean) + jnp.sqrt(q_variance) * eps) / jnp.sqrt(p_variance)
-    ratio = log_ratio(residual, p_variance, jnp.broadcast_to(eps, residual.shape), q_variance)
-    return x_s, jnp.where(at_end, 0, ratio)
+    safe_p, safe_q = (Normal(v.mean, jnp.where(at_end, 1, v.variance)) for v in (p, q))
+    x_s, ratio = safe_q.draw_for(safe_p, eps)
+    return jnp.where(at_end, p.mean, x_s), jnp.where(at_end, 0, ratio)
 
 
 def towards(p: Normal, slope: jax.Array) -> Normal:
