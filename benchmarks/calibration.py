@@ -9,15 +9,10 @@ sampler.
 The second part measures the error of log p(y) against the number of particles, on three modes.
 """
 
-import sys
-from pathlib import Path
+from jaxdiff.cli import set_up
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import _process
-
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import dataclasses
 import json
@@ -25,9 +20,9 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import _cli
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +32,10 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior, resampling, training
+from jaxdiff.cli import errors
+from jaxdiff.runs import machine
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SCHEDULE = jd.schedules.cosine()
 NOISE_STD = 0.3
@@ -333,7 +332,7 @@ def main(options: Options) -> dict[str, Any]:
     if any(d < 2 for d in options.dims):
         raise ValueError(f"dims: expected at least 2, got {options.dims}")
     found: dict[str, Any] = {
-        "machine": _cli.machine(),
+        "machine": machine.describe(),
         "options": json.loads(json.dumps(vars(options), default=str)),
     }
     found["ranks"] = ranked = []
@@ -343,7 +342,7 @@ def main(options: Options) -> dict[str, Any]:
         ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
         jax.clear_caches()
     print(
-        f"{_cli.machine()}\nchi-square p of uniform ranks, "
+        f"{machine.describe()}\nchi-square p of uniform ranks, "
         f"{options.problems} problems, {options.draws + 1} bins"
     )
     print(
@@ -373,5 +372,5 @@ def main(options: Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main(tyro.cli(Options, description=__doc__))

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import _process
 import hypothesis
 import jax
 import pytest
 from helpers import ProgramsOnSeveralDevices
+
+from jaxdiff import _machine
 
 # On the CPU wherever it runs; JAX_PLATFORMS=cuda asks for a GPU, where the tests of several devices need several.
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
@@ -52,7 +53,7 @@ FIRST = (
 @pytest.hookimpl(optionalhook=True)  # without xdist there is none
 def pytest_xdist_auto_num_workers() -> int:
     """As many workers as there are cores for this process, not cores of the machine."""
-    return _process.cores()
+    return _machine.cores()
 
 
 @pytest.hookimpl(tryfirst=True)

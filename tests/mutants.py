@@ -241,7 +241,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/losses/_denoising.py": [
         ("simple", "the root of the weight", "return scale**2 * error", "return scale * error", "test_losses.py::test_weight_is_of_the_x_0_error"),
         ("simple", "a mean over the batch", "return jnp.mean(x.reshape(x.shape[0], -1), axis=1)", "return jnp.broadcast_to(jnp.mean(x), x.shape[:1])", "test_losses.py::test_rows_depend_on_their_own_keys"),
-        ("simple", "one key for the time and the noise", "eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    wanted", "eps = _rows.normal(key_time, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    wanted", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
+        ("simple", "one key for the time and the noise", "eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    expected", "eps = _rows.normal(key_time, x_0).astype(x_0.dtype)\n    x_t = q_sample(schedule, x_0, t, eps)\n    expected", "test_identities.py::test_the_time_and_the_noise_of_a_loss_are_independent"),
         ("denoising_error", "the error of eps", "event_sum((x_0 - x_0_of(", "event_sum((eps - x_0_of(", "test_grids.py::test_denoising_error_is_the_mmse_of_a_gaussian"),
     ],
     "jaxdiff/losses/weights.py": [
@@ -472,11 +472,16 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("lock", "nobody is kept out", '        who = path.read_text().strip() or "another process"\n', "        yield\n        return\n        who = 0\n", "test_training.py::test_one_process_writes_to_a_run"),
         ("first_line", "of a message that there is not", "next(filter(None, lines), type(error).__name__)", "str(error).splitlines()[0]", "test_training.py::test_an_error_without_a_message_is_passed_over_too"),
     ],
-    "experiments/train.py": [
+    "jaxdiff/training/loop.py": [
+        ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and stop.asked", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+    ],
+    "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
     ],
-    "experiments/_memory.py": [
+    "jaxdiff/runs/memory.py": [
         ("in_chunks", "what fills up the last chunk is counted", "np.asarray(leaf)[: num - start]", "np.asarray(leaf)", "test_memory.py::test_chunks_have_one_shape_and_join_up"),
     ],
     # --- networks --------------------------------------------------------------------------------------------------

@@ -751,7 +751,7 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
         (
             "mnist",
             FileNotFoundError,
-            "mnist is not prepared in .*: run `python experiments/prepare.py --name mnist",
+            "mnist is not prepared in .*: run `jaxdiff prepare --name mnist",
         ),
         (
             "emnist/letters",

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import _watch
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 from helpers import ProgramsOnSeveralDevices, slow
 
 from jaxdiff import training
+from jaxdiff.training import Watch
 
 LEAVES = 30
 
@@ -133,7 +133,7 @@ def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds:
 
 
 def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> None:
-    with _watch.Watch(patience=0.2) as watch:
+    with Watch(patience=0.2) as watch:
         watch("the quick step")
         watch("step 3 of 8 on 4 devices")
         time.sleep(0.5)

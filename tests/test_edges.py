@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import _config
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +14,8 @@ from jax.tree_util import Partial
 import jaxdiff as jd
 from jaxdiff import _rows, decoders, kernels, likelihood, losses, models, observations
 from jaxdiff.models import Model
+from jaxdiff.runs import checks
+from jaxdiff.runs.config import Config, Diffusion
 
 SCHEDULE = jd.schedules.cosine()
 MIXTURE = asymmetric_mixture()
@@ -220,17 +221,11 @@ def test_a_prediction_is_not_known_without_noise(kind: str) -> None:
 
 def test_training_refuses_a_network_it_could_not_sample_from() -> None:
     for kind in ("eps", "score"):
-        config = _config.Config(
-            diffusion=_config.Diffusion(schedule="rectified_flow", prediction=kind)
-        )
+        config = Config(diffusion=Diffusion(schedule="rectified_flow", prediction=kind))
         with pytest.raises(ValueError, match="prediction: expected 'v', 'x0' or 'edm'"):
-            _config.check(config)
-    _config.check(
-        _config.Config(
-            diffusion=_config.Diffusion(schedule="rectified_flow", prediction="velocity")
-        )
-    )
-    _config.check(_config.Config(diffusion=_config.Diffusion(schedule="sigmoid", prediction="eps")))
+            checks.check(config)
+    checks.check(Config(diffusion=Diffusion(schedule="rectified_flow", prediction="velocity")))
+    checks.check(Config(diffusion=Diffusion(schedule="sigmoid", prediction="eps")))
 
 
 # Data off the levels ------------------------------------------------------------------------------------------------
