@@ -111,12 +111,12 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     # --- decoders, predictions -------------------------------------------------------------------------------------
     "jaxdiff/decoders.py": [
         ("normal", "a mean for a draw", "return last.sample(key)", "return last.mean", "test_decoders.py::test_samples_follow_the_probabilities"),
-        ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > high - half, jnp.inf,", "jnp.where(x_0 > high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
-        ("categorical", "no half in the exponent", "(2 * jnp.broadcast_to(last.variance, last.mean.shape)", "(1 * jnp.broadcast_to(last.variance, last.mean.shape)", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
+        ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > self.high - half, jnp.inf,", "jnp.where(x_0 > self.high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
+        ("categorical", "no half in the exponent", "(x + values - 2 * mean) / (2 * variance)", "(x + values - 2 * mean) / variance", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("levels", "without its last value", "return jnp.linspace(low, high, num_levels)", "return jnp.linspace(low, high, num_levels, endpoint=False)", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("on_levels", "what lies between is on a level", "inside & (abs(index - numpy.round(index)) < slack)", "inside", "test_edges.py::test_a_traced_row_off_the_levels_has_no_probability"),
         ("on_levels", "beyond the ends is on a level", "inside & (abs(index - numpy.round(index)) < slack)", "abs(index - numpy.round(index)) < slack", "test_edges.py::test_a_traced_row_off_the_levels_has_no_probability"),
-        ("discretised_normal", "off the levels is an end", "return jnp.where(valid, _rows.event_sum(top", "return jnp.where(True, _rows.event_sum(top", "test_edges.py::test_a_traced_row_off_the_levels_has_no_probability"),
+        ("discretised_normal", "off the levels is an end", "return jnp.where(valid, _rows.event_sum(mass)", "return jnp.where(True, _rows.event_sum(mass)", "test_edges.py::test_a_traced_row_off_the_levels_has_no_probability"),
         ("uniform_dequantise", "n bins for n - 1 steps", "/ (num_levels - 1) * noise", "/ num_levels * noise", "test_identities.py::test_dequantised_data_fill_their_bins"),
     ],
     "jaxdiff/prediction/_conversions.py": [
@@ -138,13 +138,13 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("clip", "one side only", "jnp.clip(x_0, -limit, limit)", "jnp.clip(x_0, None, limit)", "test_prediction.py::test_thresholds"),
         ("dynamic_threshold", "one bound for the batch", "jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)", "jnp.broadcast_to(jnp.quantile(jnp.abs(x_0), quantile), x_0.shape[:1])", "test_prediction.py::test_thresholds"),
         ("make_denoiser", "the fraction is not centred", "((fraction + 1) / 2)", "fraction", "test_prediction.py::test_learned_variance_splits_the_channels"),
-        ("make_denoiser", "an answer where there is none", "out = jnp.where(says_nothing(schedule, t, out, prediction), jnp.nan, out)", "out = 1 * out", "test_edges.py::test_a_traced_schedule_that_leaves_no_data_gives_nan"),
+        ("make_denoiser", "an answer where there is none", "out = jnp.where(says_nothing(self.schedule, t, out, self.prediction), jnp.nan, out)", "out = 1 * out", "test_edges.py::test_a_traced_schedule_that_leaves_no_data_gives_nan"),
         ("make_denoiser", "any prediction will do", "check_start(schedule, prediction, start)", "_checks.time('start', start)", "test_edges.py::test_a_prediction_of_noise_is_of_no_use_without_data"),
         ("edm_input", "scaled by the noise alone", "(x_t / jnp.hypot(sigma, alpha * sigma_data))", "(x_t / sigma)", "test_losses.py::test_weighted_losses_do_not_depend_on_the_prediction[snr-cosine]"),
     ],
     "jaxdiff/categorical.py": [
         ("make_categorical_denoiser", "the evidence of x_t without its half", "distance**2 / 2", "distance**2", "test_categorical.py::test_independent_pixels_have_the_exact_denoiser"),
-        ("on_log_snr", "from the wrong end", "(high - schedule.log_snr(t)) / (high - low)", "(schedule.log_snr(t) - low) / (high - low)", "test_categorical.py::test_a_network_of_the_log_snr_means_the_same_under_every_schedule"),
+        ("on_log_snr", "from the wrong end", "(high - log_snr) / (high - low)", "(log_snr - low) / (high - low)", "test_categorical.py::test_a_network_of_the_log_snr_means_the_same_under_every_schedule"),
     ],
     # --- kernels and the driver ------------------------------------------------------------------------------------
     "jaxdiff/kernels/_kernel.py": [
