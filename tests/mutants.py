@@ -162,29 +162,30 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("ddim", "eta for eta^2 in what is kept", "ratio + (1 - eta**2) * kept", "ratio + (1 - eta) * kept", "test_identities.py::test_ddim_between_its_ends_is_their_equation_16"),
     ],
     "jaxdiff/kernels/_classic.py": [
-        ("euler", "the ends of the step swapped", "_rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t)", "_rows.expand(jnp.asarray(t - s, late.sigma.dtype), x_t)", "test_solvers.py::test_euler_on_a_flow_is_ddim"),
-        ("heun", "the whole of the second slope", "jnp.expm1(step) / 2 * (", "jnp.expm1(step) * (", "test_solvers.py::test_heun_is_edms"),
-        ("euler_maruyama", "the drift of the ODE with noise", "(2 * d_sigma - d_alpha * late.sigma / alpha) * eps", "d_sigma * eps", "test_solvers.py::test_euler_maruyama_is_of_weak_order_one"),
+        ("euler", "a step in t", "return ddim(denoiser, schedule)", "return lift(EulerT(denoiser, schedule))", "test_solvers.py::test_euler_is_the_step_in_sigma_of_edm"),
+        ("euler_t", "the ends of the step swapped", "_rows.expand(jnp.asarray(s - t, sigma_t.dtype), x_t)", "_rows.expand(jnp.asarray(t - s, sigma_t.dtype), x_t)", "test_solvers.py::test_euler_in_t_is_ddim_on_a_flow"),
+        ("heun", "the whole of the second slope", "jnp.expm1(h) / 2 * change", "jnp.expm1(h) * change", "test_solvers.py::test_heun_is_edms"),
+        ("euler_maruyama", "the drift of the ODE with noise", "(2 * d_sigma - d_alpha * sigma_t / alpha) * eps", "d_sigma * eps", "test_solvers.py::test_euler_maruyama_is_of_weak_order_one"),
     ],
     "jaxdiff/kernels/_exponential.py": [
         ("dpmpp_1s", "noise of half the step", "jnp.expm1(-2 * tau**2 * h)", "jnp.expm1(-(tau**2) * h)", "test_solvers.py::test_order_one_is_ddim_and_with_noise_ddpm[cosine]"),
         ("dpmpp_2m", "the whole of the first moment", "moment[1] = moment[0] / 2", "moment[1] = moment[0]", "test_solvers.py::test_dpmpp_2m_is_the_papers"),
         ("dpmpp_3m", "the history's order", "History((x_0, *history.x_0)[: len(history.x_0)]", "History((*history.x_0[:1], x_0, *history.x_0[1:])[: len(history.x_0)]", "test_solvers.py::test_order[dpmpp_3m-linear]"),
         ("dpmpp_3m unipc", "the second moment without its 2", "1 - j * by_parts[-1] / large", "1 - by_parts[-1] / large", "test_solvers.py::test_moments_of_the_exponential_weight"),
-        ("dpmpp_2s", "the middle in t", "u = schedule.time((early.log_snr + late.log_snr) / 2)", "u = (jnp.asarray(t) + s) / 2", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
+        ("dpmpp_2s", "the middle in t", "u = self.schedule.time((level_s.log_snr + level_t.log_snr) / 2)", "u = (jnp.asarray(t) + s) / 2", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
         ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_places(last", "nodes = [jnp.zeros_like(taken), *_places(last", "test_solvers.py::test_order[unipc_2-linear]"),
     ],
     "jaxdiff/kernels/_adaptive.py": [
         ("adaptive", "scaled back by the start's size", "x = y * jnp.hypot(end.alpha, end.sigma)", "x = y * jnp.hypot(begin.alpha, begin.sigma)", "test_identities.py::test_the_adaptive_solver_widens_a_normal_law_as_it_is"),
     ],
     "jaxdiff/kernels/_flow.py": [
-        ("rates", "the sign of eps", "share * x_0 - share**2 * y,", "share * x_0 + share**2 * y,", "test_solvers.py::test_the_adaptive_solver_meets_its_tolerance"),
+        ("rates", "the sign of eps", "cosine * x_0 - cosine**2 * y,", "cosine * x_0 + cosine**2 * y,", "test_solvers.py::test_the_adaptive_solver_meets_its_tolerance"),
         ("rates", "the divergence of the scaling left out", "by_row * trace - by_row**2 * y[0].size", "by_row * trace", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("solve", "one step for all rows", "return jax.vmap(row)(y, *probes)", "together = lambda v, state, probes: jax.vmap(field, (None, 0, 0))(v, state, probes)\n    solution = diffrax.diffeqsolve(\n        diffrax.ODETerm(together), diffrax.Dopri5(), 0.0, 1.0, 0.01, Rates(y, jnp.zeros(len(y), y.dtype)), probes,\n        stepsize_controller=control, max_steps=16384, throw=False,\n    )\n    return Rates(*(leaf[0] for leaf in solution.ys))", "test_edges.py::test_a_row_is_what_it_is_alone_beside_a_hard_one"),
         ("solve", "as far as it came", "jnp.where(solved, leaf[0], jnp.nan)", "leaf[0]", "test_edges.py::test_a_row_is_what_it_is_alone_beside_a_hard_one"),
     ],
     "jaxdiff/kernels/_corrected.py": [
-        ("corrected", "Langevin's noise without its 2", "early.sigma * jnp.sqrt(2 * share) * eps", "early.sigma * jnp.sqrt(share) * eps", "test_solvers.py::test_stochastic_kernels_reproduce_the_mixture[corrected-linear]"),
+        ("corrected", "Langevin's noise without its 2", "sigma_s * jnp.sqrt(2 * size) * eps", "sigma_s * jnp.sqrt(size) * eps", "test_solvers.py::test_stochastic_kernels_reproduce_the_mixture[corrected-linear]"),
         ("corrected", "the predictor's noise again", "eps = _rows.normal(_rows.fold(keys, n + 1), x)", "eps = _rows.normal(_rows.fold(keys, n), x)", "test_identities.py::test_a_correction_draws_noise_of_its_own"),
     ],
     "jaxdiff/sampling.py": [
