@@ -397,7 +397,7 @@ def command(run: Path) -> list[str]:
     options = f"--steps {STEPS} --batch-size 8 --log-every 1 --eval-every 10 --network.channels 8"
     return [
         sys.executable,
-        "experiments/loop.py",
+        "experiments/train.py",
         "digits",
         "--run",
         str(run),
@@ -477,7 +477,7 @@ def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
-    """Beside a training run: another loop.py, samples, an evaluation, an export; the run loses not a line."""
+    """Beside a training run: another train.py, samples, an evaluation, an export; the run loses not a line."""
     run = tmp_path / "run"
     first = subprocess.Popen(
         command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
