@@ -1,6 +1,5 @@
 """jaxdiff.testing: what a user writes well passes, and each mistake is rejected by the claim it breaks."""
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import models, testing
+from jaxdiff._tree import pytree
 
 SHAPE = (3,)
 SCHEDULE = jd.schedules.cosine()
@@ -274,22 +274,23 @@ def test_wrong_models_are_rejected(fault: str) -> None:
         testing.check_model(network(**functions), SHAPE)
 
 
-def flipped(t: jax.Array) -> jax.Array:
-    return SCHEDULE.log_snr(1 - t)
+def schedule_with(methods: dict) -> jd.Schedule:
+    """The schedule with other methods."""
+    return pytree(type("Wrong", (type(SCHEDULE),), methods))()
 
 
 WRONG_SCHEDULES: dict[str, tuple[dict, str]] = {
-    "t runs from the noise": ({"log_snr_fn": Partial(flipped)}, "log_snr falls with t"),
+    "t runs from the noise": ({"log_snr_at": lambda self, t: SCHEDULE.log_snr(1 - t)}, "log_snr falls with t"),
     "another inverse": (
-        {"time_fn": Partial(lambda log_snr: jax.nn.sigmoid(log_snr))},
+        {"time_at": lambda self, log_snr: jax.nn.sigmoid(log_snr)},
         "time is the inverse of log_snr",
     ),
     "sigma^2 for sigma": (
-        {"coefficients_fn": Partial(lambda t, log_snr: (jnp.sqrt(jax.nn.sigmoid(log_snr)), jax.nn.sigmoid(-log_snr)))},
+        {"coefficients": lambda self, t, log_snr: (jnp.sqrt(jax.nn.sigmoid(log_snr)), jax.nn.sigmoid(-log_snr))},
         r"log_snr is log\(alpha\^2 / sigma\^2\)",
     ),
     "a constant in float64": (
-        {"log_snr_fn": Partial(lambda t: SCHEDULE.log_snr_fn(t) * np.float64(1.0))},
+        {"log_snr_at": lambda self, t: type(SCHEDULE).log_snr_at(self, t) * np.float64(1.0)},
         "it takes any shape for t of float32 where float64 exists",
     ),
 }  # fmt: skip
@@ -297,9 +298,9 @@ WRONG_SCHEDULES: dict[str, tuple[dict, str]] = {
 
 @pytest.mark.parametrize("fault", WRONG_SCHEDULES)
 def test_wrong_schedules_are_rejected(fault: str) -> None:
-    fields, said = WRONG_SCHEDULES[fault]
+    methods, said = WRONG_SCHEDULES[fault]
     with pytest.raises(AssertionError, match=f"schedule: .*{said}"):
-        testing.check_schedule(dataclasses.replace(SCHEDULE, **fields))
+        testing.check_schedule(schedule_with(methods))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
