@@ -11,7 +11,7 @@ from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static
 from jaxdiff._tree import as_function
 from jaxdiff.forward import level
-from jaxdiff.guidance import conjugate_gradients
+from jaxdiff.guidance._observed import conjugate_gradients
 from jaxdiff.kernels import Kernel, ancestral, no_weight, without_memory
 from jaxdiff.observations import Observation
 from jaxdiff.sampling import run

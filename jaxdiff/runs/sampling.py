@@ -41,7 +41,7 @@ class Run:
 
     def denoiser(
         self, label: jax.Array | None = None, *, guidance: Any = 1.0, threshold: Any = None
-    ) -> Partial:
+    ) -> Any:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
         self.model.check_label(label)
         make = partial(
