@@ -25,15 +25,14 @@ class Static:
 
 
 known_ahead = jax.ensure_compile_time_eval()
-"""A decorator: what depends on no traced argument has its value now, inside of jit as outside of it.
+"""A decorator: without a traced argument, the result is known inside of jit as outside of it.
 
-So a grid or a table that is made from plain numbers in a compiled function is as known as one made
-before it.
+So a grid made from plain numbers in a compiled function has values, like one made before it.
 """
 
 
 def exactly(function: Callable[P, R]) -> Callable[P, R]:
-    """Run with full float32 matrix products: accelerators default to fewer digits, which a reference may not lose."""
+    """Run with full float32 matrix products: accelerators use fewer digits by default."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:

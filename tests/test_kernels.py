@@ -317,7 +317,7 @@ def test_mutants_are_rejected(broken: str) -> None:
 COSINE = jd.schedules.cosine()
 X = jnp.zeros((2, 3))
 BAD = {
-    "eta": (lambda: jd.kernels.ddim(lambda x, t: x, COSINE, 1.5), ValueError, r"eta: expected a share in \[0, 1\], got 1.5"),
+    "eta": (lambda: jd.kernels.ddim(lambda x, t: x, COSINE, 1.5), ValueError, r"eta: expected a fraction in \[0, 1\], got 1.5"),
     "variance": (lambda: jd.kernels.ancestral(lambda x, t: x, COSINE, "medium"), ValueError, "variance: expected one of 'small'"),
     "no denoiser": (lambda: jd.kernels.ddim(None, COSINE), TypeError, "denoiser: expected a function, got NoneType"),
     "no fraction": (
