@@ -52,7 +52,6 @@ def split_gibbs(
     """
     if not isinstance(observation, Observation):
         raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
-    _checks.mask("observation.observed", observation.observed)
     _checks.positive_int("num_denoising", num_denoising)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((num_denoising, num_iterations))
@@ -72,7 +71,7 @@ def _gibbs_step(
     observe = jax.vmap(seen.operator)
     predicted, pull_back = jax.vjp(observe, x)
     weight, std = (
-        _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.shown(), seen.noise_std)
+        _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.observed, seen.noise_std)
     )
 
     def curvature(z: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from jaxdiff.chain import log_ratio
 from jaxdiff.forward import Normal, q_posterior
 from jaxdiff.guidance import isotropic_spread
 from jaxdiff.kernels import Kernel, as_variance, noise, p_mean_variance, reverse_variance
-from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
+from jaxdiff.observations import Observation, log_likelihoods
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -103,7 +103,7 @@ def tilted(
     """
     share = as_function("power", _one_minus if power is None else power)
     _checks.values("power", share(jnp.zeros(())), "1 at t = 0", lambda v: v == 1)
-    functions = as_function("denoiser", denoiser), schedule, as_likelihood("log_r", log_r), share
+    functions = as_function("denoiser", denoiser), schedule, as_function("log_r", log_r), share
     return Kernel(Partial(nothing_yet), Partial(_tilted_step, as_variance(variance), *functions))
 
 
@@ -189,7 +189,7 @@ def twisted(
     """
     kind = as_variance(variance)
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
-    likelihood = as_likelihood("log_likelihood", log_likelihood)
+    likelihood = as_function("log_likelihood", log_likelihood)
     if twist is None:
         look = (
             likelihood
