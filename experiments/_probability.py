@@ -414,9 +414,7 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
         x = jd.decoders.normal().sample(key_state, q)
         last = jd.forward.q_likelihood(run.schedule, x, 0.0)
         reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
-        return {
-            "log_prob": flow(denoiser, key_probe, x) + reconstruction - jd.decoders.log_normal(x, q)
-        }
+        return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - q.log_prob(x)}
 
     function, settings = bound if by_levels else density, [options.ode_steps]
     out, seconds = estimators.mapped("flow", function, held_out, len(held_out), settings=settings)

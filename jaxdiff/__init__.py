@@ -24,8 +24,9 @@ from jaxdiff import (
 )
 from jaxdiff.categorical import make_categorical_denoiser
 from jaxdiff.chain import Chain
-from jaxdiff.forward import Normal, q_posterior, q_sample, q_step
+from jaxdiff.forward import q_posterior, q_sample, q_step
 from jaxdiff.kernels import Kernel, p_mean_variance
+from jaxdiff.normal import Normal
 from jaxdiff.prediction import Denoised, make_denoiser
 from jaxdiff.sampling import Samples, prior_sample, sample
 from jaxdiff.schedules import Schedule

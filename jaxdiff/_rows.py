@@ -47,6 +47,16 @@ def first_index(first: Any, num_rows: int) -> Any:
     return first if _checks.known(first) is None else np.uint32(first)
 
 
+def fold(keys: jax.Array, n: Any) -> jax.Array:
+    """Fold a number into every row's key, [B]."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+
+
+def split(keys: jax.Array, num: int = 2) -> jax.Array:
+    """Split every row's key, [B] to [num, B]: a, b = split(keys)."""
+    return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
+
+
 def normal(key: jax.Array, x: Any) -> jax.Array:
     """Standard normal noise like x, [B, *D], drawn row by row; at least float32."""
     dtype = state_dtype(x.dtype)
@@ -73,6 +83,11 @@ def expand(value: jax.Array, x: Any) -> jax.Array:
         if jnp.ndim(value)
         else value
     )
+
+
+def event_sum(x: jax.Array) -> jax.Array:
+    """Sum over all axes but the first, [B, *D] to [B]."""
+    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
 
 
 def all_finite(x: jax.Array) -> jax.Array:

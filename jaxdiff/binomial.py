@@ -21,7 +21,6 @@ from jax.scipy.special import xlog1py, xlogy
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import Method, as_function, put, pytree
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, no_weight, without_memory
 from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
@@ -267,7 +266,7 @@ def bernoulli_kl(p: jax.Array, q: jax.Array) -> jax.Array:
       [B], in nats; infinite where q is 0 and p is not.
     """
     entropy = -xlogy(p, p) - xlog1py(1 - p, -p)
-    return event_sum(-xlogy(p, q) - xlog1py(1 - p, -q) - entropy)
+    return _rows.event_sum(-xlogy(p, q) - xlog1py(1 - p, -q) - entropy)
 
 
 def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
@@ -333,12 +332,12 @@ def vlb_terms(
       TypeError: x_0 has an integer dtype, or key is not a typed key.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14).
     """
-    ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
+    ts, invalid = _checked(schedule, ts, x_0)
     keys, denoiser = _rows.keys(key, x_0.shape[0]), as_function("denoiser", denoiser)
 
     def term(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        x_t = draw(jax.vmap(jax.random.fold_in, (0, None))(keys, n), q_marginal(schedule, x_0, t))
+        x_t = draw(_rows.fold(keys, n), q_marginal(schedule, x_0, t))
         return step_kl(denoiser, schedule, x_0, x_t, t=t, s=s)
 
     costs = jax.lax.map(term, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
@@ -375,32 +374,25 @@ def vlb(
       TypeError: x_0 has an integer dtype, or key is not a typed key.
     Source: Ho et al. 2020, arXiv:2006.11239, Section 3.4, for terms at random.
     """
-    ts, invalid = _check_bound(schedule, ts, x_0), _bits(x_0)
+    ts, invalid = _checked(schedule, ts, x_0)
     num_steps = len(ts) - 1
-    keys = jax.vmap(lambda k: jax.random.split(k, 2))(_rows.keys(key, x_0.shape[0]))
+    key_index, key_draw = _rows.split(_rows.keys(key, x_0.shape[0]))
     if index is None:
-        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(key_index)
     _checks.index("index", index, num_steps)
     t, s = ts[index], ts[index + 1]
-    x_t = draw(keys[:, 1], q_marginal(schedule, x_0, t))
+    x_t = draw(key_draw, q_marginal(schedule, x_0, t))
     cost = step_kl(denoiser, schedule, x_0, x_t, t=t, s=s)
     bound = prior_kl(schedule, x_0, ts[0]) + num_steps * cost
     return jnp.where((index >= 0) & (index < num_steps), bound + invalid, jnp.nan)
 
 
-def _bits(x_0: jax.Array) -> jax.Array:
-    """Require zeros and ones. Return 0 for each row, and NaN for a traced row of other values."""
+def _checked(schedule: Schedule, ts: Any, x_0: Any) -> tuple[jax.Array, jax.Array]:
+    """Check a grid and data. Return the grid, and for each row 0, or NaN if it is not bits."""
+    _checks.grid("ts", ts)
+    clean = "a grid that ends without noise, alpha = 1"
+    _checks.values("ts", schedule.alpha(ts[-1]), clean, lambda alpha: alpha == 1)
     _checks.floating("x_0", x_0)
     _checks.values("x_0", x_0, "zeros and ones", lambda now: (now == 0) | (now == 1))
-    return event_sum(jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype))
-
-
-def _check_bound(schedule: Schedule, ts: Any, x_0: Any) -> jax.Array:
-    _checks.grid("ts", ts)
-    _checks.values(
-        "ts",
-        schedule.alpha(ts[-1]),
-        "a grid that ends without noise, alpha = 1",
-        lambda alpha: alpha == 1,
-    )
-    return jnp.asarray(ts)
+    invalid = jnp.where((x_0 == 0) | (x_0 == 1), 0, jnp.nan).astype(x_0.dtype)
+    return jnp.asarray(ts), _rows.event_sum(invalid)

@@ -21,8 +21,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
-from jaxdiff.forward import Normal, level, q_likelihood, q_posterior, q_step
+from jaxdiff.forward import level, q_likelihood, q_posterior, q_step
 from jaxdiff.kernels import (
     Kernel,
     as_variance,
@@ -32,6 +31,7 @@ from jaxdiff.kernels import (
     reverse_variance,
     without_memory,
 )
+from jaxdiff.normal import Normal, log_ratio
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -183,23 +183,7 @@ def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
     Raises:
       ValueError: t is no time for x_0.
     """
-    return event_sum(jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2)
-
-
-def normal_kl(p: Normal, q: Normal) -> jax.Array:
-    """Return the Kullback-Leibler divergence between two normal distributions with independent components.
-
-        KL(p || q) = sum_D [r - 1 - log r + (mean_p - mean_q)^2 / variance_q] / 2,   r = variance_p / variance_q
-
-    Args:
-      p: Normal over [B, *D].
-      q: Normal over [B, *D], of positive variance.
-    Returns:
-      [B], in nats, of p and of q the variances positive.
-    Numerics: r - 1 - log r is taken from r - 1, so that equal variances cost nothing.
-    """
-    excess = (p.variance - q.variance) / q.variance
-    return event_sum((excess - jnp.log1p(excess) + (p.mean - q.mean) ** 2 / q.variance) / 2)
+    return _rows.event_sum(jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2)
 
 
 def diffusing(chain: Chain) -> Kernel:
@@ -244,7 +228,7 @@ def generating(chain: Chain) -> Kernel:
 def _generate(chain: Chain, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any) -> Any:
     noise = _rows.normal(key, x_t)
     p = chain.p_step(x_t, t, s)
-    x_s = p.mean + jnp.sqrt(p.variance) * noise
+    x_s = p.at(noise)
     early, late = level(chain.schedule, s, x_t), level(chain.schedule, t, x_t)
     variance = q_variance(chain.schedule, x_t, s, t)
     residual = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
@@ -268,26 +252,6 @@ def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
     return -(late.sigma**2) * jnp.expm1(late.log_snr - level(schedule, s, x).log_snr)
 
 
-def log_ratio(
-    p_noise: jax.Array, p_variance: jax.Array, q_noise: jax.Array, q_variance: jax.Array
-) -> jax.Array:
-    """Return the log ratio of two normal densities from the noises: no large numbers cancel.
-
-        log N(sqrt(v_p) z_p; 0, v_p) - log N(sqrt(v_q) z_q; 0, v_q) = (|z_q|^2 - |z_p|^2 + sum_D
-        log(v_q / v_p)) / 2
-
-    Args:
-      p_noise: z_p, [B, *D].
-      p_variance: v_p, positive, broadcasting against it.
-      q_noise: z_q, [B, *D].
-      q_variance: v_q, likewise.
-    Returns:
-      [B], in nats.
-    """
-    ratio = jnp.broadcast_to(q_variance / p_variance, p_noise.shape)
-    return event_sum(((q_noise - p_noise) * (q_noise + p_noise) + jnp.log(ratio)) / 2)
-
-
 def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
     """Return what the ends of a path add to its log weight.
 
@@ -304,7 +268,7 @@ def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) ->
     alpha, sigma, _ = level(chain.schedule, chain.times[-1], x_0)
     start = level(chain.schedule, chain.times[0], x_0).sigma
     eps, noise = (first - alpha * x_0) / sigma, last / start
-    ends = event_sum(
+    ends = _rows.event_sum(
         (eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / start), x_0.shape)
     )
     return ends + chain.decoder.log_prob(x_0, chain.p_last(first))

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static
-from jaxdiff.forward import Normal
+from jaxdiff.normal import Normal
 
 
 class Decoder(NamedTuple):
@@ -38,40 +38,11 @@ def normal() -> Decoder:
 
 
 def _normal_log_prob(x_0: jax.Array, last: Normal) -> jax.Array:
-    return log_normal(x_0, last)
+    return last.log_prob(x_0)
 
 
 def _normal_sample(key: jax.Array, last: Normal) -> jax.Array:
-    return last.mean + jnp.sqrt(last.variance) * _rows.normal(key, last.mean)
-
-
-def log_normal(x: jax.Array, distribution: Normal) -> jax.Array:
-    """Return the log-density of a normal distribution with independent components.
-
-        sum_D -(x - mean)^2 / (2 variance) - log(2 pi variance) / 2
-
-    Args:
-      x: [B, *D].
-      distribution: the Normal, of positive variance.
-    Returns:
-      [B], in nats.
-    """
-    mean, variance = distribution
-    return event_sum(
-        -0.5
-        * ((x - mean) ** 2 / variance + jnp.log(2 * jnp.pi * jnp.broadcast_to(variance, x.shape)))
-    )
-
-
-def event_sum(x: jax.Array) -> jax.Array:
-    """Sum over all axes but the first.
-
-    Args:
-      x: [B, *D].
-    Returns:
-      [B].
-    """
-    return jnp.sum(x.reshape(x.shape[0], -1), axis=1)
+    return last.sample(key)
 
 
 def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
@@ -156,14 +127,14 @@ def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.
     bottom = log_ndtr(jnp.where(open_below, 0, lower))
     gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
     return jnp.where(
-        valid, event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan
+        valid, _rows.event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan
     )
 
 
 def _discretised_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
     num_levels, low, high = options.value
     step = (high - low) / (num_levels - 1)
-    index = jnp.round((_normal_sample(key, last) - low) / step)
+    index = jnp.round((last.sample(key) - low) / step)
     return low + step * jnp.clip(index, 0, num_levels - 1)
 
 
@@ -196,7 +167,7 @@ def _categorical_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.
     valid = on_levels(x_0, *options.value)
     # Relative to the given level's own density, which cancels the large common part.
     gap = _level_logits(options, last) + ((x_0 - last.mean) ** 2 / (2 * last.variance))[..., None]
-    return jnp.where(valid, event_sum(-jax.nn.logsumexp(gap, axis=-1)), jnp.nan)
+    return jnp.where(valid, _rows.event_sum(-jax.nn.logsumexp(gap, axis=-1)), jnp.nan)
 
 
 def _level_logits(options: Static, last: Normal) -> jax.Array:

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _rows
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, without_memory
 from jaxdiff.kernels._flow import Rates, rates, solve
@@ -45,7 +44,7 @@ def density(
     path = run(None, kernel, x / start, ts[::-1])
     last = end * path.x
     sigma = level(schedule, ts[0], x).sigma
-    prior = event_sum(-0.5 * (last / sigma) ** 2) - size * (
+    prior = _rows.event_sum(-0.5 * (last / sigma) ** 2) - size * (
         jnp.log(sigma) + math.log(2 * math.pi) / 2
     )
     # p(x) dx = p(y) dy at both ends of the path.
@@ -105,7 +104,7 @@ def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     x_0, push = jax.linearize(denoise, y)
 
     def diagonal(unit: jax.Array) -> jax.Array:
-        return event_sum(push(jnp.broadcast_to(unit[None], y.shape)) * unit[None])
+        return _rows.event_sum(push(jnp.broadcast_to(unit[None], y.shape)) * unit[None])
 
     return x_0, jnp.sum(jax.lax.map(diagonal, basis), axis=0)
 
@@ -113,7 +112,7 @@ def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _hutchinson(denoise: Any, y: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """D and v^T (dD/dy) v, averaged over each row's probes."""
     x_0, push = jax.linearize(denoise, y)
-    products = jax.lax.map(lambda v: event_sum(push(v) * v), jnp.moveaxis(probes, 1, 0))
+    products = jax.lax.map(lambda v: _rows.event_sum(push(v) * v), jnp.moveaxis(probes, 1, 0))
     return x_0, jnp.mean(products, axis=0)
 
 

@@ -7,19 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
+from jaxdiff.normal import Normal
 from jaxdiff.schedules import Schedule
-
-
-class Normal(NamedTuple):
-    """A normal distribution with independent components.
-
-    Fields:
-      mean: [B, *D].
-      variance: broadcasts against mean.
-    """
-
-    mean: jax.Array
-    variance: jax.Array
 
 
 class Level(NamedTuple):

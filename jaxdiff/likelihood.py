@@ -22,7 +22,7 @@ from jax.scipy.special import logsumexp
 
 from jaxdiff import _checks, _rows, losses
 from jaxdiff._tree import as_function
-from jaxdiff.chain import Chain, diffusing, log_ends, normal_kl, prior_kl
+from jaxdiff.chain import Chain, diffusing, log_ends, prior_kl
 from jaxdiff.decoders import Decoder
 from jaxdiff.flow_density import density
 from jaxdiff.forward import q_posterior, q_sample
@@ -58,7 +58,7 @@ def vlb_terms(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
     def transition(inputs: Any) -> jax.Array:
         n, t, s = inputs
         x_t = q_sample(chain.schedule, x_0, t, _noise(keys, n, x_0))
-        return normal_kl(q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_step(x_t, t, s))
+        return q_posterior(chain.schedule, x_t, x_0, t, s).kl(chain.p_step(x_t, t, s))
 
     # The decoder comes first, because it checks the data.
     x = q_sample(chain.schedule, x_0, ts[-1], _noise(keys, len(ts) - 1, x_0))
@@ -75,7 +75,7 @@ def _check_data(chain: Chain, x_0: Any) -> None:
 
 def _noise(keys: jax.Array, n: Any, x: jax.Array) -> jax.Array:
     """Noise number n of each row."""
-    return _rows.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, n), x)
+    return _rows.normal(_rows.fold(keys, n), x)
 
 
 def path_log_weights(key: jax.Array, chain: Chain, x_0: jax.Array) -> jax.Array:
@@ -198,10 +198,10 @@ def continuous_lower_bound(
     _checks.positive_int("num_times", num_times)
     _checks.data("x_0", x_0)
     keys = _rows.keys(key, x_0.shape[0])
-    u = losses.uniform_times(jax.vmap(jax.random.fold_in, (0, None))(keys, num_times), x_0.shape[0])
+    u = losses.uniform_times(_rows.fold(keys, num_times), x_0.shape[0])
 
     def cost(j: Any) -> jax.Array:
-        row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, j)
+        row_keys = _rows.fold(keys, j)
         t = jnp.mod(u + j / num_times, 1)
         terms = losses.continuous_elbo(row_keys, denoiser, schedule, x_0, decoder=decoder, t=t)
         return terms.prior + terms.diffusion + terms.reconstruction

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff.decoders import event_sum
 
 
 class Moved(NamedTuple):
@@ -71,16 +70,16 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
     Section 1.4.2.
     """
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
-    keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
+    key_draw, key_accept = _rows.split(_rows.keys(key, x.shape[0]))
     before, slope = _with_slope(log_density, x)
-    eps = _rows.normal(keys[:, 0], x)
+    eps = _rows.normal(key_draw, x)
     step_size = jnp.asarray(step_size, x.dtype)
     new = x + step_size * slope + jnp.sqrt(2 * step_size) * eps
     after, slope_new = _with_slope(log_density, new)
     # The noise of the reverse proposal, from the sum of the gradients: nothing large cancels.
     back = eps + jnp.sqrt(step_size / 2) * (slope + slope_new)
-    gain = after - before + event_sum((eps - back) * (eps + back)) / 2
-    return _accept(keys[:, 1], x, new, gain)
+    gain = after - before + _rows.event_sum((eps - back) * (eps + back)) / 2
+    return _accept(key_accept, x, new, gain)
 
 
 def hmc(
@@ -104,8 +103,8 @@ def hmc(
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
-    keys = jax.vmap(jax.random.split)(_rows.keys(key, x.shape[0]))
-    momentum, step_size = _rows.normal(keys[:, 0], x), jnp.asarray(step_size, x.dtype)
+    key_draw, key_accept = _rows.split(_rows.keys(key, x.shape[0]))
+    momentum, step_size = _rows.normal(key_draw, x), jnp.asarray(step_size, x.dtype)
     before, slope = _with_slope(log_density, x)
 
     def leap(_: Any, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -116,8 +115,8 @@ def hmc(
         return x, p + step_size / 2 * slope, slope, value
 
     new, last, _, after = jax.lax.fori_loop(0, num_leapfrog, leap, (x, momentum, slope, before))
-    gain = after - before + event_sum((momentum - last) * (momentum + last)) / 2
-    return _accept(keys[:, 1], x, new, gain)
+    gain = after - before + _rows.event_sum((momentum - last) * (momentum + last)) / 2
+    return _accept(key_accept, x, new, gain)
 
 
 def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Array]:

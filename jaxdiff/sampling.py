@@ -272,7 +272,7 @@ def run(
     def step(state: Any, inputs: Any) -> Any:
         carry, x, log_weights, log_evidence, trajectory = state
         n, t, s = inputs
-        keys = None if key is None else jax.vmap(jax.random.fold_in, (0, None))(row_keys, n)
+        keys = None if key is None else _rows.fold(row_keys, n)
         carry, x, increment = kernel.step(keys, carry, x, t, s)
         log_weights = log_weights + increment
         ess = effective_sample_size(log_weights)

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "jaxdiff"
 
 # Each module imports only modules above it.
 CORE = [
-    "_checks", "_tree", "_functions", "_operators", "_rows", "schedules", "grids", "forward", "decoders", "prediction", "categorical", "kernels",
+    "_checks", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical", "kernels",
     "chain", "losses", "binomial", "oracles", "resampling", "sampling", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip

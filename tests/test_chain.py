@@ -124,7 +124,7 @@ def test_terms_are_the_path_bound_on_common_noise(end: float, x64: None) -> None
     ]
     for x_t, t, s in zip(xs[1:], ts[1:], ts[:-1], strict=True):
         q = jd.q_posterior(SCHEDULE, x_t, x_0, t, s)
-        terms.append(chains.normal_kl(q, chain.p_step(x_t, t, s)))
+        terms.append(q.kl(chain.p_step(x_t, t, s)))
     path = chains.log_weight_of_path(chain, x_0, xs)
     assert abs(z(path + sum(terms))) < 4
     fresh = likelihood.vlb_terms(jax.random.key(2), chain, x_0)

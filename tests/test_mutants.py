@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # What is proved: every public function of these modules has a mutant.
 COVERED = (
     "binomial", "categorical", "chain", "decoders", "flow_density", "forward", "grids", "guidance", "kernels",
-    "likelihood", "losses", "losses.weights", "metrics", "moves", "observations", "oracles", "posterior", "prediction", "resampling",
+    "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior", "prediction", "resampling",
     "sampling", "schedules", "training", "work", "zoo",
     "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
 )  # fmt: skip

@@ -474,7 +474,7 @@ def test_without_an_observation_it_is_ancestral(x64: None) -> None:
     for kernel in (
         posterior.twisted(denoiser, SCHEDULE, lambda x_0: jnp.zeros(())),
         posterior.tilted(denoiser, SCHEDULE, lambda x_0: jnp.zeros(())),
-        posterior.inpaint(denoiser, SCHEDULE, nothing, nothing, 0.1),
+        posterior.inpaint(denoiser, SCHEDULE, nothing, nothing, noise_std=0.1),
     ):
         samples = jd.sample(key, kernel, x, ts)
         np.testing.assert_allclose(samples.x, plain, atol=1e-12)
@@ -487,7 +487,9 @@ def test_bases_and_matrices_agree(x64: None) -> None:
         asymmetric_mixture().denoiser(SCHEDULE),
         jax.random.normal(jax.random.key(0), (6, 2)),
     )
-    pixels = posterior.inpaint(denoiser, SCHEDULE, jnp.array(SHOWN), jnp.array(MASK), MASK_STD)
+    pixels = posterior.inpaint(
+        denoiser, SCHEDULE, jnp.array(SHOWN), jnp.array(MASK), noise_std=MASK_STD
+    )
     rows = posterior.mcgdiff(denoiser, SCHEDULE, jnp.eye(2)[:1], jnp.array(SHOWN[:1]), MASK_STD)
     one, two = (
         jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(10)) for kernel in (pixels, rows)
@@ -814,7 +816,9 @@ def test_rows_that_fail_are_dropped(kind: str) -> None:
         return {
             "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
             "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
-            "inpaint": lambda: posterior.inpaint(denoiser, SCHEDULE, y, jnp.ones(1, bool), 0.5),
+            "inpaint": lambda: posterior.inpaint(
+                denoiser, SCHEDULE, y, jnp.ones(1, bool), noise_std=0.5
+            ),
             "composed": lambda: posterior.composed(
                 [denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE
             ),
@@ -865,7 +869,7 @@ def masked_run(kind: str, mask: Any) -> jd.Samples:
         kernel = posterior.twisted(denoiser, SCHEDULE, seen)
     else:
         belief = posterior.gaussian_belief(SCHEDULE, 0.0, 1.0)
-        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3, belief=belief)
+        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, noise_std=0.3, belief=belief)
     x, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 4)), jd.grids.uniform(60)
     return jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic())
 
@@ -891,7 +895,7 @@ def test_masks_of_any_kind_are_the_same() -> None:
         return [
             posterior.twisted(denoiser, SCHEDULE, seen),
             posterior.split_gibbs(denoiser, SCHEDULE, seen),
-            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3),
+            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, noise_std=0.3),
             guidance.repaint(denoiser, SCHEDULE, MASK_Y, mask),
             guidance.mmps(denoiser, SCHEDULE, seen),
         ]
@@ -955,9 +959,9 @@ BAD = {
         ValueError, r"log_likelihood: expected one value an example, shape \(\), got \(2,\)"),
     "A": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.zeros(3), 0.1), ValueError, r"A, y: expected shapes \[m, d\] and \[m\], got \(2, 2\) and \(3,\)"),
     "no noise": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), Z, 0.0), ValueError, "noise_std: expected a positive standard deviation, got 0"),
-    "mask": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.zeros(3), 0.1), ValueError, "observed: expected the shape of y"),
-    "mask of 255": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([255, 0]), 0.1), ValueError, r"observed: expected a mask of 0 and 1 \(for any other array: `mask > 0`\), got 255 at index 0 of 2"),
-    "mask of NaN": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([1.0, jnp.nan]), 0.1), ValueError, "observed: expected a mask of 0 and 1"),
+    "mask": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.zeros(3), noise_std=0.1), ValueError, "observed: expected the shape of y"),
+    "mask of 255": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([255, 0]), noise_std=0.1), ValueError, r"observed: expected a mask of 0 and 1 \(for any other array: `mask > 0`\), got 255 at index 0 of 2"),
+    "mask of NaN": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([1.0, jnp.nan]), noise_std=0.1), ValueError, "observed: expected a mask of 0 and 1"),
     "own mask": (lambda: observations.Observation(Partial(jnp.asarray), Z, 0.1, observed=jnp.array([255, 0])), ValueError, "observed: expected a mask of 0 and 1"),
     "replaced mask": (lambda: dataclasses.replace(SEEN, observed=jnp.array([255, 0])), ValueError, "observed: expected a mask of 0 and 1"),
     "y": (lambda: posterior.denoise(D, SCHEDULE, jnp.array([jnp.nan, 0.0]), 0.1), ValueError, "y: expected finite entries where it is observed, got nan"),

@@ -20,7 +20,6 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import level
 from jaxdiff.observations import Observation, log_likelihoods
 from jaxdiff.prediction import Denoised, x_0_of
@@ -268,7 +267,7 @@ def conjugate_gradients(matrix: Callable, b: jax.Array, num_iterations: int) -> 
     """
 
     def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-        return _rows.expand(event_sum(a * b), a)
+        return _rows.expand(_rows.event_sum(a * b), a)
 
     def ratio(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0)  # a row that is solved stands still

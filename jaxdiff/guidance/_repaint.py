@@ -61,17 +61,16 @@ def _repaint_step(
     key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
     keys = _rows.keys(key, x_t.shape[0])
-    fold = jax.vmap(jax.random.fold_in, (0, None))
     known_0 = jnp.broadcast_to(y[None], x_t.shape).astype(x_t.dtype)
 
     def down(x: jax.Array, n: Any) -> jax.Array:
-        known = q_sample(schedule, known_0, s, noise(fold(keys, 3 * n), x, s).astype(x.dtype))
+        known = q_sample(schedule, known_0, s, noise(_rows.fold(keys, 3 * n), x, s).astype(x.dtype))
         mean, variance = p_mean_variance(denoiser, schedule, x, t, s)
-        unknown = mean + jnp.sqrt(variance) * noise(fold(keys, 3 * n + 1), x, s)
+        unknown = mean + jnp.sqrt(variance) * noise(_rows.fold(keys, 3 * n + 1), x, s)
         return jnp.where(observed[None], known, unknown).astype(x.dtype)
 
     def again(n: Any, x: jax.Array) -> jax.Array:
-        eps = _rows.normal(fold(keys, 3 * n + 2), x).astype(x.dtype)
+        eps = _rows.normal(_rows.fold(keys, 3 * n + 2), x).astype(x.dtype)
         return q_step(schedule, down(x, n), s, t, eps)
 
     x_t = jax.lax.fori_loop(0, num_resamples.value - 1, again, x_t)

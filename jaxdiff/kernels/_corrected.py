@@ -63,15 +63,14 @@ def _corrected_step(
     key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
     keys = _rows.keys(key, x_t.shape[0])
-    fold = jax.vmap(jax.random.fold_in, (0, None))
-    carry, x, increment = predictor.step(fold(keys, 0), carry, x_t, t, s)
+    carry, x, increment = predictor.step(_rows.fold(keys, 0), carry, x_t, t, s)
     early = level(schedule, s, x_t)
     skip = is_clean(early) | is_noise(early) | (jnp.asarray(s) <= 0)
     # d score, without dividing by a sigma that may vanish.
     share = 2 * jnp.asarray(snr, early.sigma.dtype) ** 2
 
     def correct(n: Any, x: jax.Array) -> jax.Array:
-        eps = _rows.normal(fold(keys, n + 1), x)
+        eps = _rows.normal(_rows.fold(keys, n + 1), x)
         moved = (
             x
             + share * (early.alpha * x_0_of(denoiser(x, s), x) - x)

@@ -75,15 +75,15 @@ def continuous_elbo(
 
     _checks.values("schedule", last.log_snr, "noise left at t = 0 (a finite log-SNR)", noisy)
     size = x_0.shape[0]
-    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
-    t = uniform_times(keys[:, 0], size) if t is None else t
+    key_time, key_noise, key_end = _rows.split(_rows.keys(key, size), 3)
+    t = uniform_times(key_time, size) if t is None else t
     _checks.time("t", t, x_0)
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), (size,))
     log_snr, rate = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
     # The decoder comes first, because it checks the data.
-    x = q_sample(schedule, x_0, 0.0, _rows.normal(keys[:, 2], x_0).astype(x_0.dtype))
+    x = q_sample(schedule, x_0, 0.0, _rows.normal(key_end, x_0).astype(x_0.dtype))
     reconstruction = -decoder.log_prob(x_0, q_likelihood(schedule, x, 0.0))
-    error = denoising_error(keys[:, 1], denoiser, schedule, x_0, t=t)
+    error = denoising_error(key_noise, denoiser, schedule, x_0, t=t)
     return BoundTerms(
         prior=prior_kl(schedule, x_0, 1.0),
         diffusion=-rate * jnp.exp(log_snr) / 2 * error,

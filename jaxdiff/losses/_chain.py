@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff.chain import Chain, normal_kl, prior_kl
-from jaxdiff.decoders import event_sum
-from jaxdiff.forward import Normal, q_posterior, q_sample
+from jaxdiff.chain import Chain, prior_kl
+from jaxdiff.forward import q_posterior, q_sample
+from jaxdiff.normal import Normal
 from jaxdiff.prediction import Denoised, affine, x_0_of
 
 
@@ -87,7 +87,7 @@ def hybrid(
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
-    simple = event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
+    simple = _rows.event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
     mean = jax.lax.stop_gradient(x_0_of(denoised, x_t))
     fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
     bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
@@ -102,17 +102,17 @@ def _draw(
     """The rows' noisy states, the steps that start at them, and keys for what is left."""
     _checks.data("x_0", x_0)
     size, num_steps = x_0.shape[0], len(chain.ts) - 1
-    keys = jax.vmap(lambda k: jax.random.split(k, 3))(_rows.keys(key, size))
+    key_index, key_noise, key_end = _rows.split(_rows.keys(key, size), 3)
     if index is None:
-        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(keys[:, 0])
+        index = jax.vmap(lambda k: jax.random.randint(k, (), 0, num_steps))(key_index)
     _checks.index("index", index, num_steps)
     if jnp.shape(index) != (size,):
         raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
     # One past the last step and below the first have no time: ts has an entry more than there are
     # steps.
     index = jnp.where(index == num_steps, -1, index)
-    eps = _rows.normal(keys[:, 1], x_0).astype(x_0.dtype)
-    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, keys[:, 2]
+    eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
+    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, key_end
 
 
 def _estimate(
@@ -132,9 +132,7 @@ def _estimate(
     # The step to clean data has no variance: rows that are not at it, and only they, compare normal
     # distributions.
     s = jnp.where(at_end, t / 2, s)
-    cost = normal_kl(
-        q_posterior(chain.schedule, x_t, x_0, t, s), chain.p_given(denoised, x_t, t, s)
-    )
+    cost = q_posterior(chain.schedule, x_t, x_0, t, s).kl(chain.p_given(denoised, x_t, t, s))
     rest = prior_kl(chain.schedule, x_0, chain.ts[0])
     if chain.ends_clean:
         last = chain.p_last_of(denoised, x_t)

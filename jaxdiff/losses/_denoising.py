@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.decoders import event_sum
 from jaxdiff.forward import q_sample
 from jaxdiff.losses._times import uniform_times
 from jaxdiff.prediction import affine, edm_input, target, x_0_of
@@ -53,7 +52,7 @@ def simple(
       times. Kingma & Gao 2023, arXiv:2303.00848, Section 3, has a further factor -dlambda/dt.
     """
     _checks.data("x_0", x_0)
-    key_time, key_noise = _split_rows(key, x_0.shape[0])
+    key_time, key_noise = _rows.split(_rows.keys(key, x_0.shape[0]))
     t = uniform_times(key_time, x_0.shape[0]) if t is None else t
     _checks.time("t", t, x_0)
     t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_0.dtype)), x_0.shape[:1])
@@ -72,12 +71,6 @@ def simple(
     root = jnp.sqrt(as_function("weight", weight)(schedule.log_snr(t)))
     scale = root * jnp.reshape(out, (-1,))
     return scale**2 * error
-
-
-def _split_rows(key: jax.Array, num_rows: int) -> tuple[jax.Array, jax.Array]:
-    """Two independent keys a row, [B] each."""
-    pairs = jax.vmap(jax.random.split)(_rows.keys(key, num_rows))
-    return pairs[:, 0], pairs[:, 1]
 
 
 def _event_mean(x: jax.Array) -> jax.Array:
@@ -107,4 +100,4 @@ def denoising_error(
     """
     _checks.data("x_0", x_0)
     eps = _rows.normal(_rows.keys(key, x_0.shape[0]), x_0).astype(x_0.dtype)
-    return event_sum((x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t), x_0)) ** 2)
+    return _rows.event_sum((x_0 - x_0_of(denoiser(q_sample(schedule, x_0, t, eps), t), x_0)) ** 2)

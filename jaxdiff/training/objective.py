@@ -73,7 +73,7 @@ def denoising_loss(
 
 def _row_keys(rows: Rows, num: int = 3) -> jax.Array:
     """Independent keys of each row, [num, b]."""
-    return jax.vmap(lambda k: jax.random.split(k, num), out_axes=1)(rows.keys)
+    return _rows.split(rows.keys, num)
 
 
 def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: Any) -> Any:

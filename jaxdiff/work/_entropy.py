@@ -41,10 +41,7 @@ def entropy_production(
 
     def step(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        eps = [
-            _rows.normal(jax.vmap(jax.random.fold_in, (0, None))(keys, 2 * n + i), x_0)
-            for i in range(2)
-        ]
+        eps = [_rows.normal(_rows.fold(keys, 2 * n + i), x_0) for i in range(2)]
         x_s = q_sample(chain.schedule, x_0, s, eps[0].astype(x_0.dtype))
         x_t = q_step(chain.schedule, x_s, s, t, eps[1].astype(x_0.dtype))
         return log_marginal(x_s, s) - log_marginal(x_t, t) - chain.log_step_ratio(x_s, x_t, s, t)
