@@ -83,6 +83,6 @@ class Blur:
 
 def blur_matrix(size: int, width: Any) -> jax.Array:
     """K_ij = exp(-(i - j)^2 / (2 width^2)) / sum_j, [size, size]."""
-    place = jnp.arange(size)
-    squared = (place[:, None] - place[None]) ** 2
+    index = jnp.arange(size)
+    squared = (index[:, None] - index[None]) ** 2
     return jax.nn.softmax(-squared / (2 * width**2), axis=1)

@@ -43,11 +43,8 @@ def ula(key: jax.Array, score: Callable, x: jax.Array, step_size: Any) -> jax.Ar
     Source: Roberts & Tweedie 1996, Bernoulli 2(4), Section 1.4.1.
     """
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
-    return (
-        x
-        + step_size * score(x)
-        + jnp.sqrt(2 * jnp.asarray(step_size, x.dtype)) * _rows.normal(key, x)
-    )
+    x, step_size = _state(x, step_size)
+    return x + step_size * score(x) + jnp.sqrt(2 * step_size) * _rows.normal(key, x)
 
 
 def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) -> Moved:
@@ -70,10 +67,10 @@ def mala(key: jax.Array, log_density: Callable, x: jax.Array, step_size: Any) ->
     Section 1.4.2.
     """
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
+    x, step_size = _state(x, step_size)
     key_draw, key_accept = _rows.split(_rows.keys(key, x.shape[0]))
     before, slope = _with_slope(log_density, x)
     eps = _rows.normal(key_draw, x)
-    step_size = jnp.asarray(step_size, x.dtype)
     new = x + step_size * slope + jnp.sqrt(2 * step_size) * eps
     after, slope_new = _with_slope(log_density, new)
     # The noise of the reverse proposal, from the sum of the gradients: nothing large cancels.
@@ -103,8 +100,9 @@ def hmc(
     """
     _checks.positive_int("num_leapfrog", num_leapfrog)
     _checks.values("step_size", step_size, "a positive step", lambda d: d > 0)
+    x, step_size = _state(x, step_size)
     key_draw, key_accept = _rows.split(_rows.keys(key, x.shape[0]))
-    momentum, step_size = _rows.normal(key_draw, x), jnp.asarray(step_size, x.dtype)
+    momentum = _rows.normal(key_draw, x)
     before, slope = _with_slope(log_density, x)
 
     def leap(_: Any, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -117,6 +115,12 @@ def hmc(
     new, last, _, after = jax.lax.fori_loop(0, num_leapfrog, leap, (x, momentum, slope, before))
     gain = after - before + _rows.event_sum((momentum - last) * (momentum + last)) / 2
     return _accept(key_accept, x, new, gain)
+
+
+def _state(x: jax.Array, step_size: Any) -> tuple[jax.Array, jax.Array]:
+    """The states in at least float32, and the step size in their dtype."""
+    x = x.astype(_rows.state_dtype(x.dtype))
+    return x, jnp.asarray(step_size, x.dtype)
 
 
 def _with_slope(log_density: Callable, x: jax.Array) -> tuple[jax.Array, jax.Array]:

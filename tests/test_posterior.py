@@ -70,6 +70,41 @@ class TestContract:
         )
 
 
+def sampler(kernel: jd.Kernel) -> Any:
+    """The algorithm whose methods a kernel is made of."""
+    return kernel.step.owner
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(POSTERIORS) - {"dps", "pigdm", "tmpd", "mmps", "repaint"})
+)
+def test_fields_have_names_and_are_replaced(name: str) -> None:
+    """`dataclasses.replace` gives the algorithm with another field, and checks it; its repr is one line."""
+    kernel = POSTERIORS[name](asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE, "float32")
+    algorithm, other = sampler(kernel), jd.schedules.linear()
+    assert algorithm.schedule is SCHEDULE
+    changed = dataclasses.replace(algorithm, schedule=other)
+    assert changed.schedule is other
+    assert type(changed) is type(algorithm)
+    assert jax.tree.structure(dataclasses.replace(algorithm)) == jax.tree.structure(algorithm)
+    assert repr(algorithm).startswith(f"{type(algorithm).__name__}(")
+    assert "\n" not in repr(algorithm)
+
+
+def test_what_is_replaced_is_checked() -> None:
+    d = asymmetric_mixture().denoiser(SCHEDULE)
+    observed = observations.noisy(jnp.zeros(2), 0.3)
+    for kernel, field, value, message in (
+        (posterior.tilted(d, SCHEDULE, observed), "power", lambda t: t, "power: expected 1 at t = 0"),
+        (posterior.twisted(d, SCHEDULE, observed), "prior_std", -1.0, "prior_std: expected a positive"),
+        (posterior.split_gibbs(d, SCHEDULE, observed), "num_denoising", 0, "num_denoising: expected"),
+        (posterior.composed([d], jnp.ones(1), SCHEDULE), "exponents", jnp.ones(2), "exponents: expected one"),
+        (posterior.mixed([d], jnp.ones(1), SCHEDULE), "log_weights", jnp.ones(2), "log_weights: expected one"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(sampler(kernel), **{field: value})
+
+
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
 RUNS = [(name, "zero_terminal") for name in POSTERIORS if name not in SLOW] + [
     pytest.param(name, family, marks=pytest.mark.slow)

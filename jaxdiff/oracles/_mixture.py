@@ -50,10 +50,11 @@ class GaussianMixture:
     covariances: jax.Array
 
     def __post_init__(self) -> None:
-        fields = (self.log_weights, self.means, self.covariances)
-        for name, field in zip(("log_weights", "means", "covariances"), fields, strict=True):
-            _checks.floating(name, field)
-        weights, means, covariances = (field.shape for field in fields)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in fields.items():
+            _checks.floating(name, value)
+        put(self, **{name: jnp.asarray(value) for name, value in fields.items()})
+        weights, means, covariances = (value.shape for value in fields.values())
         # vmap returns a batch of mixtures, with leading axes.
         if (
             len(means) < 2
@@ -87,17 +88,17 @@ class GaussianMixture:
     @exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
-        rows = self._flat(x)
-        joint = self._joint(rows, self._spectrum(), 1.0)
+        mixture, rows = self._matched(x)
+        joint = mixture._joint(rows, mixture._spectrum(), 1.0)
         return logsumexp(joint, axis=-1).reshape(jnp.shape(x)[:-1])
 
     @exactly
     def score(self, x: jax.Array) -> jax.Array:
         """Return grad_x log p(x) = -sum_k p(k | x) C_k^-1 (x - m_k), [..., d], for x [..., d]."""
-        values, vectors = spectrum = self._spectrum()
-        rows = self._flat(x)
-        responsibility = jax.nn.softmax(self._joint(rows, spectrum, 1.0), axis=-1)
-        pull = self._pull(rows, responsibility, Spectrum(-1 / values, vectors), 1.0)
+        mixture, rows = self._matched(x)
+        values, vectors = spectrum = mixture._spectrum()
+        responsibility = jax.nn.softmax(mixture._joint(rows, spectrum, 1.0), axis=-1)
+        pull = mixture._pull(rows, responsibility, Spectrum(-1 / values, vectors), 1.0)
         return pull.reshape(jnp.shape(x))
 
     @exactly
@@ -142,7 +143,7 @@ class GaussianMixture:
     @exactly
     def denoised_covariance(self, schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
         """Return Cov[x_0 | x_t], [B, d, d], for x_t [B, d]: within and between the components."""
-        alpha, sigma, _ = level(schedule, t, x_t)
+        alpha, sigma, _ = _cast(level(schedule, t, x_t), self.means.dtype)
         eye = jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
 
         def one(x: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
@@ -172,6 +173,9 @@ class GaussianMixture:
         Source: the Kalman update of each component.
         """
         evidence, crossed = self._observed(A, noise_covariance)
+        A, y, noise_covariance = (
+            jnp.asarray(value, self.means.dtype) for value in (A, y, noise_covariance)
+        )
         if jnp.shape(y) != (A.shape[0],):
             raise ValueError(f"y: expected shape ({A.shape[0]},), got {jnp.shape(y)}")
         gain = jnp.linalg.solve(evidence.covariances, crossed).mT  # [K, d, m]
@@ -196,6 +200,7 @@ class GaussianMixture:
             raise ValueError(
                 f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}"
             )
+        A, noise_covariance = (jnp.asarray(v, self.means.dtype) for v in (A, noise_covariance))
         crossed = _scaled(jnp.broadcast_to(A, (len(self.means), *A.shape)), self.covariances)
         covariances = crossed @ A.T + noise_covariance[None]
         return GaussianMixture(self.log_weights, self.means @ A.T, covariances), crossed
@@ -209,11 +214,14 @@ class GaussianMixture:
         values = self.covariances if diagonal else self.covariances[..., None]
         return Spectrum(jnp.maximum(values, 0), None)
 
-    def _flat(self, x: jax.Array) -> jax.Array:
+    def _matched(self, x: jax.Array) -> tuple["GaussianMixture", jax.Array]:
+        """The mixture and the rows of x, [N, d], in one dtype."""
         size = self.means.shape[-1]
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
-        return jnp.reshape(x, (-1, size))
+        rows = jnp.reshape(x, (-1, size))
+        dtype = jnp.promote_types(self.means.dtype, rows.dtype)
+        return _cast(self, dtype), rows.astype(dtype)
 
     def _joint(self, x: jax.Array, covariance: Spectrum, alpha: Any) -> jax.Array:
         """log w_k + log N(x; alpha m_k, covariance_k), [B, K], of x [B, d]."""
@@ -242,6 +250,10 @@ class GaussianMixture:
 
         values = jnp.moveaxis(_rows.lead(gain.values, 3), 1, 0)
         return _total(one, x.size, (self.means, responsibility.T, values, gain.vectors))
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def _scaled(left: jax.Array, covariances: jax.Array) -> jax.Array:
@@ -296,13 +308,13 @@ class MixtureDenoiser:
     @exactly
     def __call__(self, x_t: jax.Array, t: Any) -> Any:
         """Return E[x_0 | x_t], [B, *D], or a `Denoised` with the variance."""
-        mixture, (values, vectors) = self.mixture, self.spectrum
-        size = mixture.means.shape[1]
+        size = self.mixture.means.shape[1]
         if x_t.ndim < 2 or x_t[0].size != size:
             raise ValueError(
                 f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}"
             )
-        rows = x_t.reshape(len(x_t), size)
+        mixture, rows = self.mixture._matched(x_t.reshape(len(x_t), size))
+        values, vectors = _cast(self.spectrum, rows.dtype)
         # [B or 1, 1] each
         alpha, sigma, _ = (_rows.lead(value, 2) for value in level(self.schedule, t, rows))
         values_t = alpha[..., None] ** 2 * values[None] + sigma[..., None] ** 2

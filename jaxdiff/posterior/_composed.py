@@ -26,7 +26,7 @@ def as_denoisers(denoisers: Sequence[Callable]) -> tuple[Any, ...]:
     return tuple(as_function(f"denoisers[{i}]", denoiser) for i, denoiser in enumerate(denoisers))
 
 
-def denoised_by_all(denoisers: tuple, x: jax.Array, t: Any) -> jax.Array:
+def denoised_by_all(denoisers: Sequence[Callable], x: jax.Array, t: Any) -> jax.Array:
     """The denoised state of every model, [B, K, *D]."""
     return jnp.stack([x_0_of(denoiser(x, t), x) for denoiser in denoisers], axis=1)
 
@@ -41,7 +41,7 @@ def weighted_sum(exponents: jax.Array, values: jax.Array) -> jax.Array:
 class ComposedScore:
     """The weighted sum of scores: (x [B, *D], t) -> [B, *D]."""
 
-    denoisers: tuple
+    denoisers: Sequence[Callable]
     exponents: Any
     schedule: Schedule
 
@@ -95,7 +95,7 @@ class ComposedState(NamedTuple):
 class Composed:
     """The sampler of a product of powers of models."""
 
-    denoisers: tuple
+    denoisers: Sequence[Callable]
     exponents: Any
     schedule: Schedule
     prior_std: Any = 1.0
@@ -242,7 +242,7 @@ def composed(
 class Mixed:
     """The sampler of a mixture of models."""
 
-    denoisers: tuple
+    denoisers: Sequence[Callable]
     log_weights: Any
     schedule: Schedule
 

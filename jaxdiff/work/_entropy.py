@@ -41,9 +41,11 @@ def entropy_production(
 
     def step(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        eps = [_rows.normal(_rows.fold(keys, 2 * n + i), x_0) for i in range(2)]
-        x_s = q_sample(chain.schedule, x_0, s, eps[0].astype(x_0.dtype))
-        x_t = q_step(chain.schedule, x_s, s, t, eps[1].astype(x_0.dtype))
+        eps_s, eps_t = (
+            _rows.normal(_rows.fold(keys, 2 * n + i), x_0).astype(x_0.dtype) for i in range(2)
+        )
+        x_s = q_sample(chain.schedule, x_0, s, eps_s)
+        x_t = q_step(chain.schedule, x_s, s, t, eps_t)
         return log_marginal(x_s, s) - log_marginal(x_t, t) - chain.log_step_ratio(x_s, x_t, s, t)
 
     return jax.lax.map(step, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
@@ -76,10 +78,12 @@ def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> Entrop
     _checks.positive_int("event_size", event_size)
     ts = jnp.asarray(ts)
     x = jnp.zeros_like(ts[1:])
-    early, late = level(schedule, ts[1:], x), level(schedule, ts[:-1], x)
-    kept = -jnp.expm1(late.log_snr - early.log_snr)
-    half = event_size / 2
-    lower, upper = (
-        half * jnp.log(2 * jnp.pi * jnp.e * scale**2 * kept) for scale in (early.sigma, late.sigma)
+    (_, sigma_s, log_snr_s), (_, sigma_t, log_snr_t) = (
+        level(schedule, times, x) for times in (ts[1:], ts[:-1])
     )
-    return EntropyBounds(lower, upper)
+    kept = -jnp.expm1(log_snr_t - log_snr_s)
+
+    def entropy(sigma: jax.Array) -> jax.Array:
+        return event_size / 2 * jnp.log(2 * jnp.pi * jnp.e * sigma**2 * kept)
+
+    return EntropyBounds(entropy(sigma_s), entropy(sigma_t))

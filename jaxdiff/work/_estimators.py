@@ -77,6 +77,8 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
 
 def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
     forward, reverse = jnp.ravel(forward_work), jnp.ravel(reverse_work)
+    dtype = jnp.promote_types(forward.dtype, reverse.dtype)
+    forward, reverse = forward.astype(dtype), reverse.astype(dtype)
     for name, work in (("forward_work", forward), ("reverse_work", reverse)):
         if work.size == 0:
             raise ValueError(f"{name}: expected at least one value, got none")
