@@ -15,7 +15,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/demo/report.html
-	$(BIN)/python experiments/demo.py --run $(RUN)
+	$(BIN)/jaxdiff demo --run $(RUN)
 
 test: $(STAMP)  ## the suite: a quarter of an hour on 2 cores
 	$(PYTEST) -m "not slow"
@@ -30,7 +30,6 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy benchmarks
 
 bench: $(STAMP)  ## speed beside PyTorch (installs the bench extra)
 	$(BIN)/pip install --quiet "torch>=2.8"

@@ -7,15 +7,10 @@ exact, so what is not uniform is the sampler's. The second part is the error of 
 number of particles, on three modes.
 """
 
-import sys
-from pathlib import Path
+from jaxdiff.cli import set_up
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import _process
-
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import dataclasses
 import json
@@ -23,9 +18,9 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import _cli
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,6 +30,10 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior, resampling, training
+from jaxdiff.cli import errors
+from jaxdiff.runs import machine
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SCHEDULE = jd.schedules.cosine()
 NOISE_STD = 0.3
@@ -88,7 +87,9 @@ METHODS = {
     "twisted": Method(_twisted, True),
     "twisted_mmps": Method(lambda task, y: _twisted(task, y, proposal=True), True),
     "mcgdiff": Method(
-        lambda task, y: posterior.inpaint(task.denoiser, SCHEDULE, y, task.observed, NOISE_STD),
+        lambda task, y: posterior.inpaint(
+            task.denoiser, SCHEDULE, y, task.observed, noise_std=NOISE_STD
+        ),
         True,
     ),
     "tilted": Method(_tilted, True),
@@ -222,7 +223,7 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     kernel = {
         "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, seen),
         "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, seen, prior_std=1.5),
-        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std),
+        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std=noise_std),
     }[name]()
 
     def one(key: jax.Array) -> jax.Array:
@@ -327,7 +328,7 @@ def main(options: Options) -> dict[str, Any]:
     if any(d < 2 for d in options.dims):
         raise ValueError(f"dims: expected at least 2, got {options.dims}")
     found: dict[str, Any] = {
-        "machine": _cli.machine(),
+        "machine": machine.describe(),
         "options": json.loads(json.dumps(vars(options), default=str)),
     }
     found["ranks"] = ranked = []
@@ -337,7 +338,7 @@ def main(options: Options) -> dict[str, Any]:
         ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
         jax.clear_caches()
     print(
-        f"{_cli.machine()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins"
+        f"{machine.describe()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins"
     )
     print(
         "| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |"
@@ -366,5 +367,5 @@ def main(options: Options) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main(tyro.cli(Options, description=__doc__))

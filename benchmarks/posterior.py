@@ -8,15 +8,10 @@ A network call is one denoiser evaluation of one row, and its vector-Jacobian pr
 Every method has rows x calls of them; how many steps it takes follows from what a step costs.
 """
 
-import sys
-from pathlib import Path
+from jaxdiff.cli import set_up
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import _process
-
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import dataclasses
 import json
@@ -24,9 +19,9 @@ import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import _cli
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +32,10 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import guidance, observations, posterior, resampling, training
+from jaxdiff.cli import errors
+from jaxdiff.runs import machine
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SIGMA_MIN = 5e-3
 DPS_SCALE = 1.0
@@ -398,14 +397,14 @@ def main(options: Options) -> list[dict[str, Any]]:
                 parts[size].append(measure(seed, *size, options))
                 bar.update()
     rows = summarise(parts)
-    print(f"{_cli.machine()}\n{table(rows)}")
+    print(f"{machine.describe()}\n{table(rows)}")
     chosen = dataclasses.asdict(options) | {"output": str(options.output)}
-    found = {"machine": _cli.machine(), "options": chosen, "rows": rows}
+    found = {"machine": machine.describe(), "options": chosen, "rows": rows}
     training.write_json(options.output / "posterior.json", found)
     picture(rows, options.output / "posterior.png")
     return rows
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main(tyro.cli(Options, description=__doc__))

@@ -3,26 +3,17 @@
 python benchmarks/rates.py mnist
 """
 
-import sys
-from pathlib import Path
+from jaxdiff.cli import set_up
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import _process
-
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import statistics
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
-import _cli
-import _options
-import _pictures
-import _samplers
-import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +22,9 @@ from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from jaxdiff import training
+from jaxdiff.cli import errors, pictures
+from jaxdiff.runs import machine, require, samplers, sampling
+from jaxdiff.runs.samplers import SamplerName
 
 
 @dataclass(frozen=True)
@@ -38,8 +32,8 @@ class Options:
     """What to time."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as train.py left it; or mnist, the network that ships with the package."""
-    samplers: tuple[_samplers.SamplerName, ...] = (
+    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    samplers: tuple[SamplerName, ...] = (
         "ancestral",
         "ddim",
         "heun",
@@ -57,12 +51,12 @@ class Options:
     """How often each is timed; all take turns, so that what else the machine does falls on all."""
 
 
-def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> Any:
+def prepared(run: sampling.Run, sampler: str, steps: int, options: Options) -> Any:
     """A call that draws one batch, compiled already."""
     devices = jax.local_device_count()
     per_device = options.batch // devices
-    ts = _samplers.make_grid(run.schedule, "uniform", steps)
-    program = _sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
+    ts = samplers.make_grid(run.schedule, "uniform", steps)
+    program = sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
     first = jnp.arange(devices) * per_device
     classes = run.model.num_classes
     labels = (
@@ -82,9 +76,9 @@ def prepared(run: _sampling.Run, sampler: str, steps: int, options: Options) -> 
 
 def main(options: Options) -> list[dict[str, Any]]:
     """Time, print a table and draw it."""
-    _options.counts(options, batch=1, rounds=1, steps=1)
-    _options.numbers(options, guidance=_options.FINITE)
-    run = _sampling.load_run(options.run)
+    require.counts(options, batch=1, rounds=1, steps=1)
+    require.numbers(options, guidance=require.FINITE)
+    run = sampling.load_run(options.run)
     if options.batch % jax.local_device_count():
         raise ValueError(
             f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}"
@@ -105,9 +99,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         {
             "sampler": sampler,
             "steps": steps,
-            "calls": steps
-            * _samplers.SAMPLERS[sampler].calls
-            * (1 if options.guidance == 1 else 2),
+            "calls": steps * samplers.SAMPLERS[sampler].calls * (1 if options.guidance == 1 else 2),
             "samples_per_second": statistics.median(rates[sampler, steps]),
             "all": rates[sampler, steps],
         }
@@ -118,7 +110,7 @@ def main(options: Options) -> list[dict[str, Any]]:
         found = [statistics.median(rates[sampler, steps]) for steps in options.steps]
         print(f"{sampler:16}" + "".join(f"{rate:12.2f}" for rate in found))
     result = {
-        "machine": _cli.machine(),
+        "machine": machine.describe(),
         "batch": options.batch,
         "guidance": options.guidance,
         "rows": rows,
@@ -135,10 +127,10 @@ def main(options: Options) -> list[dict[str, Any]]:
     axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="samples a second")
     axis.grid(alpha=0.3, which="both")
     axis.legend()
-    _pictures.save(figure, run.folder / "rates.png")
+    pictures.save(figure, run.folder / "rates.png")
     return rows
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main(tyro.cli(Options, description=__doc__))

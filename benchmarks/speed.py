@@ -4,27 +4,23 @@ Every ratio is PyTorch's time over jaxdiff's for the same work, run after run: a
 faster.
 """
 
-import sys
-from pathlib import Path
+from jaxdiff.cli import set_up
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "experiments"))
-
-import _process
-
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import _cli
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +30,11 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import models, training
+from jaxdiff import _machine, models, training
+from jaxdiff.cli import errors, process
+from jaxdiff.runs import machine
+
+ROOT = Path(__file__).resolve().parents[1]
 
 SHAPE = (28, 28, 1)
 NETWORK: dict[str, Any] = {
@@ -74,7 +74,7 @@ def torch_network(params: Any = None) -> Any:
     import torch
     from torch_unet import TorchUNet, copy_weights
 
-    torch.set_num_threads(_process.cores())
+    torch.set_num_threads(_machine.cores())
     net = TorchUNet(SHAPE, **NETWORK)
     if params is not None:
         copy_weights(net, params)
@@ -216,7 +216,7 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
 
     def seconds(side: str, cache: str) -> float:
         environment = {
-            name: value for name, value in os.environ.items() if name != _process.MARK
+            name: value for name, value in os.environ.items() if name != process.MARK
         } | {"JAX_COMPILATION_CACHE_DIR": cache}
         began = time.perf_counter()
         subprocess.run([sys.executable, *sides[side]], check=True, env=environment)
@@ -264,7 +264,7 @@ def main(options: Options) -> None:
     model, params = jax_model()
     error = check_equal(model, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    print(f"{_cli.machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{machine.describe()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"one network, {count:,} parameters; outputs agree to {error:.0e}")
     rows = [race(f"training, batch {BATCH}", jax_train(), torch_train(), options.rounds)]
     for batch in (1, 16, 64):
@@ -280,10 +280,12 @@ def main(options: Options) -> None:
             f"{row['name']:22}{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}{row['ratio']:8.2f}   {span}"
         )
     print(f"training: {BATCH / rows[0]['jaxdiff_seconds']:.0f} images/s")
-    training.write_json(options.output / "speed.json", {"machine": _cli.machine(), "rows": rows})
+    training.write_json(
+        options.output / "speed.json", {"machine": machine.describe(), "rows": rows}
+    )
     picture(rows, options.output / "speed.png")
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main(tyro.cli(Options, description=__doc__))

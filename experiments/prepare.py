@@ -1,35 +1,6 @@
-"""Prepare MNIST or a relative of it from its four IDX files, for TFDS and without TensorFlow or network.
+"""Prepare MNIST or a relative of it: the command `jaxdiff prepare`."""
 
-python experiments/prepare.py --name mnist --source FOLDER
-"""
-
-from dataclasses import dataclass
-from pathlib import Path
-
-import _cli
-import tyro
-
-from jaxdiff import data
-
-
-@dataclass(frozen=True)
-class Options:
-    """Where the files are and where the set goes."""
-
-    source: Path
-    """Folder of the four IDX files, plain or .gz."""
-    name: str = "mnist"
-    """mnist, fashion_mnist, kmnist, or emnist/CONFIG."""
-    data_dir: Path | None = None
-    """Folder of the prepared sets; by default $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
-
-
-def main(options: Options) -> None:
-    path, new, num_examples = data.prepare(options.name, options.source, options.data_dir)
-    counts = ", ".join(f"{count} {split}" for split, count in num_examples.items())
-    print(f"{options.name}: {'prepared' if new else 'already prepared'} in {path} ({counts})")
-
+from jaxdiff.cli import main
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
-        main(tyro.cli(Options, description=__doc__))
+    main("prepare")

@@ -10,9 +10,10 @@ The same command again goes on with a run that was stopped. (Sohl-Dickstein et a
 arXiv:1503.03585, Tables 1 and 2, Figures 1 and 2.)
 """
 
-import _process
+from jaxdiff.cli import set_up
 
-_process.configure()
+if __name__ == "__main__":
+    set_up()  # before jax is imported, because it may start the process again
 
 import dataclasses
 import math
@@ -22,24 +23,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import _cli
-import _config
-import _options
-import _parzen
-import _pictures
-import _watch
 import jax
 import jax.numpy as jnp
 import numpy as np
-import train
 import tyro
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from matplotlib import pyplot as plt
-from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import binomial, models, oracles, training
+from jaxdiff import binomial, metrics, models, oracles, training
+from jaxdiff.cli import errors, pictures
+from jaxdiff.runs import estimates, loop, machine, records, require, samplers, sampling
+from jaxdiff.runs.datasets import Dataset
+from jaxdiff.runs.probability import Estimators, Probability
+from jaxdiff.runs.seeds import another, key_of
 
 BIT = math.log(2)
 
@@ -132,48 +130,38 @@ def _fit(options: Options, problem: Problem) -> Any | None:
     optimizer = training.make_optimizer(
         options.learning_rate, num_steps=options.steps, warmup=min(100, options.steps)
     )
-    devices = jax.local_devices()[:1]  # programs this small gain nothing from a second device
+    step = training.make_step(problem.loss, optimizer, ema_decay=0.998)
 
     def initial() -> training.TrainState:
-        return training.init_state(
-            _config.key_of(options.seed, "training"), problem.init(), optimizer
-        )
+        key = key_of(options.seed, "training")
+        return training.init_state(key, problem.init(), optimizer)
 
     with training.Checkpoints(options.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(jax.eval_shape(initial))
         state = jax.jit(initial)() if state is None else state
+
+        def after(progress: training.Progress) -> None:
+            loss = progress.metrics["loss"]
+            if progress.due(100):
+                loop.require_finite(progress.step, float(loss))
+                log.write(progress.step, loss=float(loss))
+                progress.bar.set_postfix(loss=f"{float(loss):.4f}")
+            if progress.due(2000) or progress.stopped:
+                checkpoints.save(progress.step, progress.state(), loss=float(loss))
+
         first = int(state.step)
-        update = training.pmap_step(
-            training.make_step(problem.loss, optimizer, ema_decay=0.998), devices
-        )
-        replicated, done = training.replicate(state, devices), first
-        bar = tqdm(
-            range(first, options.steps),
-            initial=first,
-            total=options.steps,
-            unit="step",
-            desc=options.run.name,
-        )
-        with (
-            train.stopping() as stop,
-            training.Log(options.run, step=first) as log,
-            _watch.Watch() as watch,
-        ):
-            for n in bar:
-                watch(f"step {n + 1} of {options.steps}")
-                replicated, metrics = update(replicated, training.shard(problem.batch(n), 1))
-                done = n + 1
-                if done % 100 == 0 or done == options.steps:
-                    loss = float(metrics["loss"])
-                    train.require_finite(done, loss)
-                    log.write(done, loss=loss)
-                    bar.set_postfix(loss=f"{loss:.4f}")
-                stopped = stop.asked
-                if done % 2000 == 0 or done == options.steps or stopped:
-                    state = training.unreplicate(replicated)
-                    checkpoints.save(done, state, loss=float(metrics["loss"]))
-                if stopped:
-                    break
+        with training.stopping() as stop, training.Log(options.run, step=first) as log:
+            state = training.fit(
+                step,
+                state,
+                problem.batch,
+                options.steps,
+                devices=jax.local_devices()[:1],  # a second device gains nothing at this size
+                after=after,
+                stop=stop,
+                name=options.run.name,
+            )
+    done = int(state.step)
     if done < options.steps:
         print(f"stopped at step {done} of {options.steps}, saved; to go on, repeat the command")
         return None
@@ -182,16 +170,16 @@ def _fit(options: Options, problem: Problem) -> Any | None:
 
 def check(options: Options) -> None:
     """Refuse numbers that mean nothing, before any work."""
-    _options.seed(options.seed)
-    _options.counts(options, steps=1, chain_steps=2, batch_size=1, examples=2, width=8, depth=1)
-    _options.numbers(options, learning_rate=_options.POSITIVE)
+    require.seed(options.seed)
+    require.counts(options, steps=1, chain_steps=2, batch_size=1, examples=2, width=8, depth=1)
+    require.numbers(options, learning_rate=require.POSITIVE)
 
 
 def check_same(options: Options) -> None:
     """Refuse a run that was begun with other options."""
     new = {name: value for name, value in dataclasses.asdict(options).items() if name != "run"}
     path = options.run / "options.json"
-    old = _options.read_json(path) if path.exists() else new
+    old = records.read_json(path) if path.exists() else new
     if not isinstance(old, dict):
         raise ValueError(
             f"{path}: expected the run's options, got {type(old).__name__}; give another --run"
@@ -221,7 +209,7 @@ def report(
         print(f"{name:44} {value:11.3f} +- {error:.3f} {value - null:16.3f}")
         found[name] = {"value": value, "standard_error": error, "gain": value - null}
     print(f"{'K, the paper':44} {paper[0]:11.3f} {'':8} {paper[1]:16.3f}")
-    training.write_json(options.run / "result.json", {"machine": _cli.machine(), "bits": found})
+    training.write_json(options.run / "result.json", {"machine": machine.describe(), "bits": found})
 
 
 def mean_bits(nats: Any) -> tuple[float, float]:
@@ -246,7 +234,7 @@ def heartbeat(options: Heartbeat) -> bool:
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
 
-    def denoiser_of(params: Any) -> Partial:
+    def denoiser_of(params: Any) -> Callable:
         return binomial.make_denoiser(Partial(model.apply, params), schedule)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
@@ -254,22 +242,23 @@ def heartbeat(options: Heartbeat) -> bool:
             rows.key, len(x_0), first=rows.first, total=rows.total
         )
         index = (times * options.chain_steps).astype(int)
-        return binomial.vlb(rows.keys, denoiser_of(params), schedule, ts, x_0, index=index) / BIT
+        denoiser = denoiser_of(params)
+        return binomial.vlb(rows.keys, denoiser, schedule, x_0, ts=ts, index=index) / BIT
 
     def batch(step: int) -> np.ndarray:
         chosen = np.random.default_rng([options.seed, step]).integers(5, size=options.batch_size)
         return np.asarray(law.sequences)[chosen]
 
-    key = _config.key_of(options.seed, "parameters")
+    key = key_of(options.seed, "parameters")
     params = fit(options, Problem(lambda: model.init(key, (20,)), loss, batch))
     if params is None:
         return False
 
-    def bound(denoiser: Partial) -> tuple[float, float]:
+    def bound(denoiser: Callable) -> tuple[float, float]:
         """The bound's mean over all five sequences, which is exact, and over paths, which is not."""
         x_0 = jnp.tile(law.sequences, (options.examples, 1))
         terms = jax.jit(binomial.vlb_terms)(
-            jax.random.key(options.seed), denoiser, schedule, ts, x_0
+            jax.random.key(options.seed), denoiser, schedule, x_0, ts=ts
         )
         return mean_bits(-terms.sum(0).reshape(-1, 5).mean(1))
 
@@ -281,9 +270,9 @@ def heartbeat(options: Heartbeat) -> bool:
     }
     report(options, rows, null, (-2.414, 12.024))
     kernel = binomial.ancestral(denoiser_of(params), schedule)
-    x_init = binomial.prior_sample(jax.random.key(_options.another(options.seed)), (1000, 20))
+    x_init = binomial.prior_sample(jax.random.key(another(options.seed)), (1000, 20))
     samples = jd.sample(
-        jax.random.key(_options.another(options.seed, 2)),
+        jax.random.key(another(options.seed, 2)),
         kernel,
         x_init,
         ts,
@@ -320,7 +309,7 @@ def draw_heartbeat(
         axes[1, column].imshow(reverse[2 - column], cmap="gray_r", interpolation="nearest")
     for axis in axes.ravel():
         axis.set(xticks=[], yticks=[])
-    _pictures.save(figure, path)
+    pictures.save(figure, path)
 
 
 def curve(angles: np.ndarray) -> np.ndarray:
@@ -381,7 +370,7 @@ def swiss_roll(options: SwissRoll) -> bool:
 
     def init() -> dict[str, Any]:
         event_shape = (2 + 4 * len(FREQUENCIES),)
-        parameters = model.init(_config.key_of(options.seed, "parameters"), event_shape)
+        parameters = model.init(key_of(options.seed, "parameters"), event_shape)
         # The noise at t = 0 begins at a third of the data's own.
         ends = jd.schedules.learned_parameters(-9.0, -2 * math.log(options.noise / 3))
         return {"network": parameters, "schedule": ends}
@@ -402,7 +391,7 @@ def swiss_roll(options: SwissRoll) -> bool:
         "the data's own": mean_bits(log_density(options, x_0)),
     }
     report(options, rows, -math.log2(2 * math.pi * math.e), (2.35, 6.45))
-    x_init = jd.prior_sample(jax.random.key(_options.another(options.seed)), schedule, (2000, 2))
+    x_init = jd.prior_sample(jax.random.key(another(options.seed)), schedule, (2000, 2))
     samples = jd.sample(key, jd.kernels.ancestral(denoiser, schedule), x_init, ts, save_every=1)
     draw_swiss_roll(
         chain,
@@ -446,7 +435,136 @@ def draw_swiss_roll(chain: jd.Chain, x_0: np.ndarray, reverse: np.ndarray, path:
                 f"{what}, t = {t:.2f} (log-SNR {log_snrs[n]:.1f})", fontsize=10
             )
             axes[row, column].set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
-    _pictures.save(figure, path)
+    pictures.save(figure, path)
+
+
+# Table 2 of the paper, in bits: its own figures, and those of others that it quotes.
+PAPER = {
+    "stacked CAE": (174.0, 2.3),
+    "DBN": (199.0, 2.9),
+    "deep GSN": (309.0, 1.6),
+    "diffusion, the 2015 paper": (317.0, 2.7),
+    "adversarial nets": (325.0, 2.9),
+    "perfect model, the 2015 paper": (349.0, 3.3),
+}
+
+
+@dataclass(frozen=True)
+class Mnist:
+    """MNIST by its Parzen-window log-likelihood, as the paper has it, and by its bound."""
+
+    run: Path = Path("mnist")
+    """Folder of a trained run; or mnist, the network that ships with the package."""
+    num: int = 10_000
+    """Samples in the window; the protocol has 10,000."""
+    sampler: samplers.SamplerName = "unipc_2"
+    """How they are drawn."""
+    steps: int = 20
+    """Steps of the sampler."""
+    guidance: float = 1.0
+    """Guidance scale of the samples, of every class as many."""
+    examples: int = 200
+    """Held-out examples for the bound K."""
+    chain_steps: int = 100
+    """T, steps of the chain whose bound it is."""
+    seed: int = 0
+    """Seed of the samples and of the bound."""
+
+
+def parzen(x: np.ndarray, dataset: Dataset) -> metrics.Comparison:
+    """The protocol, in nats: data in [0, 1], width by 1,000 held-out training images, 10,000 test images.
+
+    The training images that choose the width are the first of the last sixth (of MNIST: 10,000); of
+    the others as many as there are samples stand for those of a perfect model.
+    """
+    (others, last), (test, _) = others_and_last(dataset), dataset.examples("test")
+
+    def metric(generated: np.ndarray, real: np.ndarray) -> metrics.Estimate:
+        return metrics.parzen_log_likelihood(generated, real, validation=_unit(last[:1000]))
+
+    return metrics.compare(metric, _unit(x), _unit(test), _unit(others))
+
+
+def others_and_last(dataset: Dataset) -> list[np.ndarray]:
+    """The training images, without the last sixth, and that."""
+    train, _ = dataset.examples("train")
+    return np.split(train, [len(train) - len(train) // 6])
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    """[-1, 1] to [0, 1]; what lies outside takes the nearest end."""
+    return (np.clip(x, -1, 1) + 1) / 2
+
+
+def mnist(options: Mnist) -> bool:
+    """Draw, measure, print, and leave the samples' picture."""
+    require.seed(options.seed)
+    require.counts(options, num=2, examples=2, steps=1, chain_steps=1)
+    require.numbers(options, guidance=require.FINITE)
+    run = sampling.load_run(options.run)
+    if len(run.dataset.event_shape) != 3:
+        raise ValueError(f"run: expected one of images, got {run.config.dataset}")
+    most = len(others_and_last(run.dataset)[0])
+    if most < 10 or len(run.dataset.splits["test"].images) < 2:
+        raise ValueError(
+            "run: expected a set of at least 12 training images and 2 held out, for widths and densities"
+        )
+    if options.num > most:
+        raise ValueError(
+            f"num: expected at most {most}, as many as a perfect model has, got {options.num}"
+        )
+    if run.model.num_classes is None and options.guidance != 1:
+        raise ValueError(
+            f"guidance: expected 1, because the run has no classes, got {options.guidance}"
+        )
+    labels = (
+        None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
+    )
+    x = sampling.generate(
+        run,
+        options.num,
+        seed=options.seed,
+        labels=labels,
+        guidance=options.guidance,
+        sampler=options.sampler,
+        steps=options.steps,
+        keep=True,
+        batch_size=run.config.batch_size,
+    ).x
+    ours, floor = parzen(x, run.dataset)
+    rows = {"this model": (ours.value / BIT, ours.standard_error / BIT)}
+    rows |= {"perfect model, here": (floor.value / BIT, floor.standard_error / BIT)} | PAPER
+    print(f"{'Parzen-window log-likelihood, bits':44} {options.num} samples, data in [0, 1]")
+    for name, (value, error) in rows.items():
+        print(f"{name:44} {value:8.1f} +- {error:.1f}")
+    estimators = Estimators(
+        run,
+        Probability(examples=options.examples, steps=options.chain_steps),
+        seed=options.seed,
+    )
+    held_out, _ = run.dataset.head("test", options.examples)
+    bound = estimates.bound(estimators, held_out)
+    null = estimates.null(estimators, held_out)
+    k, error, base = bound.nats / BIT, bound.nats_se / BIT, null.nats / BIT
+    print(
+        f"K, {bound.name}: {k:.0f} +- {error:.0f} bits an image, {bound.bits_per_dim:.3f} bits/dim"
+    )
+    print(f"L_null {base:.0f} bits, K - L_null {k - base:.0f} bits (the paper has no K of MNIST)")
+    result = {
+        "machine": machine.describe(),
+        "parzen_bits": rows,
+        "K": {
+            "value": k,
+            "standard_error": error,
+            "L_null": base,
+            "bits_per_dim": bound.bits_per_dim,
+        },
+        "options": {name: str(value) for name, value in vars(options).items()},
+    }
+    training.write_json(run.folder / "parzen.json", result)
+    real, _ = run.dataset.head("train", 64)
+    pictures.samples(run.dataset, x[:64], real, run.folder / "parzen.png")
+    return True
 
 
 def main() -> None:
@@ -467,11 +585,11 @@ def run_swiss_roll(options: tyro.conf.OmitArgPrefixes[SwissRoll]) -> bool:
     return swiss_roll(options)
 
 
-def run_mnist(options: tyro.conf.OmitArgPrefixes[_parzen.Mnist]) -> bool:
+def run_mnist(options: tyro.conf.OmitArgPrefixes[Mnist]) -> bool:
     """MNIST, by the Parzen-window log-likelihood of samples and by the bound."""
-    return _parzen.mnist(options)
+    return mnist(options)
 
 
 if __name__ == "__main__":
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         main()

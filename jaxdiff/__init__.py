@@ -4,6 +4,7 @@ from jaxdiff import (
     binomial,
     categorical,
     decoders,
+    drawing,
     forward,
     grids,
     guidance,
@@ -24,6 +25,7 @@ from jaxdiff import (
 )
 from jaxdiff.categorical import make_categorical_denoiser
 from jaxdiff.chain import Chain
+from jaxdiff.drawing import draw
 from jaxdiff.forward import q_posterior, q_sample, q_step
 from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.normal import Normal
@@ -44,6 +46,8 @@ __all__ = [
     "binomial",
     "categorical",
     "decoders",
+    "draw",
+    "drawing",
     "forward",
     "grids",
     "guidance",

@@ -16,8 +16,10 @@
 # %% [markdown]
 # # One network, three uses
 #
-# A network that ships with jaxdiff draws handwritten digits, says which class an image belongs to, and completes an
-# image of which only a half is seen. No data and no training: a minute or two on two cores.
+# A network that ships with jaxdiff does three things here. It draws handwritten digits. It says which
+# class an image belongs to. It completes an image of which only one half is seen.
+#
+# The notebook does not need data and does not train. It takes a minute or two on two cores.
 
 # %%
 import jax
@@ -26,6 +28,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff import data
 
 mnist = jd.pretrained("mnist")
 schedule = mnist.schedule
@@ -47,7 +50,7 @@ def show(rows, titles=None):
 # %% [markdown]
 # ## 1. Sampling
 #
-# A denoiser of the ten classes, a kernel of third order, twenty steps.
+# We need a denoiser of the ten classes, a kernel (UniPC-2, which is of third order) and twenty steps.
 
 # %%
 labels = jnp.arange(40) % 10
@@ -60,8 +63,12 @@ show(np.asarray(drawn.x).reshape(4, 10, *mnist.event_shape))
 # %% [markdown]
 # ## 2. Probability makes a classifier
 #
-# The model of class $k$ bounds $\log p(x_0 \mid k)$. With the same noise for all classes the differences are sharp, and
-# Bayes' rule turns them into $p(k \mid x_0)$, without a classifier anywhere.
+# The model of class $k$ gives a bound of $\log p(x_0 \mid k)$. All classes are given the same noise, so
+# that the differences between the bounds are sharp. Bayes' rule turns these differences into
+# $p(k \mid x_0)$. A classifier is not needed.
+#
+# The model gives probabilities to images of 256 grey levels. So the samples are rounded to these
+# levels first.
 
 # %%
 ts = jd.grids.uniform(50)
@@ -76,7 +83,7 @@ def bounds(images, k):
     return jd.likelihood.elbo(key_bound, chain, images)
 
 
-images = jnp.clip(drawn.x[:8], -1, 1)
+images = data.to_unit(data.from_unit(drawn.x[:8], mnist.levels), mnist.levels)
 log_p = jnp.stack([bounds(images, k) for k in range(10)], axis=1)
 print("asked for", labels[:8], "most probable", log_p.argmax(axis=1))
 print(
@@ -87,9 +94,10 @@ print(
 # %% [markdown]
 # ## 3. Posteriors
 #
-# Of a digit that the model drew, the top half is observed with a little noise. Twisted diffusion moves 32 particles
-# under the model without labels and weighs them: samples of $p(x_0 \mid y)$, the evidence $\log p(y)$, and an effective
-# sample size that says how far the weights can be trusted.
+# We take a digit that the model drew. Its top half is observed with a little noise. Twisted diffusion
+# moves 32 particles under the model without labels and weighs them. It gives samples of
+# $p(x_0 \mid y)$, the evidence $\log p(y)$, and an effective sample size. The effective sample size says
+# how far you can trust the weights.
 
 # %%
 truth = images[3]

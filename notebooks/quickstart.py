@@ -16,7 +16,8 @@
 # %% [markdown]
 # # jaxdiff in two minutes
 #
-# From `q_sample` to digits drawn by a network trained in this notebook, with nothing but pure functions.
+# This notebook begins with `q_sample`. It ends with digits that a network draws, after the notebook has
+# trained it. Everything on the way is a pure function.
 
 # %%
 import jax
@@ -31,8 +32,10 @@ from jaxdiff import data, models, training
 # %% [markdown]
 # ## 1. Data dissolves: the forward process
 #
-# $x_t = \alpha_t x_0 + \sigma_t \epsilon$. A schedule is a pytree with `log_snr(t)`, `alpha(t)` and `sigma(t)`; time
-# runs from 0 (data) to 1 (noise).
+# $x_t = \alpha_t x_0 + \sigma_t \epsilon$
+#
+# A schedule is a pytree with `log_snr(t)`, `alpha(t)` and `sigma(t)`. Time runs from 0 (data) to 1
+# (noise). Images are [B, H, W, C], with values in [-1, 1].
 
 # %%
 digits = data.load("digits")
@@ -51,8 +54,9 @@ for axis, t in zip(axes, times, strict=True):
 # %% [markdown]
 # ## 2. The reverse process, exactly
 #
-# For a Gaussian mixture the denoiser $E[x_0 \mid x_t]$ has a closed form. It is an *oracle*: run any sampler on it, and
-# the samples must come from the mixture. Here is DDIM with 50 steps.
+# For a Gaussian mixture the denoiser $E[x_0 \mid x_t]$ has a closed form. We call it an *oracle*: if a
+# sampler is right, the samples that it makes with this denoiser come from the mixture. Here we run
+# DDIM with 50 steps.
 
 # %%
 mixture = jd.oracles.GaussianMixture(
@@ -78,8 +82,8 @@ print(
 # %% [markdown]
 # ## 3. A network learns the denoiser
 #
-# A model is two pure functions, `init` and `apply`. The loss is one number per example; the training step is written
-# for one device and mapped over all of them with `pmap`.
+# A model is two pure functions, `init` and `apply`. The loss is one number for each example. The
+# training step is written for one device, and `pmap` maps it over all devices.
 
 # %%
 model = models.unet(channels=16, multipliers=(1, 2), num_blocks=1, attention=(4,), num_classes=10)
@@ -108,9 +112,12 @@ plt.ylabel("loss")
 # %% [markdown]
 # ## 4. Digits out of noise
 #
-# `make_denoiser` turns the network, whatever it predicts, into a denoiser; guidance turns denoisers into a denoiser; a
-# kernel turns a denoiser into a reverse step; `sample` runs it as one compiled scan. The parameters are traced
-# arguments, so nothing compiles again when they change.
+# - `make_denoiser` turns the network into a denoiser, whatever the network predicts.
+# - Guidance turns two denoisers into one.
+# - A kernel turns a denoiser into a reverse step.
+# - `sample` runs the steps as one compiled scan.
+#
+# The parameters are traced arguments. So new parameters do not compile anything again.
 
 # %%
 wanted = jnp.arange(40) % 10
@@ -129,7 +136,7 @@ for axis, x in zip(axes.flat, drawn, strict=True):
 # %% [markdown]
 # ## 5. Are they digits?
 #
-# A classifier that has never seen a sample reads them.
+# A classifier reads the samples. It was trained on real digits only.
 
 # %%
 from sklearn.svm import SVC

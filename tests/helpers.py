@@ -1,10 +1,11 @@
 """What several tests share: the schedules, the oracles, the statistics, and image sets prepared for TFDS."""
 
 import io
+import itertools
 import logging
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -106,6 +107,16 @@ def mixture_samples(
     x_init = jd.prior_sample(key_prior, schedule, (num, mixture.means.shape[1]))
     kernel = make_kernel(mixture.denoiser(schedule), schedule)
     return np.asarray(jd.sample(key_run, kernel, x_init, ts).x)
+
+
+def slow(*values: object) -> object:
+    """A case of `parametrize` that `make test-slow` runs."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def crossed(*axes: Iterable, quick: Callable[..., bool]) -> list:
+    """Every combination of several parameters' values: all but the quick ones are slow."""
+    return [values if quick(*values) else slow(*values) for values in itertools.product(*axes)]
 
 
 def rejects(cases: dict[str, tuple[Callable, type[Exception], str]]) -> Callable:

@@ -301,6 +301,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("draw", "a row without a weight", "jnp.where(jnp.any(log_weights > -jnp.inf), drawn, jnp.nan)", "drawn", "test_resampling.py::test_no_row_has_a_weight"),
         ("multinomial stratified systematic residual", "where the weights are even", "(size < threshold * num_rows)", "(size > threshold * num_rows)", "test_resampling.py::test_threshold"),
     ],
+    "jaxdiff/drawing.py": [
+        ("draw", "one key for the noise and the run", "key_prior, key_run = jax.random.split(key)", "key_prior = key_run = key", "test_drawing.py::test_it_is_prior_sample_and_sample"),
+        ("draw", "a later start begins with the noise of t = 1", "x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)", "x_init * 1", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
+        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first)", "x_init, ts)", "test_drawing.py::test_chunks_join_up"),
+    ],
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "jnp.asarray(gain, residual.dtype) * variance", "jnp.asarray(gain, residual.dtype) * 0 * variance", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("linear", "a function has a gain of 1", "squared_rows(self.operator, x_0) if self.gain is None", "1.0 if self.gain is None", "test_posterior.py::test_a_function_has_the_evidence_of_its_matrix"),
@@ -467,11 +472,16 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("lock", "nobody is kept out", '        who = path.read_text().strip() or "another process"\n', "        yield\n        return\n        who = 0\n", "test_training.py::test_one_process_writes_to_a_run"),
         ("first_line", "of a message that there is not", "next(filter(None, lines), type(error).__name__)", "str(error).splitlines()[0]", "test_training.py::test_an_error_without_a_message_is_passed_over_too"),
     ],
-    "experiments/train.py": [
+    "jaxdiff/training/loop.py": [
+        ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and stop.asked", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+    ],
+    "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
     ],
-    "experiments/_memory.py": [
+    "jaxdiff/runs/memory.py": [
         ("in_chunks", "what fills up the last chunk is counted", "np.asarray(leaf)[: num - start]", "np.asarray(leaf)", "test_memory.py::test_chunks_have_one_shape_and_join_up"),
     ],
     # --- networks --------------------------------------------------------------------------------------------------
@@ -487,6 +497,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("write", "little-endian", 'array.astype(">" + kind)', 'array.astype("<" + kind)', "test_data.py::test_idx_round_trip"),
         ("read parse", "little-endian", 'np.dtype(">" + DTYPES[content[2]])', 'np.dtype("<" + DTYPES[content[2]])', "test_data.py::test_idx_round_trip"),
         ("parse", "what trails is forgotten", "if len(content) != expected:", "if len(content) < expected:", "test_data.py::test_idx_errors"),
+    ],
+    "jaxdiff/data/digits.py": [
+        ("load", "any file will do", "if found != SHA256:", "if not found:", "test_data.py::test_other_digits_are_refused"),
     ],
     "jaxdiff/data/images.py": [
         ("to_unit", "n levels for n - 1 steps", "span = np.float32(levels - 1)", "span = np.float32(levels)", "test_data.py::test_every_level_survives_the_round_trip"),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import observed_mixture
 import pytest
+from helpers import slow
 
 import jaxdiff as jd
 from jaxdiff import training
@@ -69,7 +70,7 @@ def test_the_exact_answers_are_the_oracles(x64: None) -> None:
     assert errors(observed_mixture.exact_samples(1, mutant, num)) > 8
 
 
-@pytest.mark.parametrize("d", [8, 80])
+@pytest.mark.parametrize("d", [slow(8), 80])
 def test_the_denoiser_is_the_oracles(d: int) -> None:
     problem = observed_mixture.make_problem(3, d, 1)
     random, schedule = (
@@ -128,10 +129,7 @@ QUICK = ("twisted", "twisted_mmps", "tmpd", "split_gibbs")
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-        for name in posterior.METHODS
-    ],
+    [name if name in QUICK else slow(name) for name in posterior.METHODS],
 )
 def test_every_method_spends_the_same_calls(name: str) -> None:
     spent = [0]
@@ -169,6 +167,7 @@ def test_every_method_spends_the_same_calls(name: str) -> None:
     assert spent[0] == method.calls(2)
 
 
+@pytest.mark.slow
 def test_an_interrupted_benchmark_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = dataclasses.replace(TINY, output=tmp_path)
     first = posterior.main(dataclasses.replace(options, seeds=1, methods=("mcgdiff",)))
@@ -200,6 +199,7 @@ def test_divergence_is_counted_and_not_averaged() -> None:
     assert posterior.summary([None]) == {"num": 0, "diverged": 1}
 
 
+@pytest.mark.slow
 def test_calibration_tells_right_from_wrong(tmp_path: Path) -> None:
     options = calibration.Options(
         dims=(2,), methods=("exact", "repaint"), problems=200, rows=8, steps=5, particles=(4,), repeats=2,

@@ -226,6 +226,7 @@ def test_probabilities_of_all_sequences_sum_to_one_and_bounds_to_less(x64: None)
         assert jnp.exp(bound).sum() < 1
 
 
+@pytest.mark.slow
 def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
     schedule, ts, x_0 = SCHEDULES["ddpm"](), jd.grids.uniform(6), law().sequences
     exact = oracles.binary_bound(ignorant, schedule, ts, 4)[

@@ -43,6 +43,7 @@ def expected_terms(schedule: jd.Schedule, ts: jax.Array) -> tuple[float, float]:
     return float(discrete), float(0.5 * np.trapezoid(np.exp(fine) * uncertainty(fine), fine))
 
 
+@pytest.mark.slow
 def test_it_is_the_limit_of_the_chains_bound() -> None:
     """Both estimates have their exact means, and with T those of the chain go to the other: as 1/T, within 0.01 nat."""
     schedule = jd.schedules.cosine(log_snr_min=LOW, log_snr_max=HIGH)
@@ -113,6 +114,7 @@ def test_the_gradient_of_the_interior_is_that_of_the_variance(x64: None) -> None
     assert float(ours["log_snr_min"]) == float(ours["log_snr_max"]) == 0
 
 
+@pytest.mark.slow
 def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
     learned, t = parameters(), (jnp.arange(4096) + 0.5) / 4096
 
@@ -132,6 +134,7 @@ def test_descent_spends_the_times_where_the_bound_is_paid() -> None:
     np.testing.assert_allclose(jnp.mean(after), jnp.mean(diffusion(parameters())[1]), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_ends_are_learned_by_the_bound(x64: None) -> None:
     """The gradient in both ends against differences of the bound on the same noise."""
     x_0 = correlated_gaussian().sample(jax.random.key(0), (64,)).astype(jnp.float64)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import correlated_gaussian, rejects
+from helpers import correlated_gaussian, rejects, slow
 from jax.scipy.special import logsumexp
 
 import jaxdiff as jd
@@ -45,12 +45,11 @@ def sandwich(key: jax.Array, chain: jd.Chain, like: jax.Array) -> work.Bounds:
     ("size", "variance"),
     [
         (1, "large"),
-        (8, "large"),
-        (64, "optimal"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [(8, "small"), (8, 0.5), (64, "large")]
-        ),
+        slow(8, "large"),
+        slow(8, "small"),
+        slow(8, 0.5),
+        slow(64, "optimal"),
+        slow(64, "large"),
     ],
 )
 def test_the_exact_law_lies_between_the_bounds(size: int, variance: object, x64: None) -> None:
@@ -76,6 +75,7 @@ def test_the_exact_law_lies_between_the_bounds(size: int, variance: object, x64:
         assert abs(z(jnp.exp(-bounds.forward_work - exact[None]).mean(0), 1.0)) < 4
 
 
+@pytest.mark.slow
 def test_the_two_sided_gap_at_100_steps(x64: None) -> None:
     """T = 100, d = 8, K = 128: from below and above within 0.05 nat of each other, and of the exact value."""
     data = jd.oracles.gaussian(jnp.zeros(8), jnp.asarray(4.0))
@@ -92,6 +92,7 @@ def test_the_two_sided_gap_at_100_steps(x64: None) -> None:
     assert upper - lower > -4 * error
 
 
+@pytest.mark.slow
 def test_the_gap_shrinks_as_one_over_the_steps(x64: None) -> None:
     gaps, schedule, data = (
         [],
@@ -111,6 +112,7 @@ def test_the_gap_shrinks_as_one_over_the_steps(x64: None) -> None:
     np.testing.assert_allclose(slope, -1, atol=0.2)  # discretisation; Monte Carlo is a third of it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0.0, 1e-3])
 def test_terms_are_the_path_bound_on_common_noise(end: float, x64: None) -> None:
     """One path, both estimates: their difference has mean zero."""
@@ -134,6 +136,7 @@ def test_terms_are_the_path_bound_on_common_noise(end: float, x64: None) -> None
     assert abs(z(likelihood.elbo(jax.random.key(3), chain, x_0) - path)) < 4
 
 
+@pytest.mark.slow
 def test_a_path_and_its_noises() -> None:
     data, chain, _ = gaussian_chain(3, 12)
     x_0 = data.sample(jax.random.key(0), (5,))
@@ -146,6 +149,7 @@ def test_a_path_and_its_noises() -> None:
     np.testing.assert_allclose(xs[4], step, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_random_terms_have_the_bound_as_their_mean(x64: None) -> None:
     """`losses.vlb` with every index weighed by its probability, uniform or not, in both kinds of grid."""
     for end in (0.0, 1e-3):
@@ -162,6 +166,7 @@ def test_random_terms_have_the_bound_as_their_mean(x64: None) -> None:
         )  # the mutant: not weighed
 
 
+@pytest.mark.slow
 def test_hybrid_trains_the_mean_simply_and_the_variance_by_the_bound(x64: None) -> None:
     x_0 = jax.random.normal(jax.random.key(0), (64, 2))
 
@@ -212,6 +217,7 @@ def two_pixel_chain(num_levels: int, num_steps: int) -> jd.Chain:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_levels", [2, 17])
 def test_probabilities_of_all_images_sum_to_one(num_levels: int, x64: None) -> None:
     """What cannot be fooled: over all images of two pixels, Jarzynski's estimates sum to 1, bounds to less."""
@@ -242,6 +248,7 @@ def test_probabilities_of_all_images_sum_to_one(num_levels: int, x64: None) -> N
         assert float(jnp.sum(jnp.exp(-densities))) > 1
 
 
+@pytest.mark.slow
 def test_mutants_leave_the_exact_law(x64: None) -> None:
     """A wrong end, a wrong variance, a step too few: each is five standard errors from the law it should have."""
     data, chain, law = gaussian_chain(2, 10)
@@ -272,6 +279,7 @@ def test_mutants_leave_the_exact_law(x64: None) -> None:
         assert abs(ratio(log_w)) > 5, name
 
 
+@pytest.mark.slow
 class TestVariants(chex.TestCase):
     @chex.variants(with_jit=True, without_jit=True)
     def test_estimators_jit_and_grad_with_the_chain_as_an_argument(self) -> None:
@@ -291,6 +299,7 @@ class TestVariants(chex.TestCase):
         chex.assert_tree_all_finite(slopes)
 
 
+@pytest.mark.slow
 def test_row_i_depends_on_its_index_alone() -> None:
     data, chain, _ = gaussian_chain(2, 5)
     x_0 = data.sample(jax.random.key(0), (6,))

@@ -3,26 +3,23 @@
 import dataclasses
 from pathlib import Path
 
-import _config
-import _sampling
-import evaluate
 import numpy as np
-import posterior
 import pytest
-import sample
-import train
-from _posterior import Particles
-from _probability import Probability
 from helpers import build, png
 
 from jaxdiff import training
+from jaxdiff.cli import evaluate, posterior, sample, train
+from jaxdiff.runs import sampling
+from jaxdiff.runs.config import PRESETS, Config, Network
+from jaxdiff.runs.methods import Particles
+from jaxdiff.runs.probability import Probability
 
 NAMES = ("red disc", "green square", "blue ring")
 CONFIG = dataclasses.replace(
-    _config.PRESETS["mnist"][1],
+    PRESETS["mnist"][1],
     dataset="coloured_shapes",
     batch_size=16,
-    network=_config.Network(channels=16, multipliers=(1, 2), num_blocks=1, attention=(8,), patch=2),
+    network=Network(channels=16, multipliers=(1, 2), num_blocks=1, attention=(8,), patch=2),
 )
 
 
@@ -58,8 +55,8 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def evaluated(config: _config.Config, **options: int) -> dict:
-    return evaluate.evaluate(
+def evaluated(config: Config, **options: int) -> dict:
+    return evaluate.main(
         evaluate.Options(run=config.run, probability=Probability(examples=0), **options)
     )
 
@@ -68,16 +65,16 @@ def test_the_scripts_take_it(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Trained and sampled, by the names that serve MNIST."""
-    monkeypatch.setattr(train, "pictures", lambda *_: None)
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
     config = dataclasses.replace(
         CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=8, eval_every=4
     )
-    assert train.train(config)
+    assert train.main(config)
     losses = [
         line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line
     ]
     assert losses[-1] < losses[0]
-    run = _sampling.load_run(config.run)
+    run = sampling.load_run(config.run)
     assert (run.dataset.event_shape, run.model.num_classes) == ((32, 32, 3), 3)
     sample.main(sample.Options(run=config.run, num=2, steps=2))
     assert np.load(config.run / "samples" / "samples.npz")["x"].shape == (2, 32, 32, 3)
@@ -93,7 +90,7 @@ def test_its_shapes_and_colours_are_learnt(data_dir: Path, tmp_path: Path) -> No
     config = dataclasses.replace(
         CONFIG, run=tmp_path / "run", data_dir=data_dir, steps=1500, eval_every=500
     )
-    assert train.train(config)
+    assert train.main(config)
     assert all((config.run / name).exists() for name in train.PICTURES)
     result = evaluated(config, num_times=2, examples=16, samples=120)
     assert result["classifier_held_out_accuracy"] > 0.97

@@ -12,6 +12,7 @@ from helpers import (
     correlated_gaussian,
     rejects,
     responsibilities,
+    slow,
     z_scores,
 )
 
@@ -72,12 +73,10 @@ def summary(samples: jd.Samples, shares: jax.Array) -> tuple[np.ndarray, np.ndar
     [
         (1.0, 1.0),
         (2.0, -0.5),
-        *(pytest.param(a, marks=pytest.mark.slow) for a in ((1.5, -0.5), (0.3, 0.3), (2.0, 0.0))),
+        *map(slow, ((1.5, -0.5), (0.3, 0.3), (2.0, 0.0))),
     ],
 )
-@pytest.mark.parametrize(
-    "family", ["cosine", pytest.param("rectified_flow", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("family", ["cosine", slow("rectified_flow")])
 def test_products_powers_and_quotients_of_gaussians(
     family: str, exponents: tuple[float, ...]
 ) -> None:
@@ -92,6 +91,7 @@ def test_products_powers_and_quotients_of_gaussians(
     assert abs(found[2].mean() - log_z) < 0.05
 
 
+@pytest.mark.slow
 def test_a_product_of_mixtures() -> None:
     """Mode masses within 0.03 and log Z within 0.05 of the nine-component product."""
     first = asymmetric_mixture()
@@ -153,6 +153,7 @@ def test_unweighted_it_is_no_product() -> None:
     assert error > 0.2
 
 
+@pytest.mark.slow
 def test_guidance_as_a_density_is_its_product() -> None:
     """Exponents (w, 1 - w): the samples are of q_1^w q_2^(1 - w), which guided sampling alone does not give."""
     scale = 1.8
@@ -170,6 +171,7 @@ def test_guidance_as_a_density_is_its_product() -> None:
     assert max(off) > 0.08
 
 
+@pytest.mark.slow
 def test_one_model_is_itself(x64: None) -> None:
     """K = 1, a = 1: no weights, and a step of ancestral's mean and variance."""
     denoiser = correlated_gaussian().denoiser(SCHEDULE)
@@ -185,6 +187,7 @@ def test_one_model_is_itself(x64: None) -> None:
     np.testing.assert_allclose(drawn.var(0), variance, rtol=0.1)  # of 4000 draws: .022
 
 
+@pytest.mark.slow
 def test_equal_normal_models_have_equal_weights() -> None:
     """The term with b: powers of N(0, prior_std^2 I) keep their weights to the steps' own error, and lose them without."""
     data = jd.oracles.gaussian(jnp.zeros(2), jnp.asarray(0.49))
@@ -199,7 +202,7 @@ def test_equal_normal_models_have_equal_weights() -> None:
     assert lowest[100.0] < 0.6
 
 
-@pytest.mark.parametrize("kind", ["langevin", "metropolis", "hamiltonian"])
+@pytest.mark.parametrize("kind", ["langevin", slow("metropolis"), slow("hamiltonian")])
 def test_moves_hold_the_product(kind: str) -> None:
     """Moves that leave the noisy product as it is keep moments and evidence where they were."""
     exponents, laws = jnp.array([1.0, 0.6]), [oracle(law) for law in (ONE, TWO)]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from jaxdiff import data
-from jaxdiff.data import idx, mnist, pipeline, tfds, toy
+from jaxdiff.data import digits, idx, mnist, pipeline, tfds, toy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PREPARE = [sys.executable, str(REPOSITORY / "experiments" / "prepare.py")]
@@ -91,26 +91,34 @@ def test_digits() -> None:
     assert (
         np.abs(shares - 360 / 1797).max() < 1 / 170
     )  # stratified: no class is off by more than one image
-    # The split is a constant of the benchmark: another version of scikit-learn must not change it.
+    # The split is a constant of the benchmark.
     digest = hashlib.sha256(
         dataset.test.images.tobytes() + dataset.test.labels.tobytes()
     ).hexdigest()
     assert digest == "b73ad886c973a728a3983062b04e72cc2f7effc9643c50702683ffd0c5faf323"
 
 
-def test_digits_split_is_a_partition() -> None:
-    from sklearn.datasets import load_digits
+def test_digits_are_scikit_learns() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn has the digits to compare with")
+    import build_digits
 
-    dataset = data.load("digits")
-    rows = [
-        row
-        for split in dataset.splits.values()
-        for row in zip(split.images, split.labels, strict=True)
-    ]
-    expected = zip(load_digits().images.astype(np.uint8), load_digits().target, strict=True)
-    assert sorted((x.tobytes(), int(y)) for x, y in rows) == sorted(
-        (x.tobytes(), int(y)) for x, y in expected
-    )
+    dataset, expected = data.load("digits"), build_digits.arrays()
+    for name, split in dataset.splits.items():
+        np.testing.assert_array_equal(split.images, expected[f"{name}/images"])
+        np.testing.assert_array_equal(split.labels, expected[f"{name}/labels"])
+
+
+def test_digits_need_no_other_library() -> None:
+    hidden = "sys.modules.update(dict.fromkeys(['sklearn', 'tensorflow_datasets', 'PIL']))"
+    code = f"import sys; {hidden}; from jaxdiff import data; print(data.load('digits').event_shape)"
+    result = run(sys.executable, "-c", code)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "(8, 8, 1)\n", "")
+
+
+def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(digits, "SHA256", "0" * 64)
+    with pytest.raises(ValueError, match=r"digits.npz: expected SHA-256 0{64}, got 2f81d617"):
+        data.load("digits")
 
 
 # IDX files.
@@ -743,7 +751,7 @@ def test_damaged_sets(how: str, message: str, tmp_path: Path) -> None:
         (
             "mnist",
             FileNotFoundError,
-            "mnist is not prepared in .*: run `python experiments/prepare.py --name mnist",
+            "mnist is not prepared in .*: run `jaxdiff prepare --name mnist",
         ),
         (
             "emnist/letters",
@@ -996,6 +1004,7 @@ def test_missing_sources(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mnist_through_tfds_is_the_original_bit_by_bit(mnist_source: Path, tmp_path: Path) -> None:
     data.prepare("mnist", mnist_source, tmp_path)
     dataset = data.load("mnist", tmp_path)

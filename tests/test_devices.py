@@ -7,14 +7,14 @@ import sys
 import time
 from pathlib import Path
 
-import _watch
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ProgramsOnSeveralDevices
+from helpers import ProgramsOnSeveralDevices, slow
 
 from jaxdiff import training
+from jaxdiff.training import Watch
 
 LEAVES = 30
 
@@ -106,7 +106,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [20, slow(400)])
 def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds: int) -> None:
     """300 leaves, 4 devices, all cores busy: with `leaf[0]` in `unreplicate` this stops for ever within 100 rounds."""
     busy = [
@@ -133,7 +133,7 @@ def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores(rounds:
 
 
 def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> None:
-    with _watch.Watch(patience=0.2) as watch:
+    with Watch(patience=0.2) as watch:
         watch("the quick step")
         watch("step 3 of 8 on 4 devices")
         time.sleep(0.5)

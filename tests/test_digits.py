@@ -3,13 +3,12 @@
 import dataclasses
 from pathlib import Path
 
-import _config
-import evaluate
 import pytest
-import train
-from _probability import Probability
 
 from jaxdiff import data, training
+from jaxdiff.cli import evaluate, train
+from jaxdiff.runs.config import PRESETS
+from jaxdiff.runs.probability import Probability
 
 
 @pytest.mark.slow
@@ -19,9 +18,9 @@ def test_digits_are_recognised(tmp_path: Path) -> None:
 
     n = 360 samples: at the rate of a good model (99%) fewer than 95% has probability below 1e-6.
     """
-    config = dataclasses.replace(_config.PRESETS["digits"][1], run=tmp_path / "digits")
-    assert train.train(config)
-    result = evaluate.evaluate(
+    config = dataclasses.replace(PRESETS["digits"][1], run=tmp_path / "digits")
+    assert train.main(config)
+    result = evaluate.main(
         evaluate.Options(run=config.run, samples=360, probability=Probability(examples=0))
     )
     assert result["classifier_held_out_accuracy"] > 0.97
@@ -42,11 +41,11 @@ def test_digits_are_recognised(tmp_path: Path) -> None:
 def test_the_bound_of_the_digits_beats_every_density_without_a_network(tmp_path: Path) -> None:
     """A third of the preset's steps are enough: fewer held-out bits than the best Gaussian mixture, by many errors."""
     config = dataclasses.replace(
-        _config.PRESETS["digits-likelihood"][1], run=tmp_path / "digits", steps=400, eval_every=400
+        PRESETS["digits-likelihood"][1], run=tmp_path / "digits", steps=400, eval_every=400
     )
-    assert train.train(config)
+    assert train.main(config)
     options = Probability(examples=360, steps=20, path_examples=0, ode_examples=0)
-    result = evaluate.evaluate(evaluate.Options(run=config.run, samples=0, probability=options))
+    result = evaluate.main(evaluate.Options(run=config.run, samples=0, probability=options))
     rows = {row["name"]: row for row in result["probability"]}
     ours = rows["bound in continuous time"]
     best = min(row["bits_per_dim"] for row in rows.values() if row["kind"] == "density")
@@ -59,13 +58,13 @@ def test_mnist_trains_on_the_real_files(mnist_source: Path, tmp_path: Path) -> N
     """A few hundred steps on MNIST, prepared from its own four files, lower the held-out loss."""
     data.prepare("mnist", mnist_source, tmp_path / "tfds")
     config = dataclasses.replace(
-        _config.PRESETS["mnist"][1],
+        PRESETS["mnist"][1],
         run=tmp_path / "mnist",
         data_dir=tmp_path / "tfds",
         steps=300,
         eval_every=100,
     )
-    assert train.train(config)
+    assert train.main(config)
     losses = [
         line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line
     ]

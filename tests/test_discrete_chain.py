@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 from scipy import stats
 
 import jaxdiff as jd
@@ -79,7 +80,7 @@ def z(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return (values.mean(0) - expected) / (values.std(0, ddof=1) / np.sqrt(len(values)))
 
 
-@pytest.mark.parametrize(("variance", "end"), [("large", 0.0), (0.9, 0.0), ("large", 0.3)])
+@pytest.mark.parametrize(("variance", "end"), [("large", 0.0), slow(0.9, 0.0), slow("large", 0.3)])
 def test_every_estimator_has_the_exact_probability(variance: object, end: float, x64: None) -> None:
     """A grid that ends with noise must leave about as much as a bin is wide: the model's last latent lies anywhere in its
     bin, and forward paths that stay near the level's middle would meet the weights' mean only by the rarest of draws."""
@@ -107,6 +108,7 @@ def test_every_estimator_has_the_exact_probability(variance: object, end: float,
     assert (np.abs(tight.mean(0) - np.log(p)) < 0.01 + 0.5 * tight.std(0)).all()
 
 
+@pytest.mark.slow
 def test_annealing_and_simulated_data_have_it_too(x64: None) -> None:
     chain = one_pixel_chain()
     p = exact(chain)
@@ -132,6 +134,7 @@ def test_annealing_and_simulated_data_have_it_too(x64: None) -> None:
         assert z(upper, np.log(p[k]))[0] > -4.5
 
 
+@pytest.mark.slow
 def test_mutants_are_rejected(x64: None) -> None:
     """One transition too few, no prior, a decoder without its open ends: by the sum, and by the images."""
     chain = one_pixel_chain()
@@ -167,6 +170,7 @@ def test_mutants_are_rejected(x64: None) -> None:
     assert np.abs(z(weights(log_w), fewer)).max() > 5
 
 
+@pytest.mark.slow
 def test_gaussian_data_on_levels_in_closed_form(x64: None) -> None:
     """Affine steps keep the latents Gaussian: p_theta of an image of two pixels is a product of differences of Phi."""
     data = jd.oracles.gaussian(jnp.array([0.3, -0.6]), jnp.array([0.3, 0.05]))

@@ -4,17 +4,18 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import _config
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import asymmetric_mixture, rejects
+from helpers import asymmetric_mixture, rejects, slow
 from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import _rows, decoders, kernels, likelihood, losses, models, observations
 from jaxdiff.models import Model
+from jaxdiff.runs import checks
+from jaxdiff.runs.config import Config, Diffusion
 
 SCHEDULE = jd.schedules.cosine()
 MIXTURE = asymmetric_mixture()
@@ -220,17 +221,11 @@ def test_a_prediction_is_not_known_without_noise(kind: str) -> None:
 
 def test_training_refuses_a_network_it_could_not_sample_from() -> None:
     for kind in ("eps", "score"):
-        config = _config.Config(
-            diffusion=_config.Diffusion(schedule="rectified_flow", prediction=kind)
-        )
+        config = Config(diffusion=Diffusion(schedule="rectified_flow", prediction=kind))
         with pytest.raises(ValueError, match="prediction: expected 'v', 'x0' or 'edm'"):
-            _config.check(config)
-    _config.check(
-        _config.Config(
-            diffusion=_config.Diffusion(schedule="rectified_flow", prediction="velocity")
-        )
-    )
-    _config.check(_config.Config(diffusion=_config.Diffusion(schedule="sigmoid", prediction="eps")))
+            checks.check(config)
+    checks.check(Config(diffusion=Diffusion(schedule="rectified_flow", prediction="velocity")))
+    checks.check(Config(diffusion=Diffusion(schedule="sigmoid", prediction="eps")))
 
 
 # Data off the levels ------------------------------------------------------------------------------------------------
@@ -375,7 +370,7 @@ def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
     }
 
 
-@pytest.mark.parametrize("labelled", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("labelled", [slow(False), True])
 def test_a_row_is_what_it_is_alone_beside_a_hard_one(labelled: bool, x64: None) -> None:
     """Each row has steps of its own: equal up to float64's rounding, where the solver's tolerance is 1e-2."""
     x, scale = jnp.array([[0.3, -0.5], [30.0, -20.0], [1e8, 0.0]]), jnp.array([0.9, 0.5, 0.7])

@@ -46,6 +46,7 @@ def test_gaussian_density_within_a_ten_thousandth_of_a_nat(x64: None) -> None:
     np.testing.assert_allclose(density, data.log_prob(x_0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_density_integrates_to_one() -> None:
     schedule, mixture = jd.schedules.cosine(), asymmetric_mixture()
     side = jnp.linspace(-4, 4, 120)
@@ -55,6 +56,7 @@ def test_the_density_integrates_to_one() -> None:
     assert abs(mass - 1) < 1e-3  # of the quadrature and the solver together
 
 
+@pytest.mark.slow
 def test_order_of_the_density(x64: None) -> None:
     """Halving the steps divides the error by 16: the classical Runge-Kutta method."""
     schedule, mixture = jd.schedules.cosine(), in_float64(asymmetric_mixture())
@@ -69,6 +71,7 @@ def test_order_of_the_density(x64: None) -> None:
     np.testing.assert_allclose(-np.polyfit(np.log(counts), np.log(errors), 1)[0], 4, atol=0.3)
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased(x64: None) -> None:
     schedule, mixture = jd.schedules.cosine(), in_float64(asymmetric_mixture())
     denoiser, ts = mixture.denoiser(schedule), jd.grids.log_snr(schedule, 40)
@@ -88,6 +91,7 @@ def test_hutchinson_is_unbiased(x64: None) -> None:
     np.testing.assert_allclose(one, solve(plain.denoiser(schedule), schedule, ts, x_0), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_adaptive_agrees(x64: None) -> None:
     schedule, mixture = jd.schedules.cosine(), in_float64(asymmetric_mixture())
     x_0 = mixture.sample(jax.random.key(0), (10,))

@@ -135,6 +135,7 @@ def test_optimised_is_the_best_of_all_grids(x64: None) -> None:
     np.testing.assert_allclose(schedule.log_snr(ts), lambdas[best], rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_optimised_with_steep_ends_lowers_the_gap() -> None:
     """On the oracle, the sum it minimises is below that of the grids it is an alternative to."""
     schedule, mixture = jd.schedules.cosine(), asymmetric_mixture()

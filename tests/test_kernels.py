@@ -16,6 +16,7 @@ from helpers import (
     mixture_samples,
     moment_z_scores,
     rejects,
+    slow,
 )
 from jax.tree_util import Partial
 
@@ -104,7 +105,7 @@ def test_the_last_step_returns_the_data(kernel_name: str, x64: None) -> None:
     "name",
     [
         "zero_terminal",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("linear", "edm", "rectified_flow")),
+        *map(slow, ("linear", "edm", "rectified_flow")),
     ],
 )
 @every_kernel
@@ -203,7 +204,7 @@ def test_learned_variance_interpolates(x64: None) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("name", ["cosine", "linear", "ddpm", "sigmoid"])
+@pytest.mark.parametrize("name", ["cosine", slow("linear"), "ddpm", slow("sigmoid")])
 def test_gradients_through_the_sampler_are_finite(name: str, eta: float) -> None:
     """In the grid, eta and every number of the schedule, end-points included."""
     mixture, x = asymmetric_mixture(), jax.random.normal(jax.random.key(0), (4, 2))
@@ -271,7 +272,7 @@ TARGETS = {"mixture": asymmetric_mixture, "gaussian": correlated_gaussian}
 RUNS = {"ddpm_1000": (jd.kernels.ancestral, 1000, 20_000), "ddim_50": (jd.kernels.ddim, 50, 4_000)}
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("run", [slow("ddpm_1000"), "ddim_50"])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ["linear", "cosine", "ddpm", "rectified_flow", "edm"])
 def test_sampling_reproduces_the_oracle(run: str, target: str, name: str) -> None:

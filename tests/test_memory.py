@@ -4,39 +4,41 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import _calibration
-import _cli
-import _config
-import _datasets
-import _memory
-import _objective
-import _observing
-import _quality
-import _recogniser
-import _sampling
-import evaluate
-import interpolate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import train
 
 import jaxdiff as jd
 from jaxdiff import data, training
+from jaxdiff.cli import errors, evaluate, interpolate, train
+from jaxdiff.runs import (
+    build,
+    calibration,
+    datasets,
+    denoising,
+    loop,
+    memory,
+    quality,
+    recogniser,
+    sampling,
+    tasks,
+)
+from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network
+from jaxdiff.runs.seeds import key_of
 
 TINY = dataclasses.replace(
-    _config.PRESETS["toy"][1],
+    PRESETS["toy"][1],
     steps=2,
     batch_size=8,
     log_every=1,
     eval_every=2,
-    network=_config.Network(channels=8, num_blocks=1),
+    network=Network(channels=8, num_blocks=1),
 )
 DIGITS = dataclasses.replace(
     TINY,
     dataset="digits",
-    network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
+    network=Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
 )
 
 
@@ -49,22 +51,22 @@ def test_chunks_have_one_shape_and_join_up() -> None:
         return {"twice": 2 * x, "sum": x.sum(1)}
 
     x = np.arange(22.0).reshape(11, 2)
-    found = _memory.in_chunks(double, 4, x, None)
+    found = memory.in_chunks(double, 4, x, None)
     assert seen == [(4, 2)] * 3
     np.testing.assert_array_equal(found["twice"], 2 * x)
     np.testing.assert_array_equal(found["sum"], x.sum(1))
-    assert _memory.in_chunks(double, 100, x, None)["sum"].shape == (11,)
+    assert memory.in_chunks(double, 100, x, None)["sum"].shape == (11,)
     assert seen[-1] == (11, 2)  # no more rows than there are
 
 
 # The held-out loss ---------------------------------------------------------------------------------------------------
 
 OBJECTIVES = {
-    "simple": (TINY, _config.Diffusion()),
-    "uniform": (TINY, _config.Diffusion(time_sampling="uniform")),
-    "vlb": (TINY, _config.Diffusion(objective="vlb", num_steps=5)),
-    "digits": (DIGITS, _config.Diffusion()),
-    "learned": (DIGITS, _config.Diffusion(schedule="learned", prediction="levels")),
+    "simple": (TINY, Diffusion()),
+    "uniform": (TINY, Diffusion(time_sampling="uniform")),
+    "vlb": (TINY, Diffusion(objective="vlb", num_steps=5)),
+    "digits": (DIGITS, Diffusion()),
+    "learned": (DIGITS, Diffusion(schedule="learned", prediction="levels")),
 }
 
 
@@ -79,33 +81,33 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(
     objective: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the mean over all rows at once, and a chunk has no more rows than a device has of a batch."""
-    monkeypatch.setattr(train, "EVAL_EXAMPLES", 43)  # no multiple of a chunk
+    monkeypatch.setattr(loop, "EVAL_EXAMPLES", 43)  # no multiple of a chunk
     config, diffusion = OBJECTIVES[objective]
     config = dataclasses.replace(config, diffusion=diffusion, conditional=objective != "learned")
     splits = dict.fromkeys(
         ("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f"))
     )
-    points = _datasets.Dataset("points", (2,), None, None, lambda: splits)
-    dataset = points if config.dataset == TINY.dataset else _datasets.load(config)
-    model = _config.make_model(config, dataset)
+    points = datasets.Dataset("points", (2,), None, None, lambda: splits)
+    dataset = points if config.dataset == TINY.dataset else datasets.load(config)
+    model = build.make_model(config, dataset)
     learned = jd.schedules.learned_parameters() if objective == "learned" else {}
     params = {"network": model.init(jax.random.key(0), dataset.event_shape), "schedule": learned}
     params = jax.tree.map(
         lambda leaf: leaf + np.sin(np.arange(leaf.size, dtype="f")).reshape(leaf.shape) / 10, params
     )
 
-    key = _config.key_of(config.seed, "held out")
+    key = key_of(config.seed, "held out")
     whole = training.Rows(key, jax.random.split(key, 43), jnp.zeros((), int), 43)
-    loss, rows_seen = _objective.make_loss(config, model, dataset, training_time=False), set()
+    loss, rows_seen = build.make_loss(config, model, dataset, training_time=False), set()
     expected = float(np.mean(jax.jit(loss)(params, whole, dataset.head("test", 43))))
 
     def watched(params: Any, rows: training.Rows, batch: Any) -> jax.Array:
         rows_seen.add(len(batch[0]))
         return loss(params, rows, batch)
 
-    monkeypatch.setattr(_objective, "make_loss", lambda *_, **__: watched)
+    monkeypatch.setattr(build, "make_loss", lambda *_, **__: watched)
     for batch_size in (4 * 9, 4 * 43):  # over four devices
-        chunked = train.held_out_loss(
+        chunked = loop.held_out_loss(
             dataclasses.replace(config, batch_size=batch_size), dataset, model
         )(params)
         np.testing.assert_allclose(
@@ -120,8 +122,8 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(
 @pytest.fixture
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a hundred bytes left."""
-    monkeypatch.setattr(_memory, "available", lambda device: 100)
-    monkeypatch.setattr(train, "pictures", lambda *_: None)
+    monkeypatch.setattr(memory, "available", lambda device: 100)
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
 
 
 @pytest.mark.usefixtures("little")
@@ -129,14 +131,14 @@ def test_a_run_that_does_not_fit_is_refused_before_its_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     config = dataclasses.replace(TINY, run=tmp_path / "run")
-    with pytest.raises(SystemExit), _cli.one_line_errors():
-        train.train(config)
+    with pytest.raises(SystemExit), errors.one_line_errors():
+        train.main(config)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert "GiB, and 0.00 GiB are left: lower --batch-size, --network.channels" in line
     assert "JAXDIFF_ANYWAY=1" in line
     assert not (config.run / "config.json").exists()  # a smaller batch size is no other run
     monkeypatch.setenv("JAXDIFF_ANYWAY", "1")
-    assert train.train(config)
+    assert train.main(config)
 
 
 def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None:
@@ -152,7 +154,7 @@ def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None
             compiled.append(event)
 
     state, batch = training.replicate(jnp.zeros(3), devices), np.ones((2, 5), np.float32)
-    update = _memory.fitting(training.pmap_step(step, devices), state, batch, devices=devices)
+    update = memory.fitting(training.pmap_step(step, devices), state, batch, devices=devices)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         state, _ = update(state, batch)
@@ -167,13 +169,13 @@ def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None
 
 def test_the_estimate_grows_with_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = []
-    monkeypatch.setattr(_memory, "available", lambda device: -(2**40))
+    monkeypatch.setattr(memory, "available", lambda device: -(2**40))
     mapped = jax.pmap(
         lambda x: jnp.sum(jnp.sort(x @ x.mT)[..., ::2]), devices=jax.local_devices()[:2]
     )
     for rows in (50, 100):
         with pytest.raises(ValueError, match="an update takes") as error:
-            _memory.fitting(mapped, jnp.ones((2, rows, 500, 8)), devices=jax.local_devices()[:2])
+            memory.fitting(mapped, jnp.ones((2, rows, 500, 8)), devices=jax.local_devices()[:2])
         needed.append(float(str(error.value).split("takes ")[1].split()[0]))
     assert (
         2 * rows * 500**2 * 4 / 2**30 < needed[1] < 4 * 2 * rows * 500**2 * 4 / 2**30
@@ -238,7 +240,7 @@ GROUPS: dict[str, tuple[dict[str, str], int | None]] = {
 @pytest.mark.parametrize("name", GROUPS)
 def test_what_is_left_of_the_machine_or_of_the_containers_limit(name: str, tmp_path: Path) -> None:
     files, expected = GROUPS[name]
-    assert _memory.available(jax.local_devices()[0], root=write(tmp_path, files)) == expected
+    assert memory.available(jax.local_devices()[0], root=write(tmp_path, files)) == expected
 
 
 # Out of memory -------------------------------------------------------------------------------------------------------
@@ -252,7 +254,7 @@ RUNS_OUT = {
 
 @pytest.mark.parametrize("who", RUNS_OUT)
 def test_out_of_memory_is_one_line(who: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as exit_, _cli.one_line_errors():
+    with pytest.raises(SystemExit) as exit_, errors.one_line_errors():
         RUNS_OUT[who]()
     assert exit_.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -261,7 +263,7 @@ def test_out_of_memory_is_one_line(who: str, capsys: pytest.CaptureFixture) -> N
 
 
 def test_other_errors_of_xla_are_left_alone() -> None:
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), _memory.in_words():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.in_words():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
 
@@ -280,7 +282,7 @@ def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
     law = jd.oracles.gaussian(
         jnp.asarray(flat.mean(0), jnp.float32), jnp.asarray(covariance, jnp.float32)
     )
-    linear, schedule = evaluate.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
+    linear, schedule = denoising.best_linear(x_0, ridge=1e-3), jd.schedules.cosine()
     x_t = jnp.asarray(random.normal(size=(5, 24)), jnp.float32)
     for t in (0.1, 0.5, 1.0):
         expected = law.denoiser(schedule)(x_t, t)
@@ -291,7 +293,7 @@ def test_the_best_linear_denoiser_is_the_normal_laws(num: int) -> None:
 
 def test_the_best_linear_denoiser_of_large_images_takes_no_matrix_of_all_pixels() -> None:
     x_0 = np.random.default_rng(0).normal(size=(40, 64, 64, 3)).astype(np.float32)
-    assert max(leaf.size for leaf in jax.tree.leaves(evaluate.best_linear(x_0))) <= 40 * 12_288
+    assert max(leaf.size for leaf in jax.tree.leaves(denoising.best_linear(x_0))) <= 40 * 12_288
 
 
 @dataclasses.dataclass
@@ -306,15 +308,15 @@ class Watched:
 
 
 def untrained(
-    config: _config.Config, splits: dict[str, data.Split], shape: tuple[int, ...]
-) -> _sampling.Run:
+    config: Config, splits: dict[str, data.Split], shape: tuple[int, ...]
+) -> sampling.Run:
     """A run with a network as it is initialised."""
-    dataset = _datasets.Dataset(
+    dataset = datasets.Dataset(
         "points", shape, None, None if len(shape) == 1 else 256, lambda: splits
     )
-    model = _config.make_model(config, dataset)
+    model = build.make_model(config, dataset)
     params = model.init(jax.random.key(0), shape)
-    return _sampling.Run(config.run, config, dataset, jd.schedules.cosine(), model, params, 0)
+    return sampling.Run(config.run, config, dataset, jd.schedules.cosine(), model, params, 0)
 
 
 def test_no_script_gives_the_network_more_rows_than_a_batch(
@@ -330,20 +332,26 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(
     }
     config = dataclasses.replace(DIGITS, run=tmp_path, batch_size=12)
     run, watched = untrained(config, images, (8, 8, 1)), Watched(set())
-    monkeypatch.setattr(_sampling.Run, "denoiser", lambda *_, **__: watched)
-    errors = evaluate.denoising_errors(run, evaluate.Options(tmp_path, num_times=1, examples=30))
+    monkeypatch.setattr(sampling.Run, "denoiser", lambda *_, **__: watched)
+    errors = denoising.denoising_errors(run, num_times=1, examples=30, seed=0)
     assert errors[0]["x_0_error"] > 0
     x_0, y_0 = interpolate.pairs(run, interpolate.Options(tmp_path, strips=4))
     strips = interpolate.between(
         run, x_0, y_0, interpolate.Options(tmp_path, strips=4, columns=5, steps=2)
     )
     assert strips.shape == (4, 5, 8, 8, 1)
-    monkeypatch.setattr(_quality, "measure", lambda run, x, *_, **__: {"num": len(x)})
+    monkeypatch.setattr(
+        quality,
+        "measure",
+        lambda run, x, *_, **__: quality.Measured(
+            {"num": len(x)}, np.zeros(len(x)), np.zeros(len(x), int)
+        ),
+    )
     found = evaluate.sample_quality(run, evaluate.Options(tmp_path, samples=30, steps=2))
     assert found == {"num": 30}
     assert max(watched.rows) <= 12
-    assert _recogniser.at_once(1000, np.zeros((1, 28, 28, 1))) == 1000
-    assert _recogniser.at_once(256, np.zeros((1, 256, 256, 3), np.uint8)) == 21
+    assert recogniser.at_once(1000, np.zeros((1, 28, 28, 1))) == 1000
+    assert recogniser.at_once(256, np.zeros((1, 256, 256, 3), np.uint8)) == 21
 
 
 def test_the_nearest_training_example_is_searched_some_at_a_time(
@@ -354,30 +362,30 @@ def test_the_nearest_training_example_is_searched_some_at_a_time(
         random.normal(size=(50, 3)).astype(np.float32),
         random.normal(size=(7, 3)).astype(np.float32),
     )
-    dataset = _datasets.Dataset("points", (3,), None, None, lambda: {"train": data.Split(train)})
-    monkeypatch.setattr(_memory, "NUMBERS", 3 * 8)  # eight examples
-    distance, index = _quality.nearest(dataset, x)
+    dataset = datasets.Dataset("points", (3,), None, None, lambda: {"train": data.Split(train)})
+    monkeypatch.setattr(memory, "NUMBERS", 3 * 8)  # eight examples
+    distance, index = quality.nearest(dataset, x)
     pairs = np.linalg.norm(x[:, None] - train[None], axis=2)
     np.testing.assert_array_equal(index, pairs.argmin(1))
     np.testing.assert_allclose(distance, pairs.min(1), rtol=1e-5)
 
 
 def test_matrices_of_all_pixels_are_refused_with_their_size() -> None:
-    dataset = _datasets.Dataset("large", (64, 64, 3), None, 256, dict)
+    dataset = datasets.Dataset("large", (64, 64, 3), None, 256, dict)
     with pytest.raises(
         ValueError, match=r"linear: expected images of at most 4096 .* 12288\^2 entries, 0\.6 GiB"
     ):
-        _observing.make_task("linear", dataset, noise=None, peak=8.0, seed=0)
-    assert _observing.make_task("deblur", dataset, noise=None, peak=8.0, seed=0).name == "deblur"
-    assert _memory.affordable(20_000, (28, 28, 1)) == 20_000
-    assert _memory.affordable(20_000, (64, 64, 3)) * 12_288 <= _memory.NUMBERS
+        tasks.make_task("linear", dataset, noise=None, peak=8.0, seed=0)
+    assert tasks.make_task("deblur", dataset, noise=None, peak=8.0, seed=0).name == "deblur"
+    assert memory.affordable(20_000, (28, 28, 1)) == 20_000
+    assert memory.affordable(20_000, (64, 64, 3)) * 12_288 <= memory.NUMBERS
 
 
 def test_leading_components_of_few_images_are_those_of_their_covariance() -> None:
     few = np.random.default_rng(0).normal(size=(9, 5, 5, 1)) * np.linspace(1, 3, 25).reshape(
         1, 5, 5, 1
     )
-    found = _calibration.Functions(few.astype(np.float32), np.ones((5, 5, 1))).rows[-3:]
+    found = calibration.Functions(few.astype(np.float32), np.ones((5, 5, 1))).rows[-3:]
     expected = np.linalg.eigh(np.cov(few.reshape(9, -1), rowvar=False))[1][:, ::-1][:, :3].T
     np.testing.assert_allclose(
         np.abs(np.sum(found * expected, axis=1)), 1, rtol=1e-5

@@ -277,6 +277,7 @@ def test_standard_errors_are_the_spread_over_repetitions(name: str) -> None:
     assert abs(np.std(values, ddof=1) / np.mean(errors) - 1) < 5 / np.sqrt(300)
 
 
+@pytest.mark.slow
 def test_p_values_are_uniform_under_the_null() -> None:
     """With 19 permutations p is one of 1/20 ... 20/20, each with probability 1/20; mutants are not."""
 

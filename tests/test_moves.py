@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import asymmetric_mixture, rejects
+from helpers import asymmetric_mixture, rejects, slow
 
 from jaxdiff import moves
 
@@ -31,7 +31,7 @@ def held(step: Callable, num_moves: int = 30, num: int = 6000) -> float:
     return float(np.abs((moved.mean(0) - other.mean(0)) / error).max())
 
 
-@pytest.mark.parametrize("step_size", [0.02, 0.15])
+@pytest.mark.parametrize("step_size", [slow(0.02), 0.15])
 def test_mala_holds_its_target_at_any_size(step_size: float) -> None:
     assert held(lambda key, x: moves.mala(key, MIXTURE.log_prob, x, step_size).x) < 4.5
 
@@ -66,6 +66,7 @@ def test_malas_wrong_factor_is_rejected() -> None:
     assert held(lambda key, x: mala_by_hand(key, x, 0.1, 2.0)) > 6
 
 
+@pytest.mark.slow
 def test_acceptance(x64: None) -> None:
     """Near 1 for small steps; each row's proposal counts for itself; a step off the edge of a density is refused."""
     x = MIXTURE.sample(jax.random.key(0), (200,)).astype(float)

@@ -13,10 +13,11 @@ from run_mutants import Outcome, copy_tree, planted, run_tests, verdict
 ROOT = Path(__file__).parents[1]
 # What is proved: every public function of these modules has a mutant.
 COVERED = (
-    "binomial", "categorical", "chain", "decoders", "flow_density", "forward", "grids", "guidance", "kernels",
-    "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior", "prediction", "resampling",
+    "binomial", "categorical", "chain", "decoders", "drawing", "flow_density", "forward", "grids", "guidance", "kernels",
+    "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior",
+    "prediction", "resampling",
     "sampling", "schedules", "training", "work", "zoo",
-    "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
+    "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, correlated_gaussian, rejects
+from helpers import SCHEDULES, correlated_gaussian, rejects, slow
 
 import jaxdiff as jd
 from jaxdiff import guidance, observations
@@ -143,7 +143,7 @@ def test_the_gain_of_many_rows_is_probed(x64: None) -> None:
 # --- denoisers that follow an observation --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cosine", "edm", "rectified_flow"])
+@pytest.mark.parametrize("name", [slow("cosine"), "edm", slow("rectified_flow")])
 def test_mmps_is_exact_on_a_correlated_gaussian(name: str, x64: None) -> None:
     """The analytic E[x_0 | x_t, y] to 1e-5, and with it the posterior's score; PiGDM and TMPD where they are exact."""
     schedule, data = (
@@ -193,7 +193,7 @@ def test_the_known_bias_of_the_approximations(x64: None) -> None:
         assert 1e-3 < error < 0.1 * np.abs(dps - exact).max()
 
 
-@pytest.mark.parametrize("name", ["dps", "pigdm", "tmpd", "mmps"])
+@pytest.mark.parametrize("name", [slow("dps"), "pigdm", slow("tmpd"), slow("mmps")])
 def test_no_row_sees_another(name: str, x64: None) -> None:
     """A norm or an inner product over the batch would couple the rows: the mutant does, and is seen to."""
     denoiser = jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian()).denoiser(
@@ -222,6 +222,7 @@ def test_few_iterations_do_for_inpainting(x64: None) -> None:
     np.testing.assert_allclose(one, many, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_learned_variance_passes_through() -> None:
     denoiser = correlated_gaussian().denoiser(SCHEDULE, variance=True)
     seen = observations.noisy(jnp.zeros(2), 0.3)

@@ -148,6 +148,7 @@ def forms() -> list[jd.oracles.GaussianMixture]:
     ]
 
 
+@pytest.mark.slow
 def test_three_forms_of_one_covariance(x64: None) -> None:
     """Full, diagonal and isotropic covariances give one density, score, denoiser, posterior and evidence."""
     schedule, x = jd.schedules.cosine(), jax.random.normal(jax.random.key(0), (5, 2))
@@ -172,6 +173,7 @@ def test_three_forms_of_one_covariance(x64: None) -> None:
         )
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm", "rectified_flow"])
 def test_denoised_covariance_is_the_denoisers_jacobian(
@@ -191,6 +193,7 @@ def test_denoised_covariance_is_the_denoisers_jacobian(
     np.testing.assert_allclose(both.x_0, denoiser(x_t, t), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_components_in_turns_are_components_at_once(
     monkeypatch: pytest.MonkeyPatch, x64: None
 ) -> None:
@@ -215,6 +218,7 @@ def test_components_in_turns_are_components_at_once(
         np.testing.assert_allclose(one, two, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_25_components_in_800_dimensions_stay_small() -> None:
     """XLA's own account of the denoiser on 1000 states: no [B, K, d] array (80 MB), let alone a matrix a state."""
     schedule, key = jd.schedules.cosine(), jax.random.key(0)
@@ -235,6 +239,7 @@ def test_25_components_in_800_dimensions_stay_small() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_empirical_denoiser_is_the_weighted_mean_of_the_data(x64: None) -> None:
     """Images of any shape; without a bandwidth to speak of it is the closed form of Karras et al. 2022, Eq. (57)."""
     schedule, t = jd.schedules.edm(), 0.7

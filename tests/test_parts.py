@@ -4,21 +4,17 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import _config
-import _datasets
-import _parts
-import _pictures
-import _probability
-import _sampling
 import chex
-import evaluate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _probability import Estimators, Probability
 
 from jaxdiff import data
+from jaxdiff.cli import evaluate, pictures
+from jaxdiff.runs import build, cache, datasets, estimates, sampling
+from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network
+from jaxdiff.runs.probability import Estimators, Probability
 
 FEW = Probability(
     examples=70, term_examples=70, steps=2, times=2, paths=2, path_examples=70, ode_steps=2, ode_examples=70,
@@ -27,18 +23,18 @@ FEW = Probability(
 EVERY = {"continuous", "terms", "paths", "works", "flow", "ais", "ais-both"}
 
 
-def make_run(folder: Path, **sizes: int) -> _sampling.Run:
+def make_run(folder: Path, **sizes: int) -> sampling.Run:
     """A run that was never trained, of a 2-D density."""
     config = dataclasses.replace(
-        _config.PRESETS["toy"][1], run=folder, network=_config.Network(channels=8, num_blocks=1),
-        diffusion=_config.Diffusion(schedule="edm", prediction="eps"),
+        PRESETS["toy"][1], run=folder, network=Network(channels=8, num_blocks=1),
+        diffusion=Diffusion(schedule="edm", prediction="eps"),
     )  # fmt: skip
     points = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
     splits = {name: data.Split(points[: sizes.get(name, 100)]) for name in ("train", "test")}
-    dataset = _datasets.Dataset("points", (2,), None, None, lambda: splits)
-    model = _config.make_model(config, dataset)
+    dataset = datasets.Dataset("points", (2,), None, None, lambda: splits)
+    model = build.make_model(config, dataset)
     params = model.init(jax.random.key(0), (2,))
-    return _sampling.Run(folder, config, dataset, _config.make_schedule(config), model, params, 0)
+    return sampling.Run(folder, config, dataset, build.make_schedule(config), model, params, 0)
 
 
 class Computed:
@@ -46,7 +42,7 @@ class Computed:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.names: list[str] = []
-        written = _parts.write
+        written = cache.write
 
         def compiled(estimators: Estimators, function: Callable) -> Callable:
             def call(params: dict, keys: jax.Array, x: np.ndarray) -> dict:
@@ -63,14 +59,14 @@ class Computed:
             return written(path, arrays)
 
         patch.setattr(Estimators, "compiled", compiled)
-        patch.setattr(_probability, "_baselines", lambda *_: None)  # they keep no parts
-        patch.setattr(_parts, "write", write)
+        patch.setattr(estimates, "_baselines", lambda *_: None)  # they keep no parts
+        patch.setattr(cache, "write", write)
 
-    def __call__(self, run: _sampling.Run, seed: int = 0, **options: object) -> set[str]:
+    def __call__(self, run: sampling.Run, seed: int = 0, **options: object) -> set[str]:
         """The names of the parts computed, and that they are there the next time."""
         for again in (False, True):
             self.names.clear()
-            _probability.estimate(run, dataclasses.replace(FEW, **options), seed=seed)
+            estimates.estimate(run, dataclasses.replace(FEW, **options), seed=seed)
             if not again:
                 found = set(self.names)
         assert not self.names
@@ -110,7 +106,7 @@ def test_an_option_costs_its_own_parts_alone(tmp_path: Path, computed: Computed)
 def test_whole_parts_of_fewer_examples_serve_more(tmp_path: Path, computed: Computed) -> None:
     run = make_run(tmp_path)
     computed(run)
-    _probability.estimate(run, dataclasses.replace(FEW, examples=90), seed=0)
+    estimates.estimate(run, dataclasses.replace(FEW, examples=90), seed=0)
     assert computed.names == ["continuous"]  # of its two parts the second
 
 
@@ -135,15 +131,15 @@ def test_a_damaged_part_is_made_again(harm: str, tmp_path: Path, computed: Compu
     run = make_run(tmp_path)
     computed(run)
     (path,) = tmp_path.glob("probability/terms-1-*.npz")
-    whole = _parts.read(path)
+    whole = cache.read(path)
     assert whole is not None
     content = bytearray(path.read_bytes())
     content[content.index(whole["terms"].tobytes())] ^= 1
     harmed = {"cut short": content[:200], "flipped": content, "empty": b""}
     path.unlink() if harm == "no file" else path.write_bytes(harmed[harm])
-    assert _parts.read(path) is None
+    assert cache.read(path) is None
     assert computed(run) == {"terms"}
-    again = _parts.read(path)
+    again = cache.read(path)
     assert again is not None
     chex.assert_trees_all_equal(
         *({k: v for k, v in part.items() if k != "seconds"} for part in (whole, again))
@@ -171,9 +167,9 @@ def test_parts_are_bounded(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(bytes(100))
         os.utime(path, (1000 - age, 1000 - age))
-    _parts.trim(tmp_path, 250)
+    cache.trim(tmp_path, 250)
     assert sorted(path.name for path in tmp_path.rglob("*.np*")) == ["middle.npz", "new.npz"]
-    _parts.trim(tmp_path / "nowhere")
+    cache.trim(tmp_path / "nowhere")
 
 
 # Few examples.
@@ -198,11 +194,11 @@ def test_three_held_out_examples(
 ) -> None:
     """Samples are not even drawn, and it is said first; the rest has its standard errors."""
     run = make_run(tmp_path, test=3, train=5)
-    monkeypatch.setattr(_sampling, "load_run", lambda *_, **__: run)
+    monkeypatch.setattr(sampling, "load_run", lambda *_, **__: run)
     monkeypatch.setattr(evaluate, "sample_quality", None)
-    monkeypatch.setattr(_pictures, "bound_terms", lambda *_: None)
+    monkeypatch.setattr(pictures, "bound_terms", lambda *_: None)
     few = dataclasses.replace(FEW, ais_examples=0, path_examples=0, baselines=True)
-    result = evaluate.evaluate(evaluate.Options(run=tmp_path, num_times=1, probability=few))
+    result = evaluate.main(evaluate.Options(run=tmp_path, num_times=1, probability=few))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("no samples: they are compared with at least 10 training and")
     assert any(
@@ -219,7 +215,7 @@ def test_three_held_out_examples(
 def test_baselines_of_few_examples(tmp_path: Path) -> None:
     run = make_run(tmp_path, train=20, test=5)
     estimators = Estimators(run, FEW, seed=0)
-    _probability._baselines(estimators, run.dataset.head("test", 5)[0])
+    estimates._baselines(estimators, run.dataset.head("test", 5)[0])
     assert [np.isfinite(row.nats) for row in estimators.rows] == [True] * 4
 
 
@@ -239,17 +235,17 @@ def test_a_set_without_a_test_split_serves_every_script(
         ),
     }
     monkeypatch.setattr(data, "load", lambda name, **_: sets[name])
-    _datasets._say.cache_clear()
+    datasets._say.cache_clear()
     said = {
         "alone": "alone: held out: 3 of the 20 images, cut off by a fixed seed: there is no split test\n",
         "two": "two: held out: the split validation\n",
         "usual": "",
     }
     for name, line in said.items():
-        one, two = (_datasets.load(_config.Config(dataset=name)).splits for _ in range(2))
+        one, two = (datasets.load(Config(dataset=name)).splits for _ in range(2))
         np.testing.assert_array_equal(one["test"].images, two["test"].images)
         assert capsys.readouterr().out == line
     with pytest.raises(
         ValueError, match="one: expected at least 2 images, one of them to hold out, got 1"
     ):
-        _datasets.load(_config.Config(dataset="one"))
+        datasets.load(Config(dataset="one"))

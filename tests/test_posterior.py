@@ -17,6 +17,7 @@ from helpers import (
     correlated_gaussian,
     rejects,
     responsibilities,
+    slow,
     z_scores,
 )
 from jax.tree_util import Partial
@@ -27,7 +28,7 @@ from jaxdiff import guidance, kernels, observations, posterior, resampling
 SCHEDULE = jd.schedules.cosine()
 every_kernel = pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in POSTERIORS],
+    [slow(name) if name in SLOW else name for name in POSTERIORS],
 )
 
 
@@ -107,7 +108,7 @@ def test_what_is_replaced_is_checked() -> None:
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
 RUNS = [(name, "zero_terminal") for name in POSTERIORS if name not in SLOW] + [
-    pytest.param(name, family, marks=pytest.mark.slow)
+    slow(name, family)
     for name in POSTERIORS
     for family in ("edm", "rectified_flow", "zero_terminal")
     if (name, family) != ("tilted", "edm") and (name in SLOW or family != "zero_terminal")
@@ -153,6 +154,7 @@ def test_a_new_observation_does_not_compile_again() -> None:
     assert count == traced
 
 
+@pytest.mark.slow
 def test_problems_are_vmapped_and_devices_pmapped() -> None:
     """Every problem of a vmap, and of a pmap, is the problem by itself."""
     mixture = asymmetric_mixture()
@@ -278,6 +280,7 @@ def one_step_late(kernel: jd.Kernel) -> jd.Kernel:
     return jd.Kernel(kernel.init, step)
 
 
+@pytest.mark.slow
 def test_the_perfect_twist_rejects_mutants(x64: None) -> None:
     doob = Doob()
     assert not doob.is_exact(doob.run(one_step_late(doob.twisted())))
@@ -359,13 +362,9 @@ def repeat(
     return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), times))
 
 
-def slow(*values: Any) -> Any:
-    return pytest.param(*values, marks=pytest.mark.slow)
-
-
 CASES = [
     ("twisted", 2),
-    ("mcgdiff_believing", 2),
+    slow("mcgdiff_believing", 2),
     slow("mcgdiff", 2),
     slow("twisted", 8),
     slow("mcgdiff_believing", 8),
@@ -374,6 +373,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "size"), CASES)
 def test_evidence_is_unbiased_at_sixteen_particles(method: str, size: int) -> None:
     """2000 runs against the same chain's evidence from 200,000 free draws: within 4 standard errors of each other.
@@ -431,7 +431,9 @@ def test_moments_and_modes_of_the_posterior(method: str, size: int) -> None:
     assert abs(log_z.mean()) < 0.1
 
 
-@pytest.mark.parametrize("scheme", ["multinomial", "stratified", "systematic", "residual"])
+@pytest.mark.parametrize(
+    "scheme", [slow("multinomial"), slow("stratified"), "systematic", slow("residual")]
+)
 def test_evidence_under_every_resampling(scheme: str) -> None:
     mixture = asymmetric_mixture()
     matrix, y = jnp.array(A), jnp.array(Y)
@@ -451,6 +453,7 @@ def test_evidence_under_every_resampling(scheme: str) -> None:
     assert np.abs(z_scores(np.exp(np.asarray(log_z, np.float64) - exact), np.array(1.0))) < 4
 
 
+@pytest.mark.slow
 def test_tilted_converges_slowly_where_there_are_several_modes() -> None:
     """The mean of Z / Z* is 1 at any N, but log Z is far off at the N at which twisted particles are near."""
     mixture, matrix, y = asymmetric_mixture(), jnp.array(A), jnp.array(Y)
@@ -473,7 +476,7 @@ def test_tilted_converges_slowly_where_there_are_several_modes() -> None:
 
 @pytest.mark.parametrize(
     ("power", "mean", "variance"),
-    [(lambda t: jnp.ones_like(t), 0.666, 0.334), (None, 0.596, 0.377)],
+    [slow(lambda t: jnp.ones_like(t), 0.666, 0.334), (None, 0.596, 0.377)],
 )
 def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, variance: float) -> None:
     """Data N(0, 1), r = N(1; x, 1): the posterior is N(.5, .5). Without weights 1000 steps do not come near it."""
@@ -533,6 +536,7 @@ def test_bases_and_matrices_agree(x64: None) -> None:
     np.testing.assert_allclose(one.log_weights, two.log_weights, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_repeated_and_surplus_observations_count(x64: None) -> None:
     """Three observations of two coordinates: the evidence of what lies outside A's range is there too."""
     mixture = asymmetric_mixture()
@@ -544,6 +548,7 @@ def test_repeated_and_surplus_observations_count(x64: None) -> None:
     assert np.abs(z_scores(ratio, np.array(1.0))) < 4
 
 
+@pytest.mark.slow
 def test_denoising_is_the_reverse_process_from_the_noise_level() -> None:
     """y is x_t / alpha_t where the process is as noisy: exact without weights, and the same with them."""
     mixture, std, y = asymmetric_mixture(), 0.7, jnp.array([0.4, 0.3])
@@ -563,6 +568,7 @@ def test_denoising_is_the_reverse_process_from_the_noise_level() -> None:
     assert np.abs(z_scores(np.exp(np.asarray(weighted.log_evidence) - log_z), np.array(1.0))) < 4
 
 
+@pytest.mark.slow
 def test_split_gibbs_on_a_gaussian() -> None:
     """Levels down to a small one, kept for a while: the chain's law is the posterior but for rho^2 and the steps."""
     data = correlated_gaussian()
@@ -579,6 +585,7 @@ def test_split_gibbs_on_a_gaussian() -> None:
     np.testing.assert_allclose(np.cov(x.T), exact.covariances[0], atol=0.06)
 
 
+@pytest.mark.slow
 def test_evidence_picks_the_class_and_the_operator() -> None:
     """Log odds of classes (components of the data) and of forward operators, beside the oracle's."""
     mixture, matrix, y = asymmetric_mixture(), jnp.array(A), jnp.array(Y)
@@ -642,6 +649,7 @@ def chi_square_p(counts: np.ndarray) -> float:
     return float(chisquare(np.bincount(counts, minlength=16)).pvalue)
 
 
+@pytest.mark.slow
 def test_calibration_of_weighted_particles_and_not_of_a_heuristic() -> None:
     """Ranks are uniform for the sampler that converges, and not for diffusion posterior sampling."""
 
@@ -691,11 +699,11 @@ def broken_driver(kernel: jd.Kernel, x: jax.Array, key: jax.Array, fault: str) -
 @pytest.mark.parametrize(
     ("fault", "sound"),
     [
-        ("none", True),
-        ("forgets", False),
-        ("leaves the carry", False),
+        slow("none", True),
+        slow("forgets", False),
+        slow("leaves the carry", False),
         ("only at the end", True),
-        ("never at the end", False),
+        slow("never at the end", False),
     ],
 )
 def test_mutants_of_the_driver_are_rejected(fault: str, sound: bool) -> None:
@@ -772,6 +780,7 @@ def test_a_likelihood_that_is_zero_on_one_side(kind: str, name: str) -> None:
     assert z.std() / np.sqrt(4000) < 0.01  # what it can see
 
 
+@pytest.mark.slow
 def test_a_zero_likelihood_rejects_mutants() -> None:
     """Rows that are killed by what is no more than a twist; weights that are subtracted as they come."""
     killed = steered(
@@ -782,6 +791,7 @@ def test_a_zero_likelihood_rejects_mutants() -> None:
     assert np.isnan(-jnp.inf - HALVES["inf"](-jnp.ones(1)))
 
 
+@pytest.mark.slow
 def test_one_run_of_many_rows_with_a_zero_likelihood() -> None:
     for kind, threshold in (("twisted", 2.0), ("tilted", 0.0)):
         z = evidences(steered(kind, HALVES["inf"]), 4000, 1, num_steps=10, threshold=threshold)

@@ -6,53 +6,47 @@ import typing
 from functools import partial
 from pathlib import Path
 
-import _calibration
-import _config
-import _datasets
-import _observing
-import _posterior
-import _posterior_pictures
-import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
-import posterior
 import pytest
-import train
 from PIL import Image
 from sklearn.neural_network import MLPClassifier
 
 import jaxdiff as jd
 from jaxdiff import data as jd_data
+from jaxdiff.cli import posterior, posterior_pictures, train
+from jaxdiff.runs import calibration, datasets, methods, posteriors, sampling, tasks
+from jaxdiff.runs.config import PRESETS, Network
 
 CONFIG = dataclasses.replace(
-    _config.PRESETS["digits"][1],
+    PRESETS["digits"][1],
     steps=1,
     batch_size=8,
-    network=_config.Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
+    network=Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
 )
-FEW = _posterior.Particles(particles=4, steps=4)
-TASKS = typing.get_args(_observing.TaskName)
+FEW = methods.Particles(particles=4, steps=4)
+TASKS = typing.get_args(tasks.TaskName)
 
 
 @pytest.fixture(scope="module")
-def dataset() -> _datasets.Dataset:
-    return _datasets.load(CONFIG)
+def dataset() -> datasets.Dataset:
+    return datasets.load(CONFIG)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "pictures", lambda *_: None)
-        assert train.train(dataclasses.replace(CONFIG, run=folder))
+        patch.setattr(train, "draw_pictures", lambda *_: None)
+        assert train.main(dataclasses.replace(CONFIG, run=folder))
     return folder
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_observations_of_digits(name: str, dataset: _datasets.Dataset) -> None:
+def test_observations_of_digits(name: str, dataset: datasets.Dataset) -> None:
     """Finite at the truth, of a size that the noise explains, an image to look at; one pytree for every y."""
-    task = _observing.make_task(name, dataset, noise=None, peak=8.0, seed=0)
+    task = tasks.make_task(name, dataset, noise=None, peak=8.0, seed=0)
     x, labels = dataset.head("test", 20)
     ys = [
         np.asarray(
@@ -89,10 +83,10 @@ def test_observations_of_digits(name: str, dataset: _datasets.Dataset) -> None:
 def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float) -> None:
     """At the log-SNR that is asked for, or at t = 1 where the schedule does not go there; the noise has that width."""
     made = getattr(jd.schedules, schedule)()
-    problem = _posterior.Problem(
+    problem = methods.Problem(
         typing.cast(typing.Any, None),
         made,
-        _posterior.Particles(start=start),
+        methods.Particles(start=start),
         1.0,
         jnp.zeros(1),
         jnp.ones(1),
@@ -100,7 +94,7 @@ def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float
     )
     least = max(start, float(made.log_snr(1.0)))
     np.testing.assert_allclose(made.log_snr(problem.ts[0]), least, rtol=1e-4)
-    x = _sampling.pure_noise(jax.random.key(0), made, (1, 20_000), problem.ts)
+    x = sampling.pure_noise(jax.random.key(0), made, (1, 20_000), problem.ts)
     np.testing.assert_allclose(
         np.std(x), made.sigma(problem.ts[0]), rtol=0.025
     )  # 5 standard errors
@@ -113,7 +107,7 @@ def test_ranks_of_exact_draws_are_uniform() -> None:
     def shares(spread: float) -> np.ndarray:
         return np.stack(
             [
-                _calibration.ranks(
+                calibration.ranks(
                     random.normal(size=1), spread * random.normal(size=(19, 1)), np.zeros(19), u
                 )
                 for u in random.random(2000)
@@ -121,12 +115,12 @@ def test_ranks_of_exact_draws_are_uniform() -> None:
         )
 
     good, narrow = shares(1.0), shares(0.6)
-    assert _calibration.uniformity(good[:, 0])[1] > 1e-3
-    assert _calibration.uniformity(narrow[:, 0])[1] < 1e-6
-    for level in _calibration.LEVELS:
-        covered = _calibration.coverage(good, level)
+    assert calibration.uniformity(good[:, 0])[1] > 1e-3
+    assert calibration.uniformity(narrow[:, 0])[1] < 1e-6
+    for level in calibration.LEVELS:
+        covered = calibration.coverage(good, level)
         assert abs(covered.value - level) < 4 * covered.standard_error
-        assert _calibration.coverage(narrow, level).value < level - 0.1
+        assert calibration.coverage(narrow, level).value < level - 0.1
 
 
 def test_a_weight_is_so_many_copies() -> None:
@@ -134,9 +128,9 @@ def test_a_weight_is_so_many_copies() -> None:
     copies = np.array([[0.1], [0.5], [0.5], [0.9]])
     truth, u = np.array([0.6]), 0.3
     ours = (
-        _calibration.ranks(truth, draws, weights, u) * 4 - u
+        calibration.ranks(truth, draws, weights, u) * 4 - u
     )  # of N draws: (N share + u) / (N + 1)
-    theirs = _calibration.ranks(truth, copies, np.zeros(4), u) * 5 - u
+    theirs = calibration.ranks(truth, copies, np.zeros(4), u) * 5 - u
     np.testing.assert_allclose(ours / 3, theirs / 4)
 
 
@@ -178,7 +172,7 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
 def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option in turn, with methods that it is nothing to; more images draw the new ones alone."""
     drawn: list[int] = []
-    read = _sampling.load_run(run)
+    read = sampling.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
     def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
@@ -191,24 +185,24 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
             "seconds": (),
         }
         return {
-            i: _posterior._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()})
+            i: methods._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()})
             for i in missing
         }
 
-    monkeypatch.setattr(_posterior, "_draw_missing", instead)
+    monkeypatch.setattr(posteriors, "_draw_missing", instead)
 
     def made(
         method: str,
         num: int = 2,
         seed: int = 0,
-        run: _sampling.Run = read,
+        run: sampling.Run = read,
         noise: float = 0.1,
         **options,
     ) -> list:
         drawn.clear()
-        task = _observing.make_task("half", run.dataset, noise=noise, peak=8.0, seed=0)
-        problem = _posterior.make_problem(task, run, dataclasses.replace(FEW, **options))
-        _posterior.draw(run, problem, method, list(train[:num]), seed=seed, what="a test")
+        task = tasks.make_task("half", run.dataset, noise=noise, peak=8.0, seed=0)
+        problem = methods.make_problem(task, run, dataclasses.replace(FEW, **options))
+        posteriors.draw(run, problem, method, list(train[:num]), seed=seed, what="a test")
         return list(drawn)
 
     methods = ["twisted", "mcgdiff", "dps", "pigdm"]
@@ -241,10 +235,10 @@ def test_a_classifier_of_the_classes_there_are(classes: tuple[int, ...]) -> None
     x, labels = random.normal(size=(60, 4)), np.repeat(classes, 60 // len(classes))
     network = MLPClassifier((8,), max_iter=20, random_state=0).fit(x, labels)
     hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
-    layers = [hidden, _observing._of_all_classes(last, network.classes_, 4)]
+    layers = [hidden, tasks._of_all_classes(last, network.classes_, 4)]
     layers = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in layers]
     found = jax.nn.softmax(
-        jax.vmap(partial(_observing._perceptron, layers))(jnp.asarray(x, jnp.float32))
+        jax.vmap(partial(tasks._perceptron, layers))(jnp.asarray(x, jnp.float32))
     )
     np.testing.assert_allclose(found[:, classes], network.predict_proba(x), atol=1e-5)  # rounding
     assert np.asarray(found).sum(1, where=~np.isin(range(4), classes)).max() < 1e-10
@@ -254,12 +248,12 @@ def test_a_classifier_of_the_classes_there_are(classes: tuple[int, ...]) -> None
 def test_too_few_images_for_a_classifier(counts: tuple[int, int]) -> None:
     labels = np.repeat([0, 1], counts).astype(np.int32)
     split = jd_data.Split(np.zeros((len(labels), 2, 2, 1), np.uint8), labels)
-    few = _datasets.Dataset("own", (2, 2, 1), 2, 2, lambda: {"train": split})
+    few = datasets.Dataset("own", (2, 2, 1), 2, 2, lambda: {"train": split})
     with pytest.raises(
         ValueError,
         match=r"task: expected at least 2 classes and 5 training images for each .*, got",
     ):
-        _observing._classifier(few, 0)
+        tasks._classifier(few, 0)
 
 
 @pytest.mark.slow
@@ -295,8 +289,8 @@ def test_classes_by_their_evidence(run: Path) -> None:
         ({"task": "poisson", "peak": 0.0}, "peak: expected a positive mean count"),
         ({"images": 0}, "images: expected at least 1, got 0"),
         ({"calibration": 5}, "calibration: expected 0, or at least 10 images, got 5"),
-        ({"sampling": _posterior.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
-        ({"sampling": _posterior.Particles(steps=0)}, "steps: expected at least 2, got 0"),
+        ({"sampling": methods.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
+        ({"sampling": methods.Particles(steps=0)}, "steps: expected at least 2, got 0"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
@@ -305,9 +299,9 @@ def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
 
 
 def test_pictures_of_draws_are_in_no_order() -> None:
-    drawn = _posterior.Drawn(
+    drawn = posteriors.Drawn(
         np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)), 0.0
     )
-    picked = _posterior_pictures._picked(jax.random.key(0), drawn, 0).ravel()
+    picked = posterior_pictures._picked(jax.random.key(0), drawn, 0).ravel()
     assert len(picked) == 6
     assert not np.all(np.diff(picked) >= 0)

@@ -1,48 +1,50 @@
-"""The set-up of a script's process, in processes of its own."""
+"""The set-up of a program's process, in processes of its own."""
 
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import _process
 import pytest
 
-PROCESS = Path(__file__).parents[1] / "experiments" / "_process.py"
+from jaxdiff import _machine
+
 OURS = (
     "JAXDIFF_PROCESS_IS_SET_UP",
     "GLIBC_TUNABLES",
     "XLA_FLAGS",
     "JAX_COMPILATION_CACHE_DIR",
+    "JAX_DEFAULT_PRNG_IMPL",
     "JAX_NUM_CPU_DEVICES",
+    "JAX_PLATFORMS",
+    "XDG_CACHE_HOME",
 )
 SCRIPT = """
 import json, os, sys
-import _process
-_process.configure()
-print(json.dumps([dict(os.environ), sys.argv[1:], sys.flags.utf8_mode]))
+from jaxdiff.cli import set_up
+set_up()
+import jax
+jax.config.update("jax_platforms", "cpu")
+print(json.dumps({
+    "environment": dict(os.environ), "arguments": sys.argv[1:], "utf8": sys.flags.utf8_mode,
+    "cache": jax.config.values["jax_compilation_cache_dir"], "devices": jax.device_count(),
+    "keys": str(jax.random.key_impl(jax.random.key(0))), "two": int(jax.jit(lambda: 1 + 1)()),
+}))
 """
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> Path:
-    """A folder that looks like the repository, so that its script may be started again."""
-    folder = tmp_path / "experiments"
-    folder.mkdir()
-    shutil.copy(PROCESS, folder)
-    return folder / "script.py"
-
-
-def run(script: Path, *arguments: str, **environment: str) -> tuple[dict, list, int]:
+def run(folder: Path, *arguments: str, **environment: str) -> dict[str, Any]:
+    """What a script finds after its set-up."""
+    script = folder / "script.py"
     script.write_text(SCRIPT)
     inherited = {name: value for name, value in os.environ.items() if name not in OURS}
     command = [sys.executable, "-X", "utf8", str(script), *arguments]
     result = subprocess.run(
         command,
-        env=inherited | environment,
+        env=inherited | {"XDG_CACHE_HOME": str(folder / "cache")} | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -52,46 +54,77 @@ def run(script: Path, *arguments: str, **environment: str) -> tuple[dict, list, 
     return json.loads(result.stdout)
 
 
-def test_a_script_is_started_again_with_its_arguments(script: Path) -> None:
-    environment, arguments, utf8_mode = run(script, "--steps", "3", "a b")
-    assert arguments == ["--steps", "3", "a b"]
-    assert utf8_mode == 1
-    assert ("hugetlb=1" in environment.get("GLIBC_TUNABLES", "")) == (
-        platform.libc_ver()[0] == "glibc"
-    )
-    assert (
-        Path(environment["JAX_COMPILATION_CACHE_DIR"])
-        == script.resolve().parents[1] / ".cache" / "jax"
-    )
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Of a user who has set nothing but the cache folder, with the folder."""
+    folder = tmp_path_factory.mktemp("usual")
+    return run(folder, "--steps", "3", "a b") | {"folder": folder}
 
 
-def test_what_the_user_has_set_stays(script: Path) -> None:
+def test_a_script_is_started_again_with_its_arguments(usual: dict[str, Any]) -> None:
+    assert usual["arguments"] == ["--steps", "3", "a b"]
+    assert usual["utf8"] == 1
+    tunables = usual["environment"].get("GLIBC_TUNABLES", "")
+    assert ("hugetlb=1" in tunables) == (platform.libc_ver()[0] == "glibc")
+
+
+def test_programs_are_kept_in_the_users_cache_folder(usual: dict[str, Any]) -> None:
+    """Never beside the package, and not at all where it cannot be written."""
+    assert Path(usual["cache"]) == usual["folder"] / "cache" / "jaxdiff" / "jax"
+    assert any(Path(usual["cache"]).iterdir())  # a program of next to no compile time too
+
+
+def test_a_cache_folder_that_cannot_be_made_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from jaxdiff.cli import process
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert process.cache_folder() is None
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the specification has ignored
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    expected = "Library/Caches" if sys.platform == "darwin" else ".cache"
+    assert process.cache_folder() == str(tmp_path / expected / "jaxdiff" / "jax")
+
+
+def test_what_the_user_has_set_stays(tmp_path: Path) -> None:
     mine = {
         "GLIBC_TUNABLES": "glibc.malloc.check=0",
-        "JAX_COMPILATION_CACHE_DIR": "/somewhere",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "somewhere"),
         "JAX_NUM_CPU_DEVICES": "3",
         "XLA_FLAGS": "--xla_cpu_collective_call_terminate_timeout_seconds=7",
     }
-    environment, _, _ = run(script, **mine)
-    assert {name: environment[name] for name in mine} == mine
+    found = run(tmp_path, **mine)
+    assert {name: found["environment"][name] for name in mine} == mine
+    assert found["cache"] == mine["JAX_COMPILATION_CACHE_DIR"]
+    assert found["devices"] == 3
 
 
-def test_the_largest_power_of_two_of_devices_that_the_cores_allow(script: Path) -> None:
-    devices, cores = int(run(script)[0]["JAX_NUM_CPU_DEVICES"]), _process.cores()
+def test_the_largest_power_of_two_of_devices_that_the_cores_allow(usual: dict[str, Any]) -> None:
+    devices, cores = usual["devices"], _machine.cores()
     assert devices in (1, 2, 4, 8)
     assert devices <= cores
     assert devices == 8 or 2 * devices > cores
 
 
+def test_keys_are_of_the_kind_that_rows_need_and_flags_of_xla_are_kept(tmp_path: Path) -> None:
+    """XLA ends a process with an option that it does not know: ours are known, or not asked for."""
+    flags = "--xla_cpu_enable_fast_math=false"
+    found = run(tmp_path, JAX_DEFAULT_PRNG_IMPL="rbg", XLA_FLAGS=flags)
+    assert found["keys"] == "threefry2x32"
+    assert found["environment"]["XLA_FLAGS"].split()[0] == flags
+    assert found["two"] == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux has an affinity")
 def test_cores_are_those_of_the_affinity() -> None:
-    first = min(os.sched_getaffinity(0))
-    program = f"import os, _process; os.sched_setaffinity(0, [{first}]); print(_process.cores(), _process._cpu_devices())"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, cwd=PROCESS.parent, capture_output=True, text=True, check=True, timeout=600
-    )
-    assert done.stdout.split() == ["1", "1"]
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(allowed)])
+        assert _machine.cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 V1 = "4:memory:/a\n2:cpu,cpuacct:/a/b\n0::/\n"
@@ -126,31 +159,4 @@ def test_cores_are_those_of_the_control_groups(
     if listed is not None:
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(listed)
-    assert _process.cores(tmp_path) == expected
-
-
-def test_keys_are_of_the_kind_that_rows_need(script: Path) -> None:
-    environment, _, _ = run(script, JAX_DEFAULT_PRNG_IMPL="rbg")
-    program = "import jax; print(jax.random.key_impl(jax.random.key(0)))"
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=600
-    )
-    assert done.stdout == "threefry2x32\n"
-
-
-def test_other_flags_of_xla_are_kept(script: Path) -> None:
-    flags = run(script, XLA_FLAGS="--xla_cpu_enable_fast_math=false")[0]["XLA_FLAGS"].split()
-    assert flags[0] == "--xla_cpu_enable_fast_math=false"
-
-
-def test_jax_accepts_the_flags(script: Path) -> None:
-    """An option that XLA does not know ends the process: so this one must be known, or not be asked for."""
-    environment, _, _ = run(script)
-    command = [sys.executable, "-c", "import jax; print(jax.jit(lambda: 1 + 1)())"]
-    assert (
-        subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=True, timeout=600
-        ).stdout
-        == "2\n"
-    )
+    assert _machine.cores(tmp_path) == expected

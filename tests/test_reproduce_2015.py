@@ -6,22 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import _config
-import _datasets
-import _parzen
-import _probability
-import _sampling
 import numpy as np
 import pytest
 import reproduce_2015
-import train
 from helpers import rejects
 from PIL import Image
 from reproduce_2015 import Heartbeat, SwissRoll
 from scipy import stats
 
 import jaxdiff as jd
-from jaxdiff import data
+from jaxdiff import data, training
+from jaxdiff.runs import datasets, estimates, probability, sampling
+from jaxdiff.runs.config import PRESETS
 
 SMALL = {"steps": 3, "chain_steps": 4, "batch_size": 8, "width": 8, "depth": 1, "examples": 3}
 
@@ -35,6 +31,7 @@ def width(path: Path) -> int:
         return image.size[0]
 
 
+@pytest.mark.slow
 def test_heartbeats_stop_and_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -53,14 +50,14 @@ def test_heartbeats_stop_and_go_on(
     assert "K, the paper" in capsys.readouterr().out
 
     @contextmanager
-    def at_once() -> Iterator[train.Stop]:
-        stop = train.Stop()
+    def at_once() -> Iterator[training.Stop]:
+        stop = training.Stop()
         stop.asked = True
         yield stop
 
     parts = dataclasses.replace(options, run=tmp_path / "parts")
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stopping", at_once)
+        patch.setattr(training, "stopping", at_once)
         assert not reproduce_2015.heartbeat(parts)
     assert "stopped at step 1 of 3" in capsys.readouterr().out
     assert reproduce_2015.heartbeat(parts)
@@ -91,6 +88,7 @@ def test_trained_heartbeats_reach_the_papers_bound(tmp_path: Path) -> None:
     assert exact["value"] - 5 * exact["standard_error"] < -np.log2(5)  # a bound
 
 
+@pytest.mark.slow
 def test_a_swiss_roll(tmp_path: Path) -> None:
     options = SwissRoll(run=tmp_path / "roll", noise=0.05, **SMALL)
     assert reproduce_2015.swiss_roll(options)
@@ -130,9 +128,9 @@ def test_the_protocol_on_data_whose_density_is_known() -> None:
     random = np.random.default_rng(0)
     levels = np.clip(random.normal(128, 20, 14_000), 0, 255).astype(np.uint8).reshape(-1, 1, 1, 1)
     splits = {"train": data.Split(levels[:12_000]), "test": data.Split(levels[12_000:])}
-    dataset = _datasets.Dataset("one pixel", (1, 1, 1), None, 256, lambda: splits)
+    dataset = datasets.Dataset("one pixel", (1, 1, 1), None, 256, lambda: splits)
     x = (random.normal(127.5, 20, (10_000, 1, 1, 1)) * 2 / 255 - 1).astype(np.float32)
-    ours, floor = _parzen.parzen(x, dataset)
+    ours, floor = reproduce_2015.parzen(x, dataset)
     blurred = stats.norm(0.5, np.hypot(20 / 255, 0.1))  # 0.1 is the least width of the protocol
     exact = np.mean(blurred.logpdf(dataset.examples("test")[0] / 2 + 0.5))
     np.testing.assert_allclose(
@@ -145,11 +143,11 @@ def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     levels = random.normal([100, 160], [20, 30], (9000, 2)).astype(np.uint8).reshape(-1, 1, 2, 1)
     splits = {"train": data.Split(levels[:8000]), "test": data.Split(levels[8000:])}
-    dataset = _datasets.Dataset("two pixels", (1, 2, 1), None, 256, lambda: splits)
-    config = dataclasses.replace(_config.PRESETS["digits"][1], run=tmp_path)
-    run = _sampling.Run(tmp_path, config, dataset, jd.schedules.cosine(), None, {}, 0)
-    found = _probability.null(
-        _probability.Estimators(run, _probability.Probability(), seed=0),
+    dataset = datasets.Dataset("two pixels", (1, 2, 1), None, 256, lambda: splits)
+    config = dataclasses.replace(PRESETS["digits"][1], run=tmp_path)
+    run = sampling.Run(tmp_path, config, dataset, jd.schedules.cosine(), None, {}, 0)
+    found = estimates.null(
+        probability.Estimators(run, probability.Probability(), seed=0),
         dataset.examples("test")[0],
     )
     values = levels.reshape(-1, 2).astype(float)

@@ -171,6 +171,7 @@ def test_evidence_of_a_gaussian_integral(resample: float | None) -> None:
     assert np.abs(z_scores(np.array(seconds), np.array(1 / (1 + 2 * exponent)))).max() < 5
 
 
+@pytest.mark.slow
 def test_systematic_resampling() -> None:
     log_weights = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.125]))
     for seed in range(20):

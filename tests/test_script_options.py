@@ -10,38 +10,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import _cli
-import _config
-import _datasets
-import _options
-import _parzen
-import compare_samplers
-import evaluate
-import interpolate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import posterior
 import pytest
 import rates
 import reproduce_2015
-import sample
-import train
-from _posterior import Particles
-from _probability import Probability
 
 import jaxdiff as jd
 from jaxdiff import training
+from jaxdiff.cli import compare, errors, evaluate, interpolate, posterior, sample, train
+from jaxdiff.runs import build, checks, datasets, folders, loop, records, require
+from jaxdiff.runs.config import PRESETS, Config, Network, as_json
+from jaxdiff.runs.methods import Particles
+from jaxdiff.runs.probability import Probability
+from jaxdiff.runs.seeds import another, key_of
 
 NAN, INF = math.nan, math.inf
 RUN = Path("no/such/run")  # options are refused before it is looked for
-DIGITS = _config.PRESETS["digits"][1]
+DIGITS = PRESETS["digits"][1]
 
 
 def exits(call: Callable[[], Any], capsys: pytest.CaptureFixture) -> str:
     """The one line that a call ends with."""
-    with pytest.raises(SystemExit) as end, _cli.one_line_errors():
+    with pytest.raises(SystemExit) as end, errors.one_line_errors():
         call()
     assert end.value.code == 1
     lines = capsys.readouterr().err.splitlines()
@@ -89,7 +82,7 @@ def with_option(config: Any, name: str, value: Any) -> Any:
 def test_numbers_that_mean_nothing_are_refused(name: str) -> None:
     for value in WRONG[name]:
         with pytest.raises(ValueError, match=rf"{name}.*: expected .*, got"):
-            _config.check(with_option(DIGITS, name, value))
+            checks.check(with_option(DIGITS, name, value))
 
 
 def test_every_number_has_a_range() -> None:
@@ -97,22 +90,22 @@ def test_every_number_has_a_range() -> None:
     numeric = (int, float, tuple, type(None))
     names = {
         n
-        for n, v in _options.flat(DIGITS).items()
+        for n, v in records.flat(DIGITS).items()
         if isinstance(v, numeric) and not isinstance(v, bool)
     }
     assert names - {"data_dir", "diffusion.objective"} == WRONG.keys()
 
 
-@pytest.mark.parametrize("preset", _config.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_and_the_edges_pass(preset: str) -> None:
-    config = _config.PRESETS[preset][1]
-    _config.check(config)
+    config = PRESETS[preset][1]
+    checks.check(config)
     edges = {
         "seed": 2**32 - 1, "label_drop": 1.0, "network.dropout": 0.0, "optimizer.b1": 0.0, "optimizer.warmup": 0,
         "optimizer.clip_norm": None, "optimizer.final_scale": 1.0,
     }  # fmt: skip
     for name, value in edges.items():
-        _config.check(with_option(config, name, value))
+        checks.check(with_option(config, name, value))
 
 
 DAMAGED = {
@@ -151,13 +144,13 @@ def test_a_damaged_configuration_is_named(
     content, message = DAMAGED.get(case, ("", ""))
     if case in EDITED:
         name, value, message = EDITED[case]
-        fields = json.loads(_config.as_json(DIGITS))
+        fields = json.loads(as_json(DIGITS))
         *sections, last = name.split(".")
         (fields[sections[0]] if sections else fields)[last] = value
         content = json.dumps(fields)
     path = tmp_path / "config.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    line = exits(lambda: _config.load_config(tmp_path), capsys)
+    line = exits(lambda: folders.load_config(tmp_path), capsys)
     assert line.startswith(f"error: {path}: ")
     assert message in line
 
@@ -167,21 +160,21 @@ def test_no_run_and_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "odd" / "config.json").mkdir(parents=True)
     for run in ("nothing", "", "file"):
         assert "is no run folder" in exits(
-            lambda run=run: _config.load_config(tmp_path / run), capsys
+            lambda run=run: folders.load_config(tmp_path / run), capsys
         )
-    assert "Is a directory" in exits(lambda: _config.load_config(tmp_path / "odd"), capsys)
+    assert "Is a directory" in exits(lambda: folders.load_config(tmp_path / "odd"), capsys)
 
 
 def test_configurations_come_back(tmp_path: Path) -> None:
-    for _, config in _config.PRESETS.values():
+    for _, config in PRESETS.values():
         here = dataclasses.replace(config, run=tmp_path)
-        _config.save(here)
-        assert _config.load_config(tmp_path) == here
+        folders.save(here)
+        assert folders.load_config(tmp_path) == here
         whole = dataclasses.replace(
             here, label_drop=0, optimizer=dataclasses.replace(here.optimizer, clip_norm=2)
         )
-        _config.save(whole)  # 0 for 0.0, as a person writes it
-        assert _config.load_config(tmp_path) == whole
+        folders.save(whole)  # 0 for 0.0, as a person writes it
+        assert folders.load_config(tmp_path) == whole
 
 
 # --- between two starts of a run -----------------------------------------------------------------------------------
@@ -207,37 +200,35 @@ GOES_ON = {
 def test_what_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     """Option by option; none is forgotten, and what may not change is refused with its reason."""
     begun = dataclasses.replace(DIGITS, run=tmp_path)
-    assert OTHERS.keys() == _options.flat(begun).keys()
-    assert _config.check_same(begun) is None
-    _config.save(begun)
-    assert _config.check_same(begun) == begun
-    assert _config.what_changes(begun, begun, 10) == ""
+    assert OTHERS.keys() == records.flat(begun).keys()
+    assert folders.check_same(begun) is None
+    folders.save(begun)
+    assert folders.check_same(begun) == begun
+    assert folders.what_changes(begun, begun, 10) == ""
     for name, value in OTHERS.items():
         other = with_option(begun, name, value)
         if name == "run":
             continue  # it is found by that
         if name in GOES_ON:
-            assert _config.check_same(other) == begun
-            line = _config.what_changes(begun, other, 10)
+            assert folders.check_same(other) == begun
+            line = folders.what_changes(begun, other, 10)
             assert (f"goes on from step 10 with {name} {value} (was" in line) == (
                 name != "data_dir"
             )
         else:
-            reason = _config.BETWEEN_STARTS.get(name) or _config.BETWEEN_STARTS[name.split(".")[0]]
+            reason = folders.BETWEEN_STARTS.get(name) or folders.BETWEEN_STARTS[name.split(".")[0]]
             with pytest.raises(
                 ValueError, match=rf"was begun with another {name} \({reason[1]}\); repeat"
             ):
-                _config.check_same(other)
+                folders.check_same(other)
 
 
 def test_what_may_change_keeps_the_state_as_it_is() -> None:
     """The structure of the state is that of the run that was begun, for every option that may change."""
-    dataset = _datasets.load(DIGITS)
+    dataset = datasets.load(DIGITS)
 
-    def state(config: _config.Config) -> Any:
-        return _config.abstract_state(
-            config, _config.make_model(config, dataset), dataset.event_shape
-        )
+    def state(config: Config) -> Any:
+        return build.abstract_state(config, build.make_model(config, dataset), dataset.event_shape)
 
     begun = state(DIGITS)
     for name in GOES_ON - {"run", "data_dir"}:
@@ -249,14 +240,14 @@ def test_what_may_change_keeps_the_state_as_it_is() -> None:
 def test_the_learning_rate_of_a_run_that_goes_on_for_longer(tmp_path: Path) -> None:
     """It is a function of the step and of the steps: at the old end it rises to that of a run of the new length."""
     longer = dataclasses.replace(DIGITS, steps=3000)
-    old, new = (_config.learning_rates(config) for config in (DIGITS, longer))
+    old, new = (build.learning_rates(config) for config in (DIGITS, longer))
     np.testing.assert_allclose(old(1500), 0.02 * 2e-3, rtol=1e-5)
     cosine = 2e-3 * (0.02 + 0.98 * (1 + math.cos(math.pi * (1500 - 100) / (3000 - 100))) / 2)
     np.testing.assert_allclose(new(1500), cosine, rtol=1e-5)
     np.testing.assert_allclose(new(3000), 0.02 * 2e-3, rtol=1e-5)
-    line = _config.what_changes(DIGITS, longer, 1500)
+    line = folders.what_changes(DIGITS, longer, 1500)
     assert f"steps 3000 (was 1500); the learning rate here is {cosine:.3g} (was 4e-05)" in line
-    assert "learning rate here" not in _config.what_changes(
+    assert "learning rate here" not in folders.what_changes(
         DIGITS, dataclasses.replace(DIGITS, log_every=1), 1500
     )
 
@@ -265,44 +256,40 @@ def test_the_learning_rate_of_a_run_that_goes_on_for_longer(tmp_path: Path) -> N
 
 
 def test_options_of_an_mlp_are_used_or_refused() -> None:
-    toy = _config.PRESETS["toy"][1]
-    dataset = _datasets.load(toy)
-    _config.check_network(toy, dataset)
+    toy = PRESETS["toy"][1]
+    dataset = datasets.load(toy)
+    checks.check_network(toy, dataset)
     given = {"dropout": 0.25, "time_embedding": "fourier", "dtype": "bfloat16"}
-    module = _config.make_model(
-        dataclasses.replace(toy, network=_config.Network(**given)), dataset
-    ).module
+    module = build.make_model(dataclasses.replace(toy, network=Network(**given)), dataset).module
     assert {name: getattr(module, name) for name in given} == given
     used = {"channels": 64, "num_blocks": 2, **given}
-    for each in dataclasses.fields(_config.Network):
+    for each in dataclasses.fields(Network):
         if each.name in used:
-            _config.check_network(
-                with_option(toy, f"network.{each.name}", used[each.name]), dataset
-            )
+            checks.check_network(with_option(toy, f"network.{each.name}", used[each.name]), dataset)
             continue
         with pytest.raises(
             ValueError, match=rf"network.{each.name}: expected the default, .* because the MLP"
         ):
-            _config.check_network(
+            checks.check_network(
                 with_option(toy, f"network.{each.name}", (2,) if each.name != "patch" else 2),
                 dataset,
             )
 
 
 def test_attention_that_never_occurs_is_said(capsys: pytest.CaptureFixture) -> None:
-    dataset = _datasets.load(DIGITS)
-    _config.check_network(DIGITS, dataset)
+    dataset = datasets.load(DIGITS)
+    checks.check_network(DIGITS, dataset)
     assert capsys.readouterr().err == ""
-    _config.check_network(with_option(DIGITS, "network.attention", (4, 7)), dataset)
+    checks.check_network(with_option(DIGITS, "network.attention", (4, 7)), dataset)
     assert "no feature map has side 7 (they have 8, 4)" in capsys.readouterr().err
-    _config.check_network(
+    checks.check_network(
         with_option(with_option(DIGITS, "network.attention", (2,)), "network.patch", 3), dataset
     )
     assert capsys.readouterr().err == ""  # ceil(8 / 3) = 3, ceil(3 / 2) = 2
     with pytest.raises(
         ValueError, match=r"network.patch: expected at most the images' side, 8, got 9"
     ):
-        _config.check_network(with_option(DIGITS, "network.patch", 9), dataset)
+        checks.check_network(with_option(DIGITS, "network.patch", 9), dataset)
 
 
 # --- every script's options ----------------------------------------------------------------------------------------
@@ -315,12 +302,12 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
          "noise": [NAN, INF, -1.0]},
     ),
     "evaluate": (
-        evaluate.evaluate, lambda **o: evaluate.Options(run=RUN, **o),
+        evaluate.main, lambda **o: evaluate.Options(run=RUN, **o),
         {"seed": SEEDED, "num_times": [0], "examples": [0, 1], "samples": [-1, 9], "steps": [0], "classifier_steps": [0, -1],
          "guidance": [NAN, INF]},
     ),
     "probability": (
-        evaluate.evaluate, lambda **o: evaluate.Options(run=RUN, probability=Probability(**o)),
+        evaluate.main, lambda **o: evaluate.Options(run=RUN, probability=Probability(**o)),
         {"examples": [-1, 1], "term_examples": [0, 1], "steps": [0], "times": [0, 1], "paths": [0], "path_examples": [-1, 1],
          "ode_steps": [0], "ode_examples": [-1, 1], "ais_examples": [-1, 1], "ais_temperatures": [0],
          "ais_step_size": [0.0, NAN, INF]},
@@ -339,11 +326,11 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
          "prior_std": [0.0, NAN, INF]},
     ),
     "compare": (
-        compare_samplers.compare, lambda **o: compare_samplers.Options(run=RUN, **o),
+        compare.main, lambda **o: compare.Options(run=RUN, **o),
         {"seed": SEEDED, "num": [0, 1], "run_num": [1], "calls": [(), (2,)]},
     ),
     "parzen": (
-        _parzen.mnist, lambda **o: _parzen.Mnist(run=RUN, **o),
+        reproduce_2015.mnist, lambda **o: reproduce_2015.Mnist(run=RUN, **o),
         {"seed": SEEDED, "num": [1], "examples": [1], "steps": [0], "chain_steps": [0], "guidance": [NAN, INF]},
     ),
     "heartbeat": (
@@ -359,7 +346,7 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
         {"batch": [0], "rounds": [0], "steps": [(0,), (10, -1)], "guidance": [NAN, INF]},
     ),
     "train": (
-        train.train, lambda **o: dataclasses.replace(DIGITS, run=RUN, **o), {"seed": SEEDED, "steps": [0], "label_drop": [NAN]},
+        train.main, lambda **o: dataclasses.replace(DIGITS, run=RUN, **o), {"seed": SEEDED, "steps": [0], "label_drop": [NAN]},
     ),
 }  # fmt: skip
 
@@ -385,9 +372,9 @@ def test_seeds_have_random_numbers_of_their_own() -> None:
     assert (data(jax.random.key(-1)) == data(jax.random.key(2**32 - 1))).all()
     for seed in (2**32, -1):
         with pytest.raises(ValueError, match=r"seed: expected an integer in \[0, 2\^32\), got"):
-            _config.key_of(seed, "data")
-    assert _options.another(2**32 - 1) == 0
-    assert (data(_config.key_of(2**32 - 1, "data")) != data(_config.key_of(0, "data"))).any()
+            key_of(seed, "data")
+    assert another(2**32 - 1) == 0
+    assert (data(key_of(2**32 - 1, "data")) != data(key_of(0, "data"))).any()
 
 
 # --- whose fault an error is ---------------------------------------------------------------------------------------
@@ -398,8 +385,8 @@ class Broken:
 
     @staticmethod
     def interpreter() -> None:
-        _options.counts(dataclasses.replace(DIGITS, steps=None), steps=None)  # type: ignore[arg-type]
-        _options.numbers(dataclasses.replace(DIGITS, label_drop="0.1"), label_drop=_options.SHARE)  # type: ignore
+        require.counts(dataclasses.replace(DIGITS, steps=None), steps=None)  # type: ignore[arg-type]
+        require.numbers(dataclasses.replace(DIGITS, label_drop="0.1"), label_drop=require.SHARE)  # type: ignore
 
     @staticmethod
     def jax_itself() -> None:
@@ -411,7 +398,7 @@ class Broken:
 
     @staticmethod
     def attribute() -> None:
-        _config.check(None)  # type: ignore[arg-type]
+        checks.check(None)  # type: ignore[arg-type]
 
     @staticmethod
     def division() -> None:
@@ -420,21 +407,21 @@ class Broken:
 
 @pytest.mark.parametrize("name", [name for name in vars(Broken) if not name.startswith("_")])
 def test_a_fault_of_ours_shows_its_traceback(name: str, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(Exception) as caught, _cli.one_line_errors():  # noqa: PT011
+    with pytest.raises(Exception) as caught, errors.one_line_errors():  # noqa: PT011
         getattr(Broken, name)()
     assert not isinstance(caught.value, SystemExit)
-    assert caught.value.__notes__[-1] == _cli.NOT_YOURS
+    assert caught.value.__notes__[-1] == errors.NOT_YOURS
     assert capsys.readouterr().err == ""
 
 
 YOURS = {
-    "a script's check": lambda: _options.seed(-1),
+    "a script's check": lambda: require.seed(-1),
     "a library's check": lambda: jd.grids.uniform(0),
     "a check of types": lambda: training.init_state(jax.random.PRNGKey(0), {}, optax.sgd(1.0)),
     "a check inside a compiled function": lambda: jax.jit(lambda x: jd.q_sample(jd.schedules.cosine(), x, 2.0, x))(jnp.ones(3)),
     "a check inside a mapped function": lambda: jax.pmap(lambda x: jd.grids.uniform(-1) + x)(jnp.ones(2)),
-    "raised from another": lambda: _options.read_json(Path(__file__)),
-    "divergence": lambda: train.require_finite(3, NAN),
+    "raised from another": lambda: records.read_json(Path(__file__)),
+    "divergence": lambda: loop.require_finite(3, NAN),
     "no file": lambda: Path("no/such/file").read_text(),
 }  # fmt: skip
 
@@ -445,7 +432,7 @@ def test_what_the_user_can_mend_is_one_line(
 ) -> None:
     assert exits(YOURS[name], capsys).endswith("(JAXDIFF_TRACEBACK=1 shows where)")
     monkeypatch.setenv("JAXDIFF_TRACEBACK", "1")
-    with pytest.raises((ValueError, TypeError, OSError, ArithmeticError)), _cli.one_line_errors():
+    with pytest.raises((ValueError, TypeError, OSError, ArithmeticError)), errors.one_line_errors():
         YOURS[name]()
 
 
@@ -461,7 +448,7 @@ def test_errors_without_a_message(capsys: pytest.CaptureFixture) -> None:
 
 def test_exit_codes(tmp_path: Path) -> None:
     """Of a process: 1 with a line, 1 with a traceback, 130 where it was interrupted."""
-    program = "import sys, _cli\nwith _cli.one_line_errors():\n    {}\n"
+    program = "from jaxdiff.cli import errors\nwith errors.one_line_errors():\n    {}\n"
     found = {}
     for name, body in {
         "line": "raise OSError('full')", "traceback": "None + 1", "interrupted": "raise KeyboardInterrupt"
@@ -478,5 +465,5 @@ def test_exit_codes(tmp_path: Path) -> None:
     }
     assert found["line"].stderr == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
     assert "Traceback" in found["traceback"].stderr
-    assert found["traceback"].stderr.endswith(f"{_cli.NOT_YOURS}\n")
+    assert found["traceback"].stderr.endswith(f"{errors.NOT_YOURS}\n")
     assert found["interrupted"].stderr == "\ninterrupted\n"

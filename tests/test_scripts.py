@@ -1,6 +1,8 @@
 """The scripts, as a user runs them: stop and go on, sample, evaluate, and one clear line for every mistake."""
 
 import dataclasses
+import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -10,42 +12,45 @@ import signal
 import subprocess
 import sys
 import time
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import _cli
-import _config
-import _datasets
-import _parzen
-import _process
-import _quality
-import _report
-import _sampling
 import chex
-import compare_samplers
-import evaluate
-import export
-import interpolate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import rates
-import sample
-import train
-from _probability import Probability, Row
+import reproduce_2015
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import training, zoo
+from jaxdiff import cli, training, zoo
+from jaxdiff.cli import (
+    compare,
+    env,
+    errors,
+    evaluate,
+    export,
+    interpolate,
+    report,
+    sample,
+    train,
+)
+from jaxdiff.runs import build, datasets, folders, quality, sampling
+from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, as_json
+from jaxdiff.runs.probability import Probability, Row
 
 ROOT = Path(__file__).parents[1]
 TINY = dataclasses.replace(
-    _config.PRESETS["digits"][1],
+    PRESETS["digits"][1],
     steps=6,
     batch_size=8,
     log_every=1,
     eval_every=3,
-    network=_config.Network(channels=8, multipliers=(1, 2), num_blocks=1, attention=()),
+    network=Network(channels=8, multipliers=(1, 2), num_blocks=1, attention=()),
 )
 NONE = Probability(examples=0)
 FEW = Probability(
@@ -61,7 +66,7 @@ def width_and_frames(path: Path) -> tuple[int, int]:
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    assert train.train(dataclasses.replace(TINY, run=run))
+    assert train.main(dataclasses.replace(TINY, run=run))
     return run
 
 
@@ -78,18 +83,19 @@ def test_training_leaves_what_it_promises(tiny_run: Path) -> None:
 
 
 def test_configuration_round_trip(tiny_run: Path) -> None:
-    assert _config.load_config(tiny_run) == dataclasses.replace(TINY, run=tiny_run)
+    assert folders.load_config(tiny_run) == dataclasses.replace(TINY, run=tiny_run)
 
 
 def test_a_finished_run_is_left_alone(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     before = (tiny_run / "metrics.jsonl").read_text()
-    assert train.train(dataclasses.replace(TINY, run=tiny_run))
+    assert train.main(dataclasses.replace(TINY, run=tiny_run))
     assert "trained already (6 steps)" in capsys.readouterr().out
     assert (tiny_run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_comparing_samplers(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    options = compare_samplers.Options(
+    options = compare.Options(
         run=tiny_run,
         samplers=("ddim", "heun"),
         grids=("uniform", "optimised"),
@@ -99,7 +105,7 @@ def test_comparing_samplers(tiny_run: Path, tmp_path: Path, capsys: pytest.Captu
         orders=False,
         output=tmp_path,
     )
-    results = compare_samplers.compare(options)
+    results = compare.main(options)
     # heun takes two calls a step, and two steps are too few
     expected = {("ddim", 4), ("ddim", 6), ("heun", 6)}
     for result in results:
@@ -130,10 +136,10 @@ def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
-    run = _sampling.load_run(tiny_run)
+    run = sampling.load_run(tiny_run)
     labels = np.arange(10) % 10
     whole, parts = (
-        _sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4)
+        sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4)
     )
     np.testing.assert_allclose(
         whole, parts, atol=1e-4
@@ -141,14 +147,14 @@ def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
 
 
 def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _sampling.load_run(tiny_run)
+    run = sampling.load_run(tiny_run)
     options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4, "keep": True}
-    first = _sampling.generate(run, 10, **options)
+    first = sampling.generate(run, 10, **options)
     parts = sorted((tiny_run / "samples" / "parts").glob("*.npz"))
     assert len(parts) == 3
     parts[1].unlink()  # as an interrupted run leaves it
     written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
-    chex.assert_trees_all_equal(_sampling.generate(run, 10, **options), first)
+    chex.assert_trees_all_equal(sampling.generate(run, 10, **options), first)
     assert {part: part.stat().st_mtime_ns for part in parts if part != parts[1]} == written
     before = set(parts)
     others: list[dict] = [
@@ -156,14 +162,14 @@ def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyP
         {"threshold": "static"}, {"grid": "quadratic"}, {"sampler": "ancestral", "variance": "large"},
     ]  # fmt: skip
     monkeypatch.setattr(
-        _sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1))
+        sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1))
     )
     for other in others:
-        _sampling.generate(run, 10, **options | other)
+        sampling.generate(run, 10, **options | other)
         now = set((tiny_run / "samples" / "parts").glob("*.npz"))
         assert len(now - before) == 3, other  # nothing is read where it does not belong
         before = now
-    _sampling.generate(run, 14, **options | {"labels": np.arange(14) % 10})
+    sampling.generate(run, 14, **options | {"labels": np.arange(14) % 10})
     assert (
         len(set((tiny_run / "samples" / "parts").glob("*.npz")) - before) == 2
     )  # two whole chunks are there
@@ -173,7 +179,7 @@ def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     options = interpolate.Options(run=tiny_run, strips=2, columns=4, steps=40)
     strips = interpolate.main(options)
     assert strips.shape == (2, 4, 8, 8, 1)
-    x_0, y_0 = interpolate.pairs(_sampling.load_run(tiny_run), options)
+    x_0, y_0 = interpolate.pairs(sampling.load_run(tiny_run), options)
     # There and back with 40 steps: a few percent of a grey range of 2.
     np.testing.assert_allclose(strips[:, 0], x_0, atol=0.1)
     np.testing.assert_allclose(strips[:, -1], y_0, atol=0.1)
@@ -183,7 +189,7 @@ def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
-    result = evaluate.evaluate(
+    result = evaluate.main(
         evaluate.Options(
             run=tiny_run,
             num_times=3,
@@ -202,10 +208,10 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     assert result["features_recall"] < 0.3 < 0.8 < result["features_recall_real_vs_real"]
     assert result["training_distance_ratio"] > 1  # and no copies
     assert width_and_frames(tiny_run / "neighbours.png")[0] > 300
-    run = _sampling.load_run(tiny_run)
-    without = _quality.measure(
+    run = sampling.load_run(tiny_run)
+    without = quality.measure(
         run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100
-    )
+    ).figures
     assert "recognised" not in without  # samples without labels have features all the same
     assert without["training_distance_ratio"] == 0  # and real copies are found
     assert without["nearer_than_1_percent_of_held_out"] == 1
@@ -216,7 +222,7 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
         )  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
     assert "recognised" in capsys.readouterr().out
-    _report.write(tiny_run, {"steps": 6}, result["denoising"])
+    report.write(tiny_run, {"steps": 6}, result["denoising"])
     page = (tiny_run / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 4
     assert page.count("data:image/gif;base64,") == 1
@@ -230,7 +236,7 @@ def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureF
     assert losses is not None
     np.testing.assert_allclose(*map(float, losses.groups()), rtol=0.01)
     content = output.read_bytes()
-    run, read = _sampling.load_run(tiny_run), zoo.read("digits", content)
+    run, read = sampling.load_run(tiny_run), zoo.read("digits", content)
     assert read.model == run.model
     assert read.about["source"] == "drawn by hand"
     chex.assert_trees_all_close(
@@ -245,7 +251,9 @@ def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureF
 
 def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
     """Real images beat the samples of a run that has learnt next to nothing."""
-    assert _parzen.mnist(_parzen.Mnist(run=tiny_run, num=100, steps=3, examples=8, chain_steps=3))
+    assert reproduce_2015.mnist(
+        reproduce_2015.Mnist(run=tiny_run, num=100, steps=3, examples=8, chain_steps=3)
+    )
     found = json.loads((tiny_run / "parzen.json").read_text())
     bits = found["parzen_bits"]
     assert bits["perfect model, here"][0] > bits["this model"][0]
@@ -254,6 +262,7 @@ def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
     assert width_and_frames(tiny_run / "parzen.png")[0] > 300
 
 
+@pytest.mark.slow
 def test_rates_of_a_run(tiny_run: Path) -> None:
     options = rates.Options(
         run=tiny_run, samplers=("heun",), steps=(2, 3), batch=8, guidance=2.0, rounds=2
@@ -265,15 +274,16 @@ def test_rates_of_a_run(tiny_run: Path) -> None:
     assert (tiny_run / "rates.png").exists()
 
 
+@pytest.mark.slow
 def test_a_toy_density_trains(tmp_path: Path) -> None:
     toy = dataclasses.replace(
-        _config.PRESETS["toy"][1], run=tmp_path / "toy", steps=4, batch_size=8, eval_every=4,
-        network=_config.Network(channels=8, num_blocks=2),
+        PRESETS["toy"][1], run=tmp_path / "toy", steps=4, batch_size=8, eval_every=4,
+        network=Network(channels=8, num_blocks=2),
     )  # fmt: skip
-    assert train.train(toy)
+    assert train.main(toy)
     assert width_and_frames(toy.run / "samples.png")[0] > 300
     few = dataclasses.replace(FEW, path_examples=0)
-    result = evaluate.evaluate(
+    result = evaluate.main(
         evaluate.Options(
             run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few
         )
@@ -282,18 +292,19 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     assert [row["kind"] for row in result["probability"]] == ["lower"] + 5 * ["density"]
 
 
+@pytest.mark.slow
 def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Trained on the bound, sampled, and evaluated; what is done already is read again, and only where it belongs."""
     config = dataclasses.replace(
-        _config.PRESETS["digits-likelihood"][1], run=tmp_path / "run", steps=6, batch_size=8, eval_every=6,
-        network=_config.Network(channels=8, multipliers=(1,), attention=(), fourier=(3,)),
+        PRESETS["digits-likelihood"][1], run=tmp_path / "run", steps=6, batch_size=8, eval_every=6,
+        network=Network(channels=8, multipliers=(1,), attention=(), fourier=(3,)),
     )  # fmt: skip
-    assert train.train(config)
-    run = _sampling.load_run(config.run)
+    assert train.main(config)
+    run = sampling.load_run(config.run)
     logits = run.schedule.log_snr_fn.args[2]
     assert np.abs(np.asarray(logits)).max() > 0  # the interior has moved
     options = evaluate.Options(run=config.run, num_times=2, examples=8, samples=0, probability=FEW)
-    first = evaluate.evaluate(options)
+    first = evaluate.main(options)
     names = [row["name"] for row in first["probability"]]
     assert "bound in continuous time" in names
     assert "full Gaussian" in names
@@ -307,7 +318,7 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     parts = {part: part.stat().st_mtime_ns for part in (config.run / "probability").rglob("*.npz")}
     lost = next(part for part in parts if part.name.startswith("terms"))
     lost.unlink()  # as an interrupted evaluation leaves it
-    again = evaluate.evaluate(options)
+    again = evaluate.main(options)
     assert {part for part in parts if part.stat().st_mtime_ns != parts[part]} == {lost}
     for one, two in zip(first["probability"], again["probability"], strict=True):
         assert dataclasses.replace(Row(**one), seconds=0) == dataclasses.replace(
@@ -328,26 +339,26 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped in the middle it goes on bit for bit, the history of its steps included; its chain has its own T."""
-    diffusion = _config.Diffusion(
+    diffusion = Diffusion(
         prediction=prediction, objective=objective, num_steps=3, time_sampling=time_sampling
     )
     network = dataclasses.replace(TINY.network, multipliers=(1,))
     config = dataclasses.replace(
         TINY, run=tmp_path / "run", steps=8, eval_every=8, network=network, diffusion=diffusion
     )
-    monkeypatch.setattr(train, "pictures", lambda *_: None)
-    assert train.train(config)
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
+    assert train.main(config)
     log = training.read_log(config.run)
     stopped = dataclasses.replace(config, run=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         patch.setattr(
-            train.Stop,
+            training.Stop,
             "asked",
             property(lambda stop: True, lambda stop, value: None),
             raising=False,
         )
-        assert not train.train(stopped)  # after its first step
-    assert train.train(stopped)
+        assert not train.main(stopped)  # after its first step
+    assert train.main(stopped)
     assert [x["loss"] for x in training.read_log(stopped.run) if "loss" in x] == [
         x["loss"] for x in log if "loss" in x
     ]
@@ -361,20 +372,20 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
         assert states[0]._fields == training.TrainState._fields
     few = dataclasses.replace(FEW, steps=None, path_examples=0, ode_examples=0, baselines=False, ais_examples=2, ais_temperatures=2)  # fmt: skip
     options = evaluate.Options(run=config.run, num_times=1, examples=8, samples=0, probability=few)
-    rows = evaluate.evaluate(options)["probability"]
+    rows = evaluate.main(options)["probability"]
     assert rows[0]["name"] == "bound by terms, T = 3"
     assert [row["kind"] for row in rows] == ["lower", "lower", "lower", "upper"]
     assert all(np.isfinite(row["nats"]) for row in rows)
     assert np.isfinite(
-        _sampling.generate(_sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x
+        sampling.generate(sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x
     ).all()
 
 
-def last_state(config: _config.Config) -> training.TrainState:
-    dataset = _datasets.load(config)
-    model = _config.make_model(config, dataset)
+def last_state(config: Config) -> training.TrainState:
+    dataset = datasets.load(config)
+    model = build.make_model(config, dataset)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
-        return checkpoints.restore(_config.abstract_state(config, model, dataset.event_shape))
+        return checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
 
 
 # --- stopping and going on -----------------------------------------------------------------------------------------
@@ -386,7 +397,7 @@ def command(run: Path) -> list[str]:
     options = f"--steps {STEPS} --batch-size 8 --log-every 1 --eval-every 10 --network.channels 8"
     return [
         sys.executable,
-        "experiments/train.py",
+        "experiments/loop.py",
         "digits",
         "--run",
         str(run),
@@ -439,6 +450,7 @@ def stop_after(run: Path, steps: int, number: int) -> subprocess.CompletedProces
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
     """Interrupted, gone on with, killed in cold blood, gone on with: bit for bit the run that was left in peace."""
     peace, war = tmp_path / "peace", tmp_path / "war"
@@ -465,7 +477,7 @@ def test_ctrl_c_and_kill_lose_nothing_but_time(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None:
-    """Beside a training run: another train.py, samples, an evaluation, an export; the run loses not a line."""
+    """Beside a training run: another loop.py, samples, an evaluation, an export; the run loses not a line."""
     run = tmp_path / "run"
     first = subprocess.Popen(
         command(run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
@@ -488,25 +500,23 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     assert f"is in use by process {first.pid} on " in second.stderr
     assert len([line for line in second.stderr.splitlines() if line.startswith("error:")]) == 1
     assert "Traceback" not in second.stderr
-    steps = [_sampling.load_run(run, best=best).step for best in (False, True)]
+    steps = [sampling.load_run(run, best=best).step for best in (False, True)]
     assert min(steps) >= 10
     assert max(steps) < STEPS
     sample.main(sample.Options(run=run, num=4, steps=2))
-    evaluate.evaluate(
-        evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE)
-    )
+    evaluate.main(evaluate.Options(run=run, num_times=1, examples=8, samples=0, probability=NONE))
     export.main(export.Options(run=run))
     _, err = first.communicate(timeout=600)
     assert first.returncode == 0, err
     losses = [line["step"] for line in training.read_log(run) if "loss" in line]
     assert losses == list(range(1, STEPS + 1))
-    assert _sampling.load_run(run).step == STEPS
+    assert sampling.load_run(run).step == STEPS
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, run=tmp_path / "run")
     with training.lock(config.run), pytest.raises(BlockingIOError, match="is in use by process"):
-        train.train(config)
+        train.main(config)
     assert [path.name for path in config.run.iterdir()] == [".lock"]
 
 
@@ -518,14 +528,14 @@ def test_a_run_goes_on_for_longer(
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     drawn = []
-    monkeypatch.setattr(train, "pictures", lambda config, _: drawn.append(config.steps))
+    monkeypatch.setattr(train, "draw_pictures", lambda config, _: drawn.append(config.steps))
     optimizer = dataclasses.replace(TINY.optimizer, learning_rate=1e-3)
     longer = dataclasses.replace(TINY, run=run, steps=9, log_every=2, optimizer=optimizer)
     before = last_state(dataclasses.replace(TINY, run=run))
-    assert train.train(longer)
+    assert train.main(longer)
     said = f"{run} goes on from step 6 with steps 9 (was 6), log_every 2 (was 1), optimizer.learning_rate 0.001 (was 0.002)"
     assert said in capsys.readouterr().out
-    assert _config.load_config(run) == longer
+    assert folders.load_config(run) == longer
     after = last_state(longer)
     assert (int(before.step), int(after.step)) == (6, 9)
     adam = [jax.tree.leaves(state.opt_state)[0] for state in (before, after)]
@@ -544,9 +554,9 @@ def test_a_run_goes_on_for_longer(
     assert not any(
         (run / name).exists() for name in train.PICTURES
     )  # those of the shorter run are gone
-    assert train.train(dataclasses.replace(TINY, run=run, steps=4))  # fewer than there are
+    assert train.main(dataclasses.replace(TINY, run=run, steps=4))  # fewer than there are
     assert "is trained already (9 steps)" in capsys.readouterr().out
-    assert _config.load_config(run) == longer
+    assert folders.load_config(run) == longer
 
 
 def test_samples_that_are_not_finite_are_not_saved(
@@ -554,14 +564,14 @@ def test_samples_that_are_not_finite_are_not_saved(
 ) -> None:
     bad = np.zeros((2, 4, 1, 8, 8, 1))
     bad[-1, 1, 0, 3, 3], bad[-1, 2, 0, 0, 0] = np.nan, np.inf
-    monkeypatch.setattr(_sampling, "program", lambda *_, **__: lambda *_: bad)
-    with pytest.raises(SystemExit) as end, _cli.one_line_errors():
+    monkeypatch.setattr(sampling, "program", lambda *_, **__: lambda *_: bad)
+    with pytest.raises(SystemExit) as end, errors.one_line_errors():
         sample.main(sample.Options(run=tiny_run, num=4, steps=2, output=tmp_path / "out"))
     assert end.value.code == 1
     assert "error: samples: 2 of 4 are not finite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(FloatingPointError, match="samples: 2 of 4"):
-        _sampling.generate(_sampling.load_run(tiny_run), 4, steps=2, keep=True, seed=99)
+        sampling.generate(sampling.load_run(tiny_run), 4, steps=2, keep=True, seed=99)
     (tiny_run / "interpolation.npz").unlink(missing_ok=True)
     monkeypatch.setattr(interpolate, "between", lambda *_: np.full((6, 10, 8, 8, 1), np.nan))
     with pytest.raises(FloatingPointError, match="samples: 6 of 6"):
@@ -576,16 +586,16 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
     """Each mistake a user can make on the command line."""
     other = tmp_path / "other"
     calls = {
-        "unknown data set": lambda: train.train(
+        "unknown data set": lambda: train.main(
             dataclasses.replace(TINY, run=other, dataset="digitz")
         ),
-        "set not prepared": lambda: train.train(
+        "set not prepared": lambda: train.main(
             dataclasses.replace(TINY, run=other, dataset="mnist", data_dir=tmp_path / "nothing")
         ),
-        "another configuration": lambda: train.train(
+        "another configuration": lambda: train.main(
             dataclasses.replace(TINY, run=run, batch_size=16)
         ),
-        "batch for no devices": lambda: train.train(
+        "batch for no devices": lambda: train.main(
             dataclasses.replace(TINY, run=other, batch_size=6)
         ),
         "no run": lambda: sample.main(sample.Options(run=other)),
@@ -593,70 +603,66 @@ def bad_input(case: str, run: Path, tmp_path: Path) -> None:
         "guided without labels": lambda: sample.main(
             sample.Options(run=run, unconditional=True, guidance=2.0)
         ),
-        "no log": lambda: train.train(dataclasses.replace(TINY, run=other, log_every=0)),
+        "no log": lambda: train.main(dataclasses.replace(TINY, run=other, log_every=0)),
         "ancestral noise": lambda: sample.main(
             sample.Options(run=run, sampler="ancestral", noise=0.5)
         ),
         "no chunk": lambda: sample.main(sample.Options(run=run, batch_size=0)),
         "no samples": lambda: sample.main(sample.Options(run=run, num=0)),
         "no steps": lambda: sample.main(sample.Options(run=run, steps=0)),
-        "no calls": lambda: compare_samplers.compare(compare_samplers.Options(calls=())),
-        "levels alone": lambda: train.train(
-            dataclasses.replace(TINY, run=other, diffusion=_config.Diffusion(prediction="levels"))
+        "no calls": lambda: compare.main(compare.Options(calls=())),
+        "levels alone": lambda: train.main(
+            dataclasses.replace(TINY, run=other, diffusion=Diffusion(prediction="levels"))
         ),
-        "bound of labelled data": lambda: train.train(
+        "bound of labelled data": lambda: train.main(
             dataclasses.replace(
                 TINY,
                 run=other,
-                diffusion=_config.Diffusion(prediction="levels", schedule="learned"),
+                diffusion=Diffusion(prediction="levels", schedule="learned"),
             )
         ),
-        "another bound of a learned schedule": lambda: train.train(
+        "another bound of a learned schedule": lambda: train.main(
             dataclasses.replace(
-                _config.PRESETS["digits-likelihood"][1],
+                PRESETS["digits-likelihood"][1],
                 run=other,
-                diffusion=_config.Diffusion(
-                    prediction="levels", schedule="learned", objective="vlb"
-                ),
+                diffusion=Diffusion(prediction="levels", schedule="learned", objective="vlb"),
             )
         ),
-        "weighted bound": lambda: train.train(
+        "weighted bound": lambda: train.main(
             dataclasses.replace(
-                TINY, run=other, diffusion=_config.Diffusion(objective="vlb", weight="min_snr")
+                TINY, run=other, diffusion=Diffusion(objective="vlb", weight="min_snr")
             )
         ),
-        "no terms": lambda: train.train(
+        "no terms": lambda: train.main(
+            dataclasses.replace(TINY, run=other, diffusion=Diffusion(time_sampling="loss_aware"))
+        ),
+        "no chain": lambda: train.main(
             dataclasses.replace(
-                TINY, run=other, diffusion=_config.Diffusion(time_sampling="loss_aware")
+                TINY, run=other, diffusion=Diffusion(objective="hybrid", num_steps=0)
             )
         ),
-        "no chain": lambda: train.train(
-            dataclasses.replace(
-                TINY, run=other, diffusion=_config.Diffusion(objective="hybrid", num_steps=0)
-            )
-        ),
-        "levels of a density": lambda: train.train(
-            dataclasses.replace(
-                _config.PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll"
-            )
+        "levels of a density": lambda: train.main(
+            dataclasses.replace(PRESETS["digits-likelihood"][1], run=other, dataset="swiss_roll")
         ),
         "no strips": lambda: interpolate.main(interpolate.Options(run=run, strips=0)),
         "too many strips": lambda: interpolate.main(interpolate.Options(run=run, strips=19)),
-        "few samples": lambda: evaluate.evaluate(evaluate.Options(run=run, samples=9)),
-        "a window of too many": lambda: _parzen.mnist(_parzen.Mnist(run=run, num=1199)),
+        "few samples": lambda: evaluate.main(evaluate.Options(run=run, samples=9)),
+        "a window of too many": lambda: reproduce_2015.mnist(
+            reproduce_2015.Mnist(run=run, num=1199)
+        ),
         "another ending": lambda: export.main(export.Options(run=run, output=other)),
         "an uneven batch": lambda: rates.main(rates.Options(run=run, batch=6)),
-        "one sample": lambda: _parzen.mnist(_parzen.Mnist(run=run, num=1)),
+        "one sample": lambda: reproduce_2015.mnist(reproduce_2015.Mnist(run=run, num=1)),
         "no rounds": lambda: rates.main(rates.Options(run=run, rounds=0)),
-        "no times": lambda: evaluate.evaluate(evaluate.Options(run=run, num_times=0)),
+        "no times": lambda: evaluate.main(evaluate.Options(run=run, num_times=0)),
     }
-    with _cli.one_line_errors():
+    with errors.one_line_errors():
         calls[case]()
 
 
 MESSAGES = {
     "unknown data set": "did you mean",
-    "set not prepared": "prepare.py",
+    "set not prepared": "jaxdiff prepare",
     "another configuration": "was begun with another batch_size",
     "batch for no devices": "batch: expected a multiple of 4 devices, got 6 rows",
     "no run": "is no run folder",
@@ -702,23 +708,23 @@ def test_mistakes_are_answered_in_one_line(
 def test_a_mistake_leaves_nothing_in_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "pictures", lambda *_: None)
+    monkeypatch.setattr(train, "draw_pictures", lambda *_: None)
     mistaken = dataclasses.replace(TINY, run=tmp_path / "run", batch_size=6)
     with pytest.raises(ValueError, match="batch: expected a multiple"):
-        train.train(mistaken)
-    assert train.train(dataclasses.replace(mistaken, batch_size=8, steps=1))
+        train.main(mistaken)
+    assert train.main(dataclasses.replace(mistaken, batch_size=8, steps=1))
 
 
 def test_lost_pictures_are_made_again(tiny_run: Path) -> None:
     (tiny_run / "reverse.gif").unlink()
-    assert train.train(dataclasses.replace(TINY, run=tiny_run))
+    assert train.main(dataclasses.replace(TINY, run=tiny_run))
     assert (tiny_run / "reverse.gif").exists()
 
 
 def test_a_damaged_configuration_is_named(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json: expected JSON, got"):
-        _config.load_config(tmp_path)
+        folders.load_config(tmp_path)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
@@ -728,28 +734,108 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
     path = tiny_run / "config.json"
     before = path.read_text()
     try:
-        path.write_text(json.dumps(json.loads(_config.as_json(wider))))
+        path.write_text(json.dumps(json.loads(as_json(wider))))
         with pytest.raises(
             ValueError, match=r"is of another model: .* leaves differ, the first: expected"
         ):
-            _sampling.load_run(tiny_run)
+            sampling.load_run(tiny_run)
     finally:
         path.write_text(before)
 
 
+def help_of(capsys: pytest.CaptureFixture, call: Callable[[], Any]) -> str:
+    with pytest.raises(SystemExit) as end:
+        call()
+    assert not end.value.code
+    return re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯]", "", capsys.readouterr().out)
+
+
 @pytest.mark.parametrize(
-    "script", sorted(path.name for path in (ROOT / "experiments").glob("[a-z]*.py"))
+    "script", sorted(path.name for path in (ROOT / "experiments").glob("*.py"))
 )
 def test_help_can_be_read(
     script: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(_process, "configure", lambda: None)  # this process is set up already
-    monkeypatch.setattr(
-        sys, "argv", [script, *(["digits"] if script == "train.py" else []), "--help"]
-    )
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
-    assert not end.value.code
-    page = capsys.readouterr().out
+    monkeypatch.setattr(cli, "set_up", lambda: None)  # this process is set up already
+    preset = ["digits"] if script == "train.py" else []
+    monkeypatch.setattr(sys, "argv", [script, *preset, "--help"])
+    path = str(ROOT / "experiments" / script)
+    page = help_of(capsys, lambda: runpy.run_path(path, run_name="__main__"))
     assert re.match(rf"usage: \S*{script} ", page)
     assert len(page.splitlines()) > 8
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_a_command_says_what_it_takes_with_its_defaults(
+    command: str, capsys: pytest.CaptureFixture
+) -> None:
+    """Every option by its name; `jaxdiff --help` has a line for every command."""
+    preset = ["mnist"] if command == "train" else []
+    prog = f"jaxdiff {command}"
+    page = help_of(capsys, lambda: cli.run(command, [*preset, "--help"], prog=prog))
+    assert page.startswith(f"usage: jaxdiff {command}")
+    assert f"\n  {command} " in cli.usage()
+    module = importlib.import_module(f"jaxdiff.cli.{command}")
+    options = PRESETS["mnist"][1] if command == "train" else module.Options
+    for name in named(options):
+        assert f"--{name}" in page or f"--no-{name}" in page or name == "run", name
+    if command == "train":  # the preset's own
+        for default in ("4000", "runs/mnist", "0.999"):
+            assert f"(default: {default})" in " ".join(page.split()), default
+
+
+def named(options: Any, prefix: str = "") -> Iterator[str]:
+    """The options of a dataclass as the command line has them."""
+    hints = typing.get_type_hints(options if isinstance(options, type) else type(options))
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            flat = name == "sampling"  # without its prefix, as posterior has it
+            yield from named(kind, "" if flat else f"{prefix}{name}.".replace("_", "-"))
+        else:
+            yield f"{prefix}{name}".replace("_", "-")
+
+
+def test_a_command_that_is_none_is_answered_with_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["jaxdiff", "tarin"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: there is no command 'tarin'")
+    assert set(re.findall(r"^  (\w+) ", error, re.M)) == set(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("way", [["-m", "jaxdiff"], ["-c", "from jaxdiff.cli import main; main()"]])
+def test_the_program_by_its_name(way: list[str]) -> None:
+    """`python -m jaxdiff` and the entry point of the console script."""
+    done = subprocess.run(
+        [sys.executable, *way, "env"], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        check=True, timeout=600,
+    )  # fmt: skip
+    assert done.stdout.startswith(f"jaxdiff {jd.__version__} in ")
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint"):
+        assert f"{name} {importlib.metadata.version(name)}" in done.stdout
+    assert "Python " in done.stdout
+    assert re.search(r"^device 0: .* GiB left$", done.stdout, re.M)
+
+
+def test_a_gpu_that_stands_unused_is_said(tmp_path: Path) -> None:
+    assert not any("warning" in line for line in env.lines(tmp_path))
+    information = tmp_path / "proc/driver/nvidia/gpus/0000:01:00.0/information"
+    information.parent.mkdir(parents=True)
+    information.write_text("Model: \t\t NVIDIA H100 80GB HBM3\nIRQ: 1\n")
+    (warning,) = (line for line in env.lines(tmp_path) if "warning" in line)
+    assert "NVIDIA H100 80GB HBM3 is not used" in warning
+    assert 'pip install "jaxdiff[cuda12]"' in warning
+
+
+def test_what_is_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    for arguments, expected in (
+        (["/v/bin/jaxdiff", "train", "digits", "--run", "a b"], "jaxdiff train digits --run 'a b'"),
+        (["/v/jaxdiff/__main__.py", "train"], f"{sys.executable} -m jaxdiff train"),
+        (["experiments/train.py", "digits"], f"{sys.executable} experiments/train.py digits"),
+    ):
+        monkeypatch.setattr(sys, "argv", arguments)
+        assert cli.typed() == expected

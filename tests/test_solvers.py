@@ -13,9 +13,11 @@ from helpers import (
     SCHEDULES,
     asymmetric_mixture,
     correlated_gaussian,
+    crossed,
     mixture_samples,
     moment_z_scores,
     rejects,
+    slow,
 )
 from jax.tree_util import Partial
 
@@ -24,9 +26,7 @@ from jaxdiff import _rows, data, kernels
 from jaxdiff._functions import Static
 from jaxdiff.kernels import _exponential
 
-families = pytest.mark.parametrize(
-    "name", ["linear", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"]
-)
+families = pytest.mark.parametrize("name", ["linear", slow("edm"), "rectified_flow"])
 ORDERED = {name: kernel for name, kernel in KERNELS.items() if kernel.order is not None}
 COUNTS = np.array([96, 136, 192])  # on the asymptotic range of all of them
 
@@ -52,8 +52,16 @@ def slope(name: str, make: Callable, counts: np.ndarray = COUNTS, *, start: floa
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
 
-@families
-@pytest.mark.parametrize("kernel_name", ORDERED)
+@pytest.mark.parametrize(
+    ("kernel_name", "name"),
+    crossed(
+        ORDERED,
+        ["linear", "edm", "rectified_flow"],
+        quick=lambda kernel_name, name: (
+            name == "linear" and kernel_name not in ("euler", "dpmpp_1s", "unipc_1")
+        ),
+    ),
+)
 def test_order(kernel_name: str, name: str, x64: None) -> None:
     kernel = ORDERED[kernel_name]
     # Euler's and Heun's variables run over a factor of a thousand here: theirs is a longer way to the asymptote.
@@ -65,7 +73,7 @@ def test_order(kernel_name: str, name: str, x64: None) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["linear", *(pytest.param(n, marks=pytest.mark.slow) for n in ("edm", "rectified_flow"))],
+    ["linear", slow("edm"), slow("rectified_flow")],
 )
 def test_the_adaptive_solver_meets_its_tolerance(name: str, x64: None) -> None:
     """An independent solver, in other variables and with its own step sizes, comes to the same states."""
@@ -92,7 +100,9 @@ def oracle(name: str) -> tuple[Callable, jd.Schedule]:
     return asymmetric_mixture().denoiser(schedule), schedule
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(
+    "name", crossed(SCHEDULES, quick=lambda name: name in ("cosine", "edm", "rectified_flow"))
+)
 def test_order_one_is_ddim_and_with_noise_ddpm(name: str, x64: None) -> None:
     """Two papers' first-order methods are one; so is the exponential integrator of the SDE and DDPM."""
     (denoiser, schedule), ts = oracle(name), jnp.array([0.9, 0.7, 0.4, 0.0])
@@ -104,7 +114,7 @@ def test_order_one_is_ddim_and_with_noise_ddpm(name: str, x64: None) -> None:
         np.testing.assert_allclose(ours, run(other, ts), rtol=1e-9, atol=1e-10)
 
 
-@families
+@pytest.mark.parametrize("name", ["linear", slow("edm"), slow("rectified_flow")])
 def test_a_first_step_has_no_history(name: str, x64: None) -> None:
     (denoiser, schedule), ts = oracle(name), jnp.array([0.7, 0.5])
     expected = run(kernels.ddim(denoiser, schedule), ts)
@@ -166,7 +176,7 @@ def test_euler_on_a_flow_is_ddim(x64: None) -> None:
 
 
 @pytest.mark.parametrize("prediction", jd.prediction.PREDICTIONS)
-@pytest.mark.parametrize("kernel_name", ["heun", "unipc_2"])
+@pytest.mark.parametrize("kernel_name", [slow("heun"), "unipc_2"])
 def test_every_prediction_samples_alike(kernel_name: str, prediction: str, x64: None) -> None:
     """A network that says the oracle's x_0 in another way gives the oracle's samples."""
     denoiser, schedule = oracle("cosine")
@@ -197,9 +207,13 @@ def test_moments_of_the_exponential_weight(x64: None) -> None:
 # --- there and back -------------------------------------------------------------------------------------------------
 
 
-@families
 @pytest.mark.parametrize(
-    "kernel_name", ["ddim", pytest.param("dpmpp_2s", marks=pytest.mark.slow), "dpmpp_2m", "unipc_2"]
+    ("kernel_name", "name"),
+    crossed(
+        ["ddim", "dpmpp_2s", "dpmpp_2m", "unipc_2"],
+        ["linear", "edm", "rectified_flow"],
+        quick=lambda *case: case in {("ddim", "rectified_flow"), ("unipc_2", "rectified_flow")},
+    ),
 )
 def test_encoding_and_decoding_is_the_identity_to_the_order(
     kernel_name: str, name: str, x64: None
@@ -227,6 +241,7 @@ def test_latents_of_data_are_noise(x64: None) -> None:
     assert np.abs(moment_z_scores(latent, normal)).max() < 5
 
 
+@pytest.mark.slow
 def test_real_digits_come_back() -> None:
     """Handwritten digits through the ODE of their kernel density, in float32: to less than a grey level (2 / 16)."""
     digits = data.load("digits").train
@@ -275,10 +290,8 @@ def test_euler_maruyama_is_of_weak_order_one(name: str, x64: None) -> None:
     np.testing.assert_allclose(-np.polyfit(np.log(counts), np.log(errors), 1)[0], 1, atol=0.15)
 
 
-@families
-@pytest.mark.parametrize(
-    "variance", ["small", pytest.param("large", marks=pytest.mark.slow), "optimal", 0.4]
-)
+@pytest.mark.parametrize("name", ["linear", slow("edm"), slow("rectified_flow")])
+@pytest.mark.parametrize("variance", ["small", slow("large"), "optimal", 0.4])
 def test_the_affine_chain_is_the_law_of_ancestral_samples(
     name: str, variance: str | float, x64: None
 ) -> None:
@@ -319,8 +332,14 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("name", ["linear", pytest.param("edm", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", STOCHASTIC)
+@pytest.mark.parametrize(
+    ("case", "name"),
+    crossed(
+        STOCHASTIC,
+        ["linear", "edm"],
+        quick=lambda case, name: name == "linear" and case != "euler_maruyama",
+    ),
+)
 def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
     make, num_steps = STOCHASTIC[case]
     schedule, mixture = SCHEDULES[name](), asymmetric_mixture()
@@ -355,9 +374,8 @@ def test_corrections_of_corrections_draw_their_own_noise() -> None:
     assert abs(np.corrcoef(first[:, 0], second[:, 0] - first[:, 0])[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize(
-    "scale", [jnp.array([0.0, 1.0, 3.0]), pytest.param(jnp.array(2.0), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("scale", [jnp.array([0.0, 1.0, 3.0]), jnp.array(2.0)])
 def test_the_adaptive_solver_takes_a_scale_a_row(scale: jax.Array) -> None:
     schedule = jd.schedules.cosine()
     denoisers = (correlated_gaussian().denoiser(schedule), asymmetric_mixture().denoiser(schedule))
@@ -452,10 +470,12 @@ def test_rows_reject_a_batch_coupled_corrector() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["cosine", pytest.param("edm", marks=pytest.mark.slow), "rectified_flow"]
-)
-@pytest.mark.parametrize(
-    "kernel_name", ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"]
+    ("kernel_name", "name"),
+    crossed(
+        ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"],
+        ["cosine", "edm", "rectified_flow"],
+        quick=lambda kernel_name, name: name == "cosine" and kernel_name != "unipc_3",
+    ),
 )
 def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -> None:
     """In the states, the grid and every number of the schedule, end-points included."""

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -110,6 +111,7 @@ def test_training_lowers_the_loss() -> None:
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_memory_is_one_on_any_number_of_devices() -> None:
     """Steps are drawn by what they cost last, over the rows of the whole batch: the histories differ by rounding."""
 
@@ -156,6 +158,35 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     resumed, rest = run(2, range(int(restored.step), 12), restored)
     assert rest == losses[5:]
     chex.assert_trees_all_equal(jax.tree.map(plain, resumed), jax.tree.map(plain, whole))
+
+
+def test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit() -> None:
+    """Ctrl-C or SIGTERM, on two devices; the handlers of before are there again afterwards."""
+    step, devices = training.make_step(LOSS, OPTIMIZER), jax.devices()[:2]
+    begin = training.init_state(jax.random.key(1), make_params(), OPTIMIZER)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    losses: list[float] = []
+
+    def fit(state: Any, stop_at: int = 0, number: int = signal.SIGINT) -> Any:
+        def after(progress: training.Progress) -> None:
+            losses.append(float(progress.metrics["loss"]))
+            assert progress.due(4) == (progress.step in (4, 6))
+            assert int(progress.state().step) == progress.step
+            if progress.step == stop_at:
+                os.kill(os.getpid(), number)
+
+        with training.stopping() as stop:
+            return training.fit(step, state, batch, 6, devices=devices, after=after, stop=stop)
+
+    whole, expected = run(2, range(6))
+    parts = fit(begin, 2, signal.SIGINT)
+    assert int(parts.step) == 3  # the signal came when step 2 was done with
+    parts = fit(fit(parts, 4, signal.SIGTERM))
+    chex.assert_trees_all_equal(jax.tree.map(plain, whole), jax.tree.map(plain, parts))
+    assert losses == expected
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert fit(parts).step == 6  # nothing is left to do
+    assert losses == expected
 
 
 def plain(leaf: jax.Array) -> jax.Array:

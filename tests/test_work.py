@@ -70,7 +70,8 @@ def test_works_that_are_none(work_of: str, value: float) -> None:
             function(*works)
 
 
-@pytest.mark.parametrize("variance", [pytest.param("large", marks=pytest.mark.slow), 0.5])
+@pytest.mark.slow
+@pytest.mark.parametrize("variance", ["large", 0.5])
 def test_crooks_and_bennett_on_a_chain(variance: object, x64: None) -> None:
     data = jd.oracles.gaussian(jnp.zeros(4), jnp.asarray(4.0))
     chain = jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(25), variance=variance)
@@ -102,6 +103,7 @@ def rough() -> tuple:
     return jd.Chain(data.denoiser(SCHEDULE), SCHEDULE, jd.grids.uniform(8), variance=0.3), data
 
 
+@pytest.mark.slow
 def test_annealing_bounds_from_both_sides(rough: tuple) -> None:
     chain, data = rough
 
@@ -122,6 +124,7 @@ def test_annealing_bounds_from_both_sides(rough: tuple) -> None:
     assert abs(weights.mean() - 1) < 4 * weights.std() / np.sqrt(1000)
 
 
+@pytest.mark.slow
 def test_annealing_moves_hold_the_posterior_at_any_step_size(rough: tuple, x64: None) -> None:
     """At beta = 1 exact posterior paths stay exact, also where most proposals are refused; without refusal they do not."""
     chain, _ = rough
@@ -142,6 +145,7 @@ def test_annealing_moves_hold_the_posterior_at_any_step_size(rough: tuple, x64: 
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(4000)
 
 
+@pytest.mark.slow
 def test_entropy_production_is_the_gap_of_the_bound(x64: None) -> None:
     """Each step dissipates at least nothing; the total is what the bound of data from q lacks of its entropy."""
     data = correlated_gaussian()

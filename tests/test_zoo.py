@@ -4,16 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import _config
-import _datasets
-import _sampling
 import chex
-import export
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import sample
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -21,6 +16,9 @@ from sklearn.svm import SVC
 
 import jaxdiff as jd
 from jaxdiff import data, zoo
+from jaxdiff.cli import export, sample
+from jaxdiff.runs import build, datasets, sampling
+from jaxdiff.runs.config import PRESETS
 
 floats = st.floats(-1e3, 1e3, width=32)
 
@@ -65,6 +63,7 @@ def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
     return np.clip(jd.sample(key_run, kernel, x_init, jd.grids.uniform(10)).x, -1, 1), labels
 
 
+@pytest.mark.slow
 def test_it_knows_its_own_digits() -> None:
     """The class whose model denoises a drawn digit best is the one that was asked for, nine times of ten at least."""
     mnist, (x, labels) = jd.pretrained("mnist"), drawn(10)
@@ -117,10 +116,10 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "nothing" / "mnist" / "3.0.1").mkdir(
         parents=True
     )  # what cannot be read is not here either
-    assert not _sampling.load_run(Path("mnist")).dataset.is_here
+    assert not sampling.load_run(Path("mnist")).dataset.is_here
     monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match=r"prepare\.py"):
-        _sampling.load_run(Path("mnist")).dataset.head("test", 1)
+    with pytest.raises(FileNotFoundError, match="jaxdiff prepare"):
+        sampling.load_run(Path("mnist")).dataset.head("test", 1)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +132,17 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     ],
 )
 def test_a_run_that_cannot_ship_is_refused(preset: str, diffusion: dict[str, Any]) -> None:
-    config = dataclasses.replace(_config.PRESETS[preset][1], run=Path("nowhere"))
+    config = dataclasses.replace(PRESETS[preset][1], run=Path("nowhere"))
     config = dataclasses.replace(
         config, diffusion=dataclasses.replace(config.diffusion, **diffusion)
     )
-    dataset = _datasets.load(config)
-    run = _sampling.Run(
+    dataset = datasets.load(config)
+    run = sampling.Run(
         config.run,
         config,
         dataset,
         jd.schedules.linear(),
-        _config.make_model(config, dataset),
+        build.make_model(config, dataset),
         {},
         1,
     )

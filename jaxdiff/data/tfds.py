@@ -19,7 +19,7 @@ from tqdm import tqdm
 from jaxdiff.data import toy
 from jaxdiff.data.images import ImageDataset, Split
 
-# What experiments/prepare.py builds from IDX files; for any other set, TFDS itself has to do it.
+# What `jaxdiff prepare` builds from IDX files; for any other set, TFDS itself has to do it.
 EMNIST = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 FROM_IDX = ("mnist", "fashion_mnist", "kmnist", *(f"emnist/{part}" for part in EMNIST))
 
@@ -142,7 +142,7 @@ def _not_found(name: str, root: Path) -> Exception:
             ]
     folder = shlex.quote(str(root))
     if key in FROM_IDX:
-        how = f"run `python experiments/prepare.py --name {key} --source FOLDER_OF_IDX_FILES --data-dir {folder}`"
+        how = f"run `jaxdiff prepare --name {key} --source FOLDER_OF_IDX_FILES --data-dir {folder}`"
     else:
         how = f"where TensorFlow is installed, run `tfds build {key} --data_dir {folder} --file_format array_record`"
     if key in known:

@@ -42,7 +42,7 @@ def vlb(
     (18), for p_i.
     """
     step = _draw(key, chain, x_0, index)
-    denoised = chain.denoiser(step.x_t, _rows.pick(chain.ts, step.index))
+    denoised = chain.denoiser(step.x_t, _rows.pick(chain.ts, step.number))
     return _estimate(chain, step, denoised, probability)
 
 
@@ -83,7 +83,7 @@ def hybrid(
     """
     _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)
     step = _draw(key, chain, x_0, index)
-    x_t, t = step.x_t, _rows.pick(chain.ts, step.index)
+    x_t, t = step.x_t, _rows.pick(chain.ts, step.number)
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
@@ -104,13 +104,13 @@ class Step(NamedTuple):
     Fields:
       x_0: data, [B, *D].
       x_t: states at the start of the step, [B, *D].
-      index: i, the step ts[i] -> ts[i + 1], [B].
+      number: i, the step ts[i] -> ts[i + 1], [B].
       key: for the end of the path, [B].
     """
 
     x_0: jax.Array
     x_t: jax.Array
-    index: jax.Array
+    number: jax.Array
     key: jax.Array
 
 

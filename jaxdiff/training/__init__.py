@@ -1,6 +1,7 @@
 """Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
 
 from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training.loop import Progress, Stop, fit, run_updates, stopping
 from jaxdiff.training.objective import (
     chain_loss,
     denoising_loss,
@@ -21,18 +22,23 @@ from jaxdiff.training.state import (
     shard,
     unreplicate,
 )
+from jaxdiff.training.watch import Watch
 
 __all__ = [
     "AXIS",
     "Checkpoints",
     "Log",
+    "Progress",
     "RememberingState",
     "Rows",
+    "Stop",
     "TrainState",
+    "Watch",
     "atomic",
     "chain_loss",
     "denoising_loss",
     "first_line",
+    "fit",
     "init_state",
     "learning_rates",
     "likelihood_loss",
@@ -42,7 +48,9 @@ __all__ = [
     "pmap_step",
     "read_log",
     "replicate",
+    "run_updates",
     "shard",
+    "stopping",
     "unreplicate",
     "write_json",
 ]

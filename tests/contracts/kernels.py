@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import pytest
+from helpers import slow
 
 import jaxdiff as jd
 from jaxdiff import kernels
@@ -70,7 +70,7 @@ SLOW = COSTLY | {
 def names(holds: Callable[[Contract], bool] = lambda contract: True) -> list:
     """The kernels for which a predicate holds, as parameters of a test."""
     return [
-        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        slow(name) if name in SLOW else name
         for name, contract in KERNELS.items()
         if holds(contract)
     ]

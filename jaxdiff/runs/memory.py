@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import _process
 import jax
 import numpy as np
+
+from jaxdiff import _machine
 
 ANYWAY = "JAXDIFF_ANYWAY"
 GIB = 2**30
@@ -50,23 +51,23 @@ def available(device: jax.Device, *, root: Path = Path("/")) -> int | None:
 
 
 def _of_machine(root: Path) -> Iterator[int]:
-    for line in _process.read(root / "proc/meminfo").splitlines():
+    for line in _machine.read(root / "proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):
             yield 1024 * int(line.split()[1])
 
 
 def _of_groups(root: Path) -> Iterator[int]:
     """What the control groups that the process lies in leave of their limits."""
-    for group, version in _process.groups("memory", root):
+    for group, version in _machine.groups("memory", root):
         names = (
             ("memory.max", "memory.current")
             if version == 2
             else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         )
-        limit, used = (_process.read(group / name).strip() for name in names)
+        limit, used = (_machine.read(group / name).strip() for name in names)
         if limit.isdigit() and used.isdigit():
             files = dict(
-                entry.split() for entry in _process.read(group / "memory.stat").splitlines()
+                entry.split() for entry in _machine.read(group / "memory.stat").splitlines()
             )
             # Pages of files that nobody has read lately are given back when memory is short.
             idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))

@@ -1,21 +1,21 @@
-"""What every script does with its errors: one clear line, and an exit code that is not zero."""
+"""What every command does with its errors: one clear line, and an exit status that is not zero."""
 
 import dis
 import os
-import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import _memory
-import _process
 import jax
 
 import jaxdiff as jd
 from jaxdiff import training
+from jaxdiff.runs import memory
 
-OURS = tuple(folder.resolve() for folder in (*_process.SCRIPTS, Path(jd.__file__).parent))
+PACKAGE = Path(jd.__file__).resolve().parent
+CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE
+OURS = (PACKAGE, CHECKOUT / "experiments", CHECKOUT / "benchmarks")
 NOT_YOURS = "this is a fault of jaxdiff and not yours: please report it with the lines above"
 
 
@@ -26,7 +26,7 @@ def one_line_errors() -> Iterator[None]:
     JAXDIFF_TRACEBACK=1 shows the traceback of every error.
     """
     try:
-        with _memory.in_words():
+        with memory.in_words():
             yield
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
@@ -70,15 +70,3 @@ def raised_by_us(error: BaseException) -> bool:
         any(map(path.is_relative_to, OURS))
         and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     )
-
-
-def machine() -> str:
-    """The machine in words, for the figures it made; of its cores those that this process may use."""
-    device = jax.devices()[0].device_kind
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    cpu = next(
-        (line.partition(":")[2].strip() for line in lines if "model name" in line),
-        platform.processor(),
-    )
-    return f"{_process.cores()} cores of {cpu}; {jax.local_device_count()} x {device}; jax {jax.__version__}"

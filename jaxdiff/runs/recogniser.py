@@ -2,19 +2,16 @@
 
 from typing import Any
 
-import _config
-import _memory
-import _sampling
-import _watch
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _datasets import Dataset
-from tqdm import tqdm
 
 from jaxdiff import training
+from jaxdiff.runs import memory, sampling
+from jaxdiff.runs.datasets import Dataset
+from jaxdiff.runs.seeds import key_of
 
 BATCH, READ, LEARNING_RATE = 256, 1000, 2e-3
 NUMBERS = (
@@ -49,7 +46,7 @@ class Recogniser:
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features [N, FEATURES] and the most probable class [N] of images, which are first kept within [-1, 1]."""
-        features, logits = _memory.in_chunks(
+        features, logits = memory.in_chunks(
             lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x
         )
         return features, logits.argmax(1)
@@ -79,7 +76,7 @@ def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
-def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
+def trained(run: sampling.Run, *, steps: int | None = None) -> Recogniser:
     """Train the classifier on the run's real training images, or read the one that was trained before."""
     dataset, labels = run.dataset, run.dataset.splits["train"].labels
     assert labels is not None  # the caller has seen to it
@@ -89,12 +86,12 @@ def trained(run: _sampling.Run, *, steps: int | None = None) -> Recogniser:
     folder = (
         run.folder
         / "recogniser"
-        / _sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+        / sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
     )
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 
     def initial() -> training.TrainState:
-        keys = [_config.key_of(0, f"recogniser's {what}") for what in ("parameters", "training")]
+        keys = [key_of(0, f"recogniser's {what}") for what in ("parameters", "training")]
         params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
         return training.init_state(keys[1], params, optimizer)
 
@@ -122,16 +119,8 @@ def fit(
     devices = jax.local_devices()[
         : len(dataset.splits["train"].images)
     ]  # of few images, one each at most
-    update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.995), devices)
     images = dataset.splits["train"].images
     size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)
-    batches, replicated = dataset.batches(size, 0), training.replicate(state, devices)
-    metrics: dict[str, jax.Array] = {}
-    with _watch.Watch() as watch:
-        for n in tqdm(range(steps), unit="step", desc="classifier"):
-            batch = training.shard(batches(n), len(devices))
-            jax.block_until_ready(metrics)
-            watch(f"step {n + 1} of the classifier's {steps}")
-            replicated, metrics = update(replicated, batch)
-        jax.block_until_ready(metrics)
-    return training.unreplicate(replicated)
+    step = training.make_step(loss, optimizer, ema_decay=0.995)
+    batch = dataset.batches(size, 0)
+    return training.fit(step, state, batch, steps, devices=devices, name="classifier")

@@ -1,29 +1,34 @@
 """What samples are worth: read by an independent classifier, compared with real data, searched for copies."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import _memory
-import _pictures
-import _recogniser
-import _sampling
 import numpy as np
-from _datasets import Dataset
 from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
 from jaxdiff.metrics import Comparison
+from jaxdiff.runs import memory, recogniser, sampling
+from jaxdiff.runs.datasets import Dataset
 
 REAL = "_real_vs_real"  # ends the name of a figure's floor
 
 
+class Measured(NamedTuple):
+    """Figures of samples, and of each sample its nearest training example: its distance [N] and number [N]."""
+
+    figures: dict[str, Any]
+    distance: np.ndarray
+    nearest: np.ndarray
+
+
 def measure(
-    run: _sampling.Run,
+    run: sampling.Run,
     x: np.ndarray,
     labels: np.ndarray | None,
     *,
     seed: int,
     classifier_steps: int | None,
-) -> dict[str, Any]:
+) -> Measured:
     """All figures of samples, each beside its floor, which is real data in place of samples.
 
     Held-out examples are what samples are compared with. Training examples are the floor, but for
@@ -41,10 +46,11 @@ def measure(
         "nearest_neighbour_accuracy",
         jd.metrics.compare(jd.metrics.nearest_neighbour_accuracy, x, real, other),
     )
-    found |= copies(run, x, real)
+    distance, index = nearest(run.dataset, _shown(x))
+    found |= copies(run.dataset, distance, real)
     if train.labels is None or held_out.labels is None or x.ndim != 4:
-        return found
-    read = _recogniser.trained(run, steps=classifier_steps)
+        return Measured(found, distance, index)
+    read = recogniser.trained(run, steps=classifier_steps)
     held_out_features, classes = read.read(run.dataset, "test")
     found["classifier_held_out_accuracy"] = float(np.mean(classes == held_out.labels))
     features, classes = read(x)
@@ -59,7 +65,7 @@ def measure(
     found["num_features"] = len(seen[0])
     for metric in (jd.metrics.frechet_distance, jd.metrics.precision, jd.metrics.recall):
         _note(found, f"features_{metric.__name__}", jd.metrics.compare(metric, *seen))
-    return found
+    return Measured(found, distance, index)
 
 
 def _note(found: dict[str, Any], name: str, comparison: Comparison) -> None:
@@ -67,7 +73,7 @@ def _note(found: dict[str, Any], name: str, comparison: Comparison) -> None:
         found |= {f"{name}{ending}": estimate.value, f"{name}{ending}_se": estimate.standard_error}
 
 
-def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def copies(dataset: Dataset, distance: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """How near samples lie to their nearest training example, beside how near held-out data do.
 
         ratio = median_i min_j |x_i - train_j| / median_i min_j |real_i - train_j|
@@ -75,22 +81,21 @@ def copies(run: _sampling.Run, x: np.ndarray, real: np.ndarray) -> dict[str, flo
     A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the
     held-out data.
     """
-    shown = np.clip(x, -1, 1) if x.ndim == 4 else x
-    distance, index = nearest(run.dataset, shown)
-    usual, _ = nearest(run.dataset, real)
-    if x.ndim == 4:
-        _pictures.neighbours(
-            x, distance, run.dataset.examples("train", index)[0], run.folder / "neighbours.png"
-        )
+    usual, _ = nearest(dataset, real)
     return {
         "training_distance_ratio": float(np.median(distance) / np.median(usual)),
         "nearer_than_1_percent_of_held_out": float(np.mean(distance < np.quantile(usual, 0.01))),
     }
 
 
+def _shown(x: np.ndarray) -> np.ndarray:
+    """Images as a picture shows them; vectors as they are."""
+    return np.clip(x, -1, 1) if x.ndim == 4 else x
+
+
 def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance [N] and number [N] of each example's nearest training example, which are searched some at a time."""
-    step = _memory.affordable(50_000, dataset.event_shape)
+    step = memory.affordable(50_000, dataset.event_shape)
     distance, index = np.full(len(x), np.inf), np.zeros(len(x), int)
     for start in range(0, dataset.splits["train"].num_examples, step):
         train, _ = dataset.examples("train", slice(start, start + step))
@@ -100,18 +105,3 @@ def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         here, place = (a[:, 0] for a in search.kneighbors(x.reshape(len(x), -1)))
         distance, index = np.where(here < distance, (here, start + place), (distance, index))
     return distance, index.astype(int)
-
-
-def print_table(found: dict[str, Any]) -> None:
-    """A line a figure, with its standard error and its floor, real data in place of samples."""
-    print(f"{'samples':36}{'':>22}{'real against real':>22}")
-    for name in found:
-        if name.endswith(("_se", REAL)):
-            continue
-        cells = [_cell(found, name), _cell(found, name + REAL) if name + REAL in found else ""]
-        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells))
-
-
-def _cell(found: dict[str, Any], name: str) -> str:
-    error = f" +- {found[name + '_se']:.2g}" if name + "_se" in found else ""
-    return (f"{found[name]:.4g}" if isinstance(found[name], float) else str(found[name])) + error

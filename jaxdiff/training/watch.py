@@ -1,4 +1,4 @@
-"""Long waits: one line says what a script waits for."""
+"""Long waits: one line says what a program waits for."""
 
 import sys
 import threading

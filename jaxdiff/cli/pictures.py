@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 
+from jaxdiff.runs.datasets import Dataset
+
 matplotlib.use("Agg")
 
-from _datasets import Dataset
 from matplotlib import pyplot as plt
 from PIL import Image
 

@@ -1,11 +1,18 @@
-"""One HTML file that holds a run's pictures and figures, with nothing to fetch."""
+"""Write a run's pictures and figures as one HTML page, with nothing to fetch.
+
+The figures are those of the last `jaxdiff evaluate`; pictures that the run does not have are left out.
+"""
 
 import base64
 import html
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from jaxdiff.runs import folders, records
 from jaxdiff.training import atomic
 
 PICTURES = {
@@ -37,9 +44,39 @@ $figures
 """)
 
 
+@dataclass(frozen=True)
+class Options:
+    """Of which run."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, as `jaxdiff train` and `jaxdiff evaluate` left it."""
+
+
+def main(options: Options) -> Path:
+    """Write report.html into the run's folder."""
+    config = folders.load_config(options.run)
+    path = options.run / "evaluation.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"run: {options.run} is not evaluated yet; call `jaxdiff evaluate {options.run}`"
+        )
+    found = records.read_json(path)
+    chosen = {"dataset": config.dataset, "steps": found["step"], "seed": config.seed}
+    write(options.run, chosen | figures(found), found["denoising"])
+    print(f"look at {options.run / 'report.html'}")
+    return options.run / "report.html"
+
+
+def figures(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """The single figures of an evaluation; its tables are left out."""
+    return {name: value for name, value in evaluation.items() if not isinstance(value, list)}
+
+
 def write(run: Path, summary: dict[str, Any], denoising: list[dict[str, float]]) -> None:
     """Write report.html into a run folder."""
-    figures = "\n".join(_figure(run / name, text) for name, text in PICTURES.items())
+    figures = "\n".join(
+        _figure(run / name, text) for name, text in PICTURES.items() if (run / name).exists()
+    )
     rows = "\n".join(_row(name.replace("_", " "), value) for name, value in summary.items())
     head = "<tr>" + "".join(f"<th>{name.replace('_', ' ')}</th>" for name in denoising[0]) + "</tr>"
     body = "\n".join(

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import _memory
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _datasets import Dataset
 from jax.tree_util import Partial
 
 from jaxdiff import observations
+from jaxdiff.runs import memory
+from jaxdiff.runs.datasets import Dataset
 
 TaskName = Literal["inpaint", "half", "denoise", "deblur", "superres", "linear", "poisson", "class"]
 # Standard deviations of the noise, images in [-1, 1].
@@ -176,7 +176,7 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     """A perceptron trained on noisy training images, as logits of one image, and the mean image of each class."""
     from sklearn.neural_network import MLPClassifier
 
-    x, label = dataset.head("train", _memory.affordable(10_000, dataset.event_shape))
+    x, label = dataset.head("train", memory.affordable(10_000, dataset.event_shape))
     if label is None or dataset.num_classes is None:
         raise ValueError(f"task: expected a data set with labels for class, got {dataset.name}")
     seen, num_classes = np.unique(label), dataset.num_classes

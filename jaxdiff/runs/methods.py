@@ -1,27 +1,18 @@
-"""The methods of the posterior script, what they cost, and one compiled program of each for all images."""
+"""The methods that draw posterior samples, and what they cost."""
 
-import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import _config
-import _memory
-import _options
-import _parts
-import _sampling
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _observing import LARGEST, Task, require_matrix
 from jax.tree_util import Partial
-from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import guidance, kernels, posterior, resampling
-from jaxdiff.observations import as_likelihood
+from jaxdiff import guidance, kernels, posterior
+from jaxdiff.runs import memory, require, sampling
+from jaxdiff.runs.tasks import LARGEST, Task, require_matrix
 
 MethodName = Literal[
     "twisted", "mcgdiff", "tilted", "importance", "twisted_mmps", "dps", "pigdm", "tmpd", "mmps", "split_gibbs",
@@ -73,14 +64,14 @@ class Problem:
         )
 
 
-def make_problem(task: Task, run: _sampling.Run, options: Particles) -> Problem:
+def make_problem(task: Task, run: sampling.Run, options: Particles) -> Problem:
     """The problem, with the training data's moments."""
-    _options.counts(options, particles=2, steps=2, at_once=1)
+    require.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
         raise ValueError(
             f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}"
         )
-    train, _ = run.dataset.head("train", _memory.affordable(10_000, run.dataset.event_shape))
+    train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
     if len(train) < 2:
         raise ValueError(
             f"run: expected at least 2 training images, for their moments, got {len(train)}"
@@ -122,7 +113,7 @@ def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
                 problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape)
             )
         return posterior.inpaint(
-            denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief
+            denoiser, problem.schedule, y, seen.observed, noise_std=seen.noise_std, belief=belief
         )
     event, size = problem.task.hidden.shape, problem.mean.size
     require_matrix("mcgdiff", size)
@@ -151,7 +142,7 @@ def _at_end(t: Any) -> jax.Array:
 
 def _tilted(problem: Problem, denoiser: Any, likelihood: Any) -> jd.Kernel:
     power = Partial(_share, problem.task.noise_std, problem.schedule)
-    return posterior.tilted(denoiser, problem.schedule, as_likelihood("r", likelihood), power=power)
+    return posterior.tilted(denoiser, problem.schedule, likelihood, power=power)
 
 
 def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = None) -> jd.Kernel:
@@ -173,7 +164,7 @@ METHODS = {
     "mcgdiff": Method(_mcgdiff, 1, True, "linear", ("belief",)),
     "tilted": Method(_tilted, 1, True),
     "importance": Method(
-        lambda p, d, r: posterior.tilted(d, p.schedule, as_likelihood("r", r), power=_at_end), 1, True
+        lambda p, d, r: posterior.tilted(d, p.schedule, r, power=_at_end), 1, True
     ),
     "twisted_mmps": Method(
         lambda p, d, r: _twisted(p, d, r, posterior.through(_mmps(p, d, r), p.schedule)),
@@ -241,133 +232,3 @@ def equal_particles(name: str, problem: Problem) -> int:
         calls_of("twisted", problem, problem.options.particles),
     )
     return max(2, budget // one)
-
-
-class Drawn(NamedTuple):
-    """Weighted samples of K images, [K, N, *D] and [K, N], log p(y) and ESS of each; seconds an image."""
-
-    x: np.ndarray
-    log_weights: np.ndarray
-    log_evidence: np.ndarray
-    ess: np.ndarray
-    seconds: float
-
-
-def draw(
-    run: _sampling.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
-    seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
-) -> Drawn:  # fmt: skip
-    """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
-
-    Images that are done are kept in files, each named by a digest of all that it depends on: more
-    images, or an option of another method, leave it as it is. Labels ask for the class-conditional
-    model, one an image.
-    """
-    number = problem.options.particles if particles is None else particles
-    likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
-    made_of = _digest(run, problem, name, [number, seed, what])
-    folder = run.folder / "posterior" / "parts"
-    paths = []
-    for i, y in enumerate(ys):
-        label = None if labels is None else labels[i]
-        digest = _sampling.digest([made_of, i], (likelihoods[i], label, y))
-        paths.append(folder / f"{name}-{i}-{digest}.npz")
-    kept = [_parts.read(path) for path in paths]
-    missing = [i for i, part in enumerate(kept) if part is None]
-    if missing:
-        key = _config.key_of(seed, what)
-        made = _draw_missing(run, problem, name, number, likelihoods, missing, paths, key, labels)
-        kept = [made.get(i, part) for i, part in enumerate(kept)]
-        _parts.trim(folder)
-    parts = [part for part in kept if part is not None]
-    fields = {
-        f: np.stack([part[f] for part in parts])
-        for f in ("x", "log_weights", "log_evidence", "ess")
-    }
-    # The median leaves out the compilation that the first of them waited for.
-    return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
-
-
-def _draw_missing(
-    run: _sampling.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
-    missing: list[int], paths: list[Path], key: jax.Array, labels: np.ndarray | None,
-) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
-    """Draw the images that are missing and keep them; by number."""
-    made: dict[int, dict[str, np.ndarray]] = {}
-    num_devices, at_once = jax.local_device_count(), problem.options.at_once
-    program = _program(run, problem, name, number)
-    size = num_devices * at_once
-    for first in tqdm(
-        range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size
-    ):
-        group = missing[first : first + size]
-        index = np.resize(
-            group, size
-        )  # the last group again and again, where it has come to an end
-
-        def spread(leaves: Any, index: np.ndarray = index) -> Any:
-            stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
-            return stacked.reshape(num_devices, at_once, *stacked.shape[1:])
-
-        keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
-        label = None if labels is None else spread(labels)
-        arguments = (
-            run.params,
-            keys,
-            jax.tree.map(lambda *leaves: spread(leaves), *likelihoods),
-            label,
-        )
-        began = time.monotonic()
-        out = jax.tree.map(np.asarray, program(*arguments))
-        _sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
-        seconds = (time.monotonic() - began) / len(group)
-        for place, i in enumerate(group):
-            part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}
-            made[i] = _parts.write(paths[i], part | {"seconds": seconds})
-    return made
-
-
-def _program(run: _sampling.Run, problem: Problem, name: str, number: int) -> Any:
-    """The compiled program: (params, keys, likelihoods, labels), the last three with axes [devices, at_once]."""
-    method, ts, options = METHODS[name], grid_of(name, problem), problem.options
-    resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
-
-    def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
-        key_prior, key_run = jax.random.split(key)
-        given = None if label is None else jnp.full(number, label)
-        denoiser = run.with_params(params).denoiser(given)
-        x_init = _sampling.pure_noise(
-            key_prior, run.schedule, (number, *run.dataset.event_shape), ts
-        )
-        out = jd.sample(
-            key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample
-        )
-        return {
-            "x": out.x,
-            "log_weights": out.log_weights,
-            "log_evidence": out.log_evidence,
-            "ess": out.ess,
-        }
-
-    return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
-
-
-def _digest(run: _sampling.Run, problem: Problem, name: str, settings: list[Any]) -> str:
-    """Of what all images of a method depend on."""
-    method, options = METHODS[name], problem.options
-    settings = [name, *settings, problem.task.name, problem.task.noise_std]
-    settings += [
-        MMPS_ITERATIONS,
-        REPAINT_RESAMPLES,
-        GIBBS_STEPS,
-        dataclasses.asdict(run.config.diffusion),
-    ]
-    if method.weighted:
-        settings += [options.scheme, options.threshold]
-    arrays: list[Any] = [run.params, run.schedule, grid_of(name, problem)]
-    if "prior_std" in method.uses:
-        settings.append(problem.prior_std)
-    if "belief" in method.uses:
-        settings.append(options.belief)
-        arrays += [problem.mean, problem.covariance] if options.belief == "data" else []
-    return _sampling.digest(settings, arrays)

@@ -10,11 +10,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import _config
-import _datasets
-import _options
-import _parts
-import _samplers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +18,9 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import models, training, zoo
+from jaxdiff.runs import build, cache, datasets, folders, require, samplers
+from jaxdiff.runs.config import Config, from_fields
+from jaxdiff.runs.seeds import key_of
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Run:
     """A run folder, read."""
 
     folder: Path
-    config: _config.Config
-    dataset: _datasets.Dataset
+    config: Config
+    dataset: datasets.Dataset
     schedule: jd.Schedule
     model: models.Model
     params: Any
@@ -47,7 +45,7 @@ class Run:
         """The denoiser of the averaged parameters; a label [B] conditions it, a guidance other than 1 guides it."""
         self.model.check_label(label)
         make = partial(
-            _config.make_denoiser(self.config, self.model, self.dataset.levels),
+            build.make_denoiser(self.config, self.model, self.dataset.levels),
             self.params,
             self.schedule,
         )
@@ -66,17 +64,19 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     """
     if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         return shipped(str(folder))
-    config = _config.load_config(folder)
-    dataset = _datasets.load(config)
-    model = _config.make_model(config, dataset)
+    config = folders.load_config(folder)
+    dataset = datasets.load(config)
+    model = build.make_model(config, dataset)
     with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
         state = checkpoints.restore(
-            _config.abstract_state(config, model, dataset.event_shape), best=best
+            build.abstract_state(config, model, dataset.event_shape), best=best
         )
     if state is None:
-        raise FileNotFoundError(f"run: {folder} has no checkpoint yet; train it with train.py")
+        raise FileNotFoundError(
+            f"run: {folder} has no checkpoint yet; train it with `jaxdiff train`"
+        )
     params = state.ema_params
-    schedule = _config.make_schedule(config, params["schedule"])
+    schedule = build.make_schedule(config, params["schedule"])
     return Run(folder, config, dataset, schedule, model, params["network"], int(state.step))
 
 
@@ -84,8 +84,8 @@ def shipped(name: str) -> Run:
     """A network that ships with the package, as the run it came from; its folder is runs/NAME-pretrained."""
     net = jd.pretrained(name)
     folder = Path("runs") / f"{name}-pretrained"
-    config = _config.from_fields(net.about["config"], folder)
-    dataset = _datasets.later(config.dataset, net.event_shape, net.num_classes, net.levels)
+    config = from_fields(net.about["config"], folder)
+    dataset = datasets.later(config.dataset, net.event_shape, net.num_classes, net.levels)
     return Run(folder, config, dataset, net.schedule, net.model, net.params, net.about["step"])
 
 
@@ -128,10 +128,10 @@ def generate(
     much is cut off. Chunks are kept in files where asked for, each by what it depends on, and read
     instead of being drawn again.
     """
-    _options.counts(
+    require.counts(
         SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1
     )
-    ts = _samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
+    ts = samplers.make_grid(run.schedule, grid, steps) if ts is None else ts  # a grid of one's own
     num_devices, event = jax.local_device_count(), run.dataset.event_shape
     per_device = -(-min(batch_size, num) // num_devices)
     whole = per_device * num_devices
@@ -147,7 +147,7 @@ def generate(
         index = np.arange(start, start + whole)
         label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
         part = run.folder / "samples" / "parts" / f"{start}-{digest([made_of, start], label)}.npz"
-        kept = _parts.read(part) if keep else None
+        kept = cache.read(part) if keep else None
         if kept is not None:
             pieces.append(kept["x"])
             continue
@@ -158,9 +158,9 @@ def generate(
         require_finite(states[-1])
         pieces.append(states if not pieces else states[-1:])
         if keep:
-            _parts.write(part, {"x": pieces[-1]})
+            cache.write(part, {"x": pieces[-1]})
     if keep:
-        _parts.trim(run.folder / "samples" / "parts")
+        cache.trim(run.folder / "samples" / "parts")
     return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])
 
 
@@ -203,11 +203,11 @@ def program(
     """
     event = run.dataset.event_shape
     variance = variance or ("learned" if run.config.diffusion.finite else "small")
-    key_prior, key_run = jax.random.split(_config.key_of(seed, "samples"))
+    key_prior, key_run = jax.random.split(key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
         denoiser = run.with_params(params).denoiser(label, guidance=guidance, threshold=threshold)
-        kernel = _samplers.make_kernel(sampler, denoiser, run.schedule, noise, variance=variance)
+        kernel = samplers.make_kernel(sampler, denoiser, run.schedule, noise, variance=variance)
         x_init = pure_noise(key_prior, run.schedule, (per_device, *event), ts, first=first)
         every = len(ts) - 1 if save_every is None else save_every
         return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import _calibration
-import _pictures
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _observing import Task
 from matplotlib import pyplot as plt
 from scipy.stats import binom
 
 from jaxdiff import resampling
+from jaxdiff.cli import pictures
+from jaxdiff.runs import calibration
+from jaxdiff.runs.tasks import Task
 
 DRAWS = 6
 
@@ -47,7 +47,7 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
                 shown if shown.shape[2] == 3 else shown[..., 0], cmap="gray", vmin=0, vmax=1
             )
             axes[row, column].axis("off")
-    _pictures.save(figure, path)
+    pictures.save(figure, path)
 
 
 def _picked(key: jax.Array, drawn: Any, i: int) -> np.ndarray:
@@ -60,12 +60,12 @@ def _picked(key: jax.Array, drawn: Any, i: int) -> np.ndarray:
 
 
 def _moments(drawn: Any, i: int) -> tuple[np.ndarray, np.ndarray]:
-    weights = _calibration.normalised(drawn.log_weights[i])
+    weights = calibration.normalised(drawn.log_weights[i])
     mean = np.tensordot(weights, drawn.x[i], 1)
     return mean, np.sqrt(np.tensordot(weights, (drawn.x[i] - mean) ** 2, 1))
 
 
-def calibration(found: list[dict[str, Any]], path: Path) -> None:
+def ranks(found: list[dict[str, Any]], path: Path) -> None:
     """Histograms of ranks, a row a method; grey: where 99% of the counts of a uniform rank lie."""
     names = list(found[0]["calibration"]["functions"])
     figure, axes = plt.subplots(
@@ -89,4 +89,4 @@ def calibration(found: list[dict[str, Any]], path: Path) -> None:
                 axis.set_title(f"{name}\np = {function['p_value']:.2g}", fontsize=8)
         axes[row, 0].set_ylabel(method["method"], fontsize=8)
     figure.supxlabel("rank of the truth among the posterior samples", fontsize=9)
-    _pictures.save(figure, path)
+    pictures.save(figure, path)

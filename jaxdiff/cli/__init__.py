@@ -1,0 +1,98 @@
+"""The commands of jaxdiff. `jaxdiff COMMAND --help` shows every option with its default.
+
+This module imports nothing that is heavy: the process is set up before jax is imported.
+"""
+
+import importlib
+import shlex
+import sys
+from pathlib import Path
+
+from jaxdiff.cli.process import set_up
+
+__all__ = ["COMMANDS", "main", "set_up"]
+
+INTERRUPTED = 130  # the exit status
+
+COMMANDS = {
+    "train": "train a diffusion model; the same command again goes on with a stopped run",
+    "sample": "draw samples from a run or from a network that ships: a sheet, a GIF, the arrays",
+    "evaluate": "measure a run on held-out data: probability, denoising error, sample quality",
+    "posterior": "draw images given a part of them, or a blurred or noisy view; with evidence",
+    "interpolate": "make strips from one image to another, through the latents of the ODE",
+    "compare": "compare the samplers: error against number of network calls",
+    "prepare": "prepare MNIST or a relative from its four IDX files",
+    "export": "pack a run of images into one small file, as networks ship",
+    "report": "write a run's pictures and figures as one HTML page",
+    "demo": "train on the embedded digits, sample, evaluate, report: minutes on two cores",
+    "env": "print the versions, the devices and the memory",
+}
+
+
+def main(command: str | None = None) -> None:
+    """Run a command, and end the program with its exit status.
+
+    Args:
+      command: its name; the first argument of the program if None.
+    """
+    arguments = sys.argv[1:]
+    prog = Path(sys.argv[0]).name
+    if command is None:
+        command, *arguments = arguments or ["--help"]
+        prog = f"jaxdiff {command}"
+    if command in ("-h", "--help"):
+        print(usage())
+        return
+    if command not in COMMANDS:
+        print(f"error: there is no command {command!r}\n\n{usage()}", file=sys.stderr)
+        sys.exit(2)
+    set_up()
+    run(command, arguments, prog=prog)
+
+
+def run(command: str, arguments: list[str], *, prog: str) -> None:
+    """Run a command in a process that is set up.
+
+    Args:
+      command: its name.
+      arguments: its options, as they were typed.
+      prog: what the help calls the program.
+    """
+    import tyro
+
+    from jaxdiff.cli.errors import one_line_errors
+
+    with one_line_errors():
+        module = importlib.import_module(f"jaxdiff.cli.{command}")
+        if hasattr(module, "parse"):
+            options = module.parse(arguments, prog)
+        else:
+            options = tyro.cli(
+                module.Options, prog=prog, description=module.__doc__, args=arguments
+            )
+        if module.main(options) is False:  # stopped on the way
+            sys.exit(INTERRUPTED)
+
+
+def usage() -> str:
+    """List the commands, a line each.
+
+    Returns:
+      Text.
+    """
+    lines = [f"  {name:12} {text}" for name, text in COMMANDS.items()]
+    head = "usage: jaxdiff COMMAND [OPTIONS]\n\nDiffusion models, proved against exact answers.\n"
+    return "\n".join([head, *lines, "\njaxdiff COMMAND --help shows the options of a command."])
+
+
+def typed() -> str:
+    """Return the command line of this program, to be typed again.
+
+    Returns:
+      Text, quoted for a shell.
+    """
+    name = Path(sys.argv[0]).name
+    if name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "jaxdiff", *sys.argv[1:]])
+    start = [name] if name == "jaxdiff" else [sys.executable, sys.argv[0]]
+    return shlex.join([*start, *sys.argv[1:]])

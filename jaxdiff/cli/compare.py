@@ -1,0 +1,340 @@
+"""Compare the samplers: error against number of network calls, on a closed-form mixture and on a trained run.
+
+On the mixture the denoiser is exact, so all error is the sampler's. On a trained run samples are
+compared with those of many small steps of the same network, so that the network's own error stays
+out of it.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax.tree_util import Partial
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import training
+from jaxdiff.cli import pictures
+from jaxdiff.runs import machine, memory, require, samplers, sampling
+from jaxdiff.runs.samplers import SamplerName
+from jaxdiff.runs.seeds import another
+
+SCHEDULES = {
+    "cosine": jd.schedules.cosine,
+    "linear": jd.schedules.linear,
+    "edm": jd.schedules.edm,
+    "rectified_flow": jd.schedules.rectified_flow,
+}
+GridName = Literal[samplers.GridName, "optimised"]
+REFERENCE_STEPS = 200
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
+    """Folder of a run, as `jaxdiff train` left it; only the mixture without."""
+    samplers: tuple[SamplerName, ...] = typing.get_args(SamplerName)
+    """Samplers to compare."""
+    grids: tuple[GridName, ...] = typing.get_args(GridName)
+    """Grids to compare; optimised is fitted to the denoiser's error."""
+    calls: tuple[int, ...] = (6, 10, 20, 50)
+    """Numbers of network calls."""
+    schedule: Literal["cosine", "linear", "edm", "rectified_flow"] = "cosine"
+    """Schedule of the mixture."""
+    num: int = 10_000
+    """Samples of the mixture."""
+    run_num: int = 512
+    """Samples of the run."""
+    orders: bool = True
+    """Whether to draw the orders of convergence too, in float64."""
+    seed: int = 0
+    """Seed of everything random."""
+    output: Path = Path("runs/compare")
+    """Folder for compare.json and the pictures."""
+
+
+def mixture(seed: int) -> jd.oracles.GaussianMixture:
+    """Six unequal, tilted components in four dimensions."""
+    random = np.random.default_rng(seed)
+    turns = np.linalg.qr(random.normal(size=(6, 4, 4)))[0]
+    covariances = np.einsum("kij,kj,klj->kil", turns, random.uniform(0.01, 0.25, (6, 4)), turns)
+    arrays = (
+        np.log(random.dirichlet(np.full(6, 3.0))),
+        random.normal(scale=1.2, size=(6, 4)),
+        covariances,
+    )
+    return jd.oracles.GaussianMixture(*(jnp.asarray(array, jnp.float32) for array in arrays))
+
+
+def moments(law: jd.oracles.GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
+    """Exact mean and covariance."""
+    weights = np.asarray(jax.nn.softmax(law.log_weights), np.float64)
+    means = np.asarray(law.means, np.float64)
+    mean = weights @ means
+    second = np.einsum(
+        "k,kij->ij", weights, np.asarray(law.covariances) + means[:, :, None] * means[:, None, :]
+    )
+    return mean, second - np.outer(mean, mean)
+
+
+def sample_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and covariance of a sample."""
+    flat = x.reshape(len(x), -1).astype(np.float64)
+    return flat.mean(0), np.cov(flat, rowvar=False)
+
+
+def grids(
+    options: Options, error: Callable[[jax.Array], float], schedule: jd.Schedule
+) -> Callable[[str, int], jax.Array]:
+    """The grid of a name and a number of steps; the optimised one needs the denoiser's error by time."""
+    best = (
+        optimised(error, schedule, max(80, 2 * max(options.calls)))
+        if "optimised" in options.grids
+        else None
+    )
+
+    def grid_of(grid: str, steps: int) -> jax.Array:
+        return (
+            best(steps)
+            if best and grid == "optimised"
+            else samplers.make_grid(schedule, grid, steps)
+        )
+
+    return grid_of
+
+
+def optimised(
+    error: Callable[[jax.Array], float], schedule: jd.Schedule, size: int
+) -> Callable[[int], jax.Array]:
+    """The grid of the least variational gap, from a table of this size of the denoiser's error."""
+    low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
+    log_snr = np.linspace(low, high, size)
+    times = schedule.time(jnp.asarray(log_snr, jnp.float32))
+    errors = np.minimum.accumulate([error(t) for t in times])
+    errors = errors * (
+        1 - 1e-6 * np.arange(len(errors))
+    )  # falling, where the measured error does not
+    return lambda steps: jd.grids.optimised(
+        schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors)
+    )
+
+
+def cases(options: Options) -> Iterator[tuple[str, str, int]]:
+    """Every sampler, grid and number of calls; steps cost what the sampler says."""
+    for name in options.samplers:
+        for grid in options.grids:
+            for calls in options.calls:
+                if (
+                    calls // samplers.SAMPLERS[name].calls >= 3
+                ):  # one step at each steep end, and one between
+                    yield name, grid, calls
+
+
+def measure(
+    options: Options,
+    label: str,
+    draw: Callable[[str, jax.Array], np.ndarray],
+    grid_of: Callable[[str, int], jax.Array],
+    reference: np.ndarray,
+    moments_error: Callable[[np.ndarray], float],
+) -> list[dict[str, Any]]:
+    """The errors of every case against reference samples and exact moments, and against the ODE from the same noise."""
+    rows, todo = [], list(cases(options))
+    converged = draw("unipc_2", grid_of("log_snr", REFERENCE_STEPS))
+    for name, grid, calls in tqdm(todo, desc=label, unit="run"):
+        x = draw(name, grid_of(grid, calls // samplers.SAMPLERS[name].calls))
+        rows.append({
+            "sampler": name, "grid": grid, "calls": calls,
+            "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
+            "moments": moments_error(x),
+            "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if samplers.SAMPLERS[name].ode else None,
+        })  # fmt: skip
+        # Every case is a program of its own, used once: hundreds of them would fill the process's
+        # memory map.
+        jax.clear_caches()
+    return rows
+
+
+def on_mixture(options: Options) -> dict[str, Any]:
+    """All samplers on the closed-form mixture."""
+    law, schedule = mixture(options.seed), SCHEDULES[options.schedule]()
+    keys = jax.random.split(jax.random.key(options.seed), 5)
+    reference, other, data = (np.asarray(law.sample(key, (options.num,))) for key in keys[:3])
+    denoiser, x_init = law.denoiser(schedule), jd.prior_sample(keys[3], schedule, (options.num, 4))
+
+    def draw(name: str, ts: jax.Array) -> np.ndarray:
+        return np.asarray(
+            jd.sample(keys[4], samplers.SAMPLERS[name].make(denoiser, schedule, 0.0), x_init, ts).x
+        )
+
+    @jax.jit
+    def errors(t: jax.Array) -> jax.Array:
+        return jd.losses.denoising_error(
+            jax.random.key(0), denoiser, schedule, jnp.asarray(data[:2000]), t=t
+        ).mean()
+
+    exact, grid_of = moments(law), grids(options, lambda t: float(errors(t)), schedule)
+
+    def moments_error(x: np.ndarray) -> float:
+        return jd.metrics.normal_wasserstein(*sample_moments(x), *exact)
+
+    return {
+        "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
+        "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
+        "moments_floor": moments_error(other),
+        "rows": measure(options, "mixture", draw, grid_of, reference, moments_error),
+    }
+
+
+def on_run(options: Options, run: sampling.Run) -> dict[str, Any]:
+    """All samplers on a trained network, against many steps of the same network."""
+    num, num_classes = options.run_num, run.model.num_classes
+    labels = None if num_classes is None else np.arange(num) % num_classes
+    reference, other = (
+        sampling.generate(
+            run,
+            num,
+            seed=another(options.seed, 1 + i),
+            labels=labels,
+            sampler="unipc_2",
+            steps=REFERENCE_STEPS,
+            grid="log_snr",
+            batch_size=run.config.batch_size,
+        ).x
+        for i in range(2)
+    )
+    x_0, label = run.dataset.head("test", 256)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0)))
+    size = run.config.batch_size
+
+    @jax.jit
+    def errors(
+        params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
+    ) -> jax.Array:
+        return jd.losses.denoising_error(
+            key, run.with_params(params).denoiser(label), run.schedule, x_0, t=t
+        )
+
+    def error(t: jax.Array) -> float:
+        given = None if num_classes is None else label
+        found = memory.in_chunks(Partial(errors, run.params, t), size, keys, x_0, given)
+        return float(np.mean(found))
+
+    grid_of = grids(options, error, run.schedule)
+
+    def draw(name: str, ts: jax.Array) -> np.ndarray:
+        return sampling.generate(
+            run, num, seed=options.seed, labels=labels, sampler=name, ts=ts, batch_size=size
+        ).x
+
+    def moments_error(x: np.ndarray) -> float:
+        return jd.metrics.frechet_distance(x, reference).value
+
+    return {
+        "title": f"{run.dataset.name}, a trained network, step {run.step}",
+        "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
+        "moments_floor": moments_error(other),
+        "rows": measure(options, run.dataset.name, draw, grid_of, reference, moments_error),
+    }
+
+
+def orders(seed: int) -> list[dict[str, Any]]:
+    """Errors of the solvers of the probability-flow ODE by number of steps, on the way from log-SNR -8 to 6.
+
+    float64, one schedule of each family, against UniPC-2 at 4096 steps. Errors are medians: a few
+    trajectories pass between two basins, where any small error grows. The slope is that of the last
+    three counts.
+    """
+    counts, rows = (8, 16, 32, 64, 128, 256, 512), []
+    deterministic = [name for name, sampler in samplers.SAMPLERS.items() if sampler.ode]
+    with jax.enable_x64(True):
+        law = jax.tree.map(lambda leaf: leaf.astype(float), mixture(seed))
+        for family in tqdm(("linear", "edm", "rectified_flow"), desc="orders", unit="family"):
+            schedule = SCHEDULES[family]()
+            start = law.diffuse(schedule, schedule.time(-8.0)).sample(jax.random.key(seed), (64,))
+
+            def solve(
+                name: str, steps: int, schedule: jd.Schedule = schedule, start: jax.Array = start
+            ) -> np.ndarray:
+                kernel = samplers.SAMPLERS[name].make(law.denoiser(schedule), schedule, 0.0)
+                ts = schedule.time(jnp.linspace(-8.0, 6.0, steps + 1))
+                return np.asarray(jd.sample(jax.random.key(0), kernel, start, ts).x)
+
+            exact = solve("unipc_2", 4096)
+            for name in deterministic:
+                errors = [float(np.median(np.abs(solve(name, steps) - exact))) for steps in counts]
+                slope = -float(np.polyfit(np.log(counts[-3:]), np.log(errors[-3:]), 1)[0])
+                jax.clear_caches()
+                rows.append(
+                    {
+                        "family": family,
+                        "sampler": name,
+                        "steps": counts,
+                        "errors": errors,
+                        "slope": slope,
+                    }
+                )
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """For each sampler and number of calls, the best grid and its error."""
+    calls = sorted({row["calls"] for row in result["rows"]})
+    lines = [result["title"]]
+    for figure, what in (
+        (
+            "sliced_wasserstein",
+            f"sliced Wasserstein-2; {result['floor']:.4f} between two sets of exact samples",
+        ),
+        (
+            "same_noise",
+            "root mean square distance from the solution of the ODE from the same noise",
+        ),
+    ):
+        lines += [what, f"{'':16}" + "".join(f"{f'{c} calls':>20}" for c in calls)]
+        for name in dict.fromkeys(
+            row["sampler"] for row in result["rows"] if row[figure] is not None
+        ):
+            cells = []
+            for c in calls:
+                here = [
+                    row for row in result["rows"] if row["sampler"] == name and row["calls"] == c
+                ]
+                best = min(here, key=lambda row: row[figure], default=None)
+                cells.append("-" if best is None else f"{best[figure]:.4f} {best['grid']}")
+            lines.append(f"{name:16}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)
+
+
+def main(options: Options) -> list[dict[str, Any]]:
+    """Measure, print, draw and save, part by part."""
+    require.seed(options.seed)
+    require.counts(options, num=2, run_num=2)
+    if min(options.calls, default=0) < 3:
+        raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
+    run = None if options.run is None else sampling.load_run(options.run)
+    chosen = dataclasses.asdict(options) | {"run": str(options.run), "output": str(options.output)}
+    found: dict[str, Any] = {"machine": machine.describe(), "options": chosen}
+    if options.orders:
+        found["orders"] = orders(options.seed)
+        pictures.orders(found["orders"], options.output / "orders.png")
+    found["results"] = results = []
+    for measured in (
+        lambda: on_mixture(options),
+        None if run is None else lambda: on_run(options, run),
+    ):
+        if measured is not None:
+            results.append(measured())
+            print(table(results[-1]), end="\n\n")
+            training.write_json(options.output / "compare.json", found)
+            pictures.samplers(results, options.output / "compare.png")
+    return results

@@ -1,0 +1,84 @@
+"""Pack a trained run's averaged parameters into one small file that `jaxdiff.pretrained` can ship.
+
+jaxdiff export runs/mnist --output jaxdiff/zoo/mnist.npz
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from jaxdiff import models, training, zoo
+from jaxdiff.runs import loop, sampling
+from jaxdiff.runs.config import as_json
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run, and where to."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, as `jaxdiff train` left it; of images, and with a schedule that is not learned."""
+    output: Path | None = None
+    """The file; RUN/NAME.npz of the data set's name if not given."""
+    source: str = ""
+    """Where the data come from, and their licence, to be kept in the file."""
+
+
+def about(run: sampling.Run, source: str) -> dict[str, Any]:
+    """What `zoo.read` needs beside the parameters, and how they came about."""
+    config = run.config
+    if (
+        len(run.dataset.event_shape) != 3
+        or config.diffusion.schedule in ("learned", "ddpm")
+        or config.diffusion.finite
+    ):
+        raise ValueError(
+            "run: expected one of images with a named schedule and the simple objective, "
+            f"got {config.dataset} with {config.diffusion.schedule}, {config.diffusion.objective}"
+        )
+    arguments = inspect.signature(models.unet).parameters
+    config = dataclasses.replace(
+        config, run=Path("runs") / config.run.name, data_dir=None
+    )  # nothing of this machine
+    return {
+        "unet": {name: getattr(run.model.module, name) for name in arguments},
+        "schedule": config.diffusion.schedule,
+        "prediction": config.diffusion.prediction,
+        "sigma_data": config.diffusion.sigma_data,
+        "event_shape": run.dataset.event_shape,
+        "levels": run.dataset.levels,
+        "step": run.step,
+        "source": source,
+        "config": json.loads(as_json(config)),
+    }
+
+
+def main(options: Options) -> Path:
+    run = sampling.load_run(options.run)
+    output = options.output or run.folder / f"{run.config.dataset}.npz"
+    if output.suffix != ".npz":
+        raise ValueError(f"output: expected a name that ends in .npz, got {output}")
+    arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(
+        run.params
+    )
+    with training.atomic(output) as draft:
+        np.savez_compressed(draft, **arrays)
+    content = output.read_bytes()
+    read = zoo.read(output.stem, content)
+    loss = loop.held_out_loss(run.config, run.dataset, run.model)
+    before, after = (
+        float(loss({"network": params, "schedule": {}})) for params in (run.params, read.params)
+    )
+    num = sum(leaf.size for leaf in jax.tree.leaves(read.params))
+    print(f"{output}: {num} parameters in {len(content) / 1e6:.2f} MB")
+    print(f"held-out loss {before:.5f} before rounding, {after:.5f} after")
+    print(f"SHA-256 {hashlib.sha256(content).hexdigest()}")
+    return output

@@ -1,0 +1,183 @@
+"""Posterior samples of a trained run's images, given an observation of them, with evidence and calibration.
+
+jaxdiff posterior RUN --task inpaint
+jaxdiff posterior RUN --task inpaint --compare     # every method at equal network calls
+
+Held-out images are observed (a part of them, blurred, in noise, ...), and particles are drawn from
+p(x_0 | y) of the model. Calibration asks whether they are: images drawn from the model itself are
+observed, and their ranks among posterior samples have to be uniform. A call is one of the network
+on one image; a vector-Jacobian product is one more.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jaxdiff import training
+from jaxdiff.cli import posterior_pictures, tables
+from jaxdiff.runs import machine, methods, posteriors, require, sampling, tasks
+from jaxdiff.runs.seeds import key_of
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is observed of which images, and how the posterior is drawn."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    task: tasks.TaskName = "inpaint"
+    """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks, a random projection,
+    photon counts, or the class."""
+    method: methods.MethodName = "twisted"
+    """How the posterior is drawn; the README says which to use when."""
+    compare: bool = False
+    """All methods that the task allows, side by side at equal network calls."""
+    classes: bool = False
+    """Ask each class's own model for its evidence, of a class-conditional run: which class is it?"""
+    images: int = 8
+    """Held-out images."""
+    calibration: int = 60
+    """Images drawn from the model for the calibration; 0 leaves it out."""
+    noise: float | None = None
+    """Standard deviation of the observation's noise, images in [-1, 1]; each task has its own if not given."""
+    peak: float = 8.0
+    """Mean count of a white pixel, for --task poisson."""
+    sampling: tyro.conf.OmitArgPrefixes[methods.Particles] = field(
+        default_factory=methods.Particles
+    )
+    """How samples are drawn."""
+    seed: int = 0
+    """Image i depends on (seed, i) alone."""
+    best: bool = False
+    """Use the checkpoint of the lowest held-out loss instead of the newest."""
+
+
+def held_out(run: sampling.Run, task: tasks.Task, options: Options) -> posteriors.Observed:
+    """The first held-out images, observed."""
+    x_0, labels = run.dataset.head("test", options.images)
+    return posteriors.observe(task, x_0, labels, seed=options.seed, what=f"observe {task.name}")
+
+
+def one_method(
+    run: sampling.Run,
+    problem: methods.Problem,
+    name: str,
+    options: Options,
+    seen: posteriors.Observed,
+    own: posteriors.Observed | None,
+) -> tuple[posteriors.Drawn, dict[str, Any]]:
+    """Draw, measure and calibrate with one method, at the calls that are given to it."""
+    particles = (
+        methods.equal_particles(name, problem) if options.compare else options.sampling.particles
+    )
+    what = f"posterior {problem.task.name}"
+    drawn = posteriors.draw(
+        run, problem, name, seen.ys, seed=options.seed, what=what, particles=particles
+    )
+    rows = posteriors.figures(problem.task, seen, drawn)
+    found: dict[str, Any] = {
+        "method": name,
+        "particles": particles,
+        "calls": methods.calls_of(name, problem, particles),
+        "seconds_an_image": drawn.seconds,
+        "weighted": methods.METHODS[name].weighted,
+        "images": rows,
+        "mean": {field: float(np.mean([row[field] for row in rows])) for field in rows[0]},
+    }
+    if own is not None:
+        found["calibration"] = posteriors.calibrate(
+            run, problem, name, own, particles, seed=options.seed
+        )
+    return drawn, found
+
+
+def by_class(
+    run: sampling.Run, problem: methods.Problem, options: Options, seen: posteriors.Observed
+) -> dict[str, Any]:
+    """The evidence of each class's own model, image by image: Bayes' rule makes a classifier of it."""
+    num_classes = run.model.num_classes
+    if num_classes is None or not methods.METHODS[options.method].weighted:
+        raise ValueError("classes: expected a class-conditional run, and a method with evidence")
+    log_evidence = []
+    for number in range(num_classes):
+        labels = np.full(len(seen.ys), number)
+        what = f"class {number} of {problem.task.name}"
+        drawn = posteriors.draw(
+            run, problem, options.method, seen.ys, seed=options.seed, what=what, labels=labels
+        )
+        log_evidence.append(drawn.log_evidence)
+    table = np.stack(log_evidence, axis=1)
+    probability = np.asarray(jax.nn.softmax(jnp.asarray(table), axis=1))
+    right = table.argmax(1) == seen.labels
+    print(f"the class of the largest evidence is the label in {right.sum()} of {len(right)} images")
+    return {
+        "log_evidence": table.tolist(),
+        "probability": probability.tolist(),
+        "accuracy": float(right.mean()),
+    }
+
+
+def check(options: Options) -> None:
+    """Refuse what cannot be drawn, before anything is read."""
+    require.seed(options.seed)
+    require.counts(options, images=1, calibration=0)
+    require.counts(options.sampling, particles=2, steps=2, at_once=1)
+    if 0 < options.calibration < 10:
+        raise ValueError(
+            f"calibration: expected 0, or at least 10 images, got {options.calibration}"
+        )
+    width = ("a positive standard deviation", require.POSITIVE[1])
+    require.numbers(options, noise=width, peak=("a positive mean count", require.POSITIVE[1]))
+    require.numbers(
+        options.sampling, start=require.FINITE, threshold=require.NOT_NEGATIVE, prior_std=width
+    )
+
+
+def main(options: Options) -> dict[str, Any]:
+    """Observe, draw, measure, print, draw pictures and save."""
+    check(options)
+    run = sampling.load_run(options.run, best=options.best)
+    task = tasks.make_task(
+        options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
+    )
+    if not options.compare:
+        methods.check_method(options.method, task)
+    problem = methods.make_problem(task, run, options.sampling)
+    names = methods.fitting(task) if options.compare else [options.method]
+    folder = (
+        run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
+    )
+    seen = held_out(run, task, options)
+    own = None
+    if options.calibration:
+        own = posteriors.from_the_model(
+            run, task, problem.ts, num=options.calibration, seed=options.seed
+        )
+    found, draws = [], {}
+    for name in names:
+        draws[name], row = one_method(run, problem, name, options, seen, own)
+        found.append(row)
+    tables.print_posteriors(found, task)
+    result: dict[str, Any] = {
+        "machine": machine.describe(),
+        "step": run.step,
+        "task": task.name,
+        "methods": found,
+    }
+    result["options"] = dataclasses.asdict(options) | {"run": str(options.run)}
+    if options.classes:
+        result["classes"] = by_class(run, problem, options, seen)
+    posterior_pictures.samples(
+        task, seen, draws, folder / "posterior.png", key=key_of(options.seed, "pictures")
+    )
+    if own is not None:
+        posterior_pictures.ranks(found, folder / "calibration.png")
+    training.write_json(folder / "posterior.json", result)
+    print(f"look at {folder / 'posterior.png'}")
+    return result

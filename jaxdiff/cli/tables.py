@@ -1,0 +1,86 @@
+"""The tables that commands print."""
+
+from typing import Any
+
+from jaxdiff.runs import quality
+from jaxdiff.runs.probability import Row
+from jaxdiff.runs.tasks import Task
+
+
+def print_denoising(rows: list[dict[str, float]]) -> None:
+    """The denoising errors, a line for each time."""
+    print(
+        f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}   (mean squared, data in [-1, 1])"
+    )
+    for row in rows:
+        error = f"{row['x_0_error']:.5f} +- {row['x_0_error_se']:.5f}"
+        print(
+            f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} {row['gaussian_error']:12.5f} {row['mean_error']:9.5f}"
+        )
+
+
+def print_probability(rows: list[Row]) -> None:
+    """The table, a line an estimator."""
+    print(
+        f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} {'calls':>7} {'n':>6} {'s':>7}"
+    )
+    for row in rows:
+        nats = f"{row.nats:.2f} +- {row.nats_se:.2f}"
+        bits = f"{row.bits_per_dim:.4f} +- {row.bits_per_dim_se:.4f}"
+        end = f"{row.calls:>7} {row.examples:>6} {row.seconds:7.1f}"
+        print(f"{row.name:<45} {row.kind:<8} {row.data:<10} {nats:>20} {bits:>18} {end}")
+
+
+def print_quality(found: dict[str, Any]) -> None:
+    """A line a figure, with its standard error and its floor, real data in place of samples."""
+    print(f"{'samples':36}{'':>22}{'real against real':>22}")
+    for name in found:
+        if name.endswith(("_se", quality.REAL)):
+            continue
+        cells = [
+            _cell(found, name),
+            _cell(found, name + quality.REAL) if name + quality.REAL in found else "",
+        ]
+        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells))
+
+
+def _cell(found: dict[str, Any], name: str) -> str:
+    error = f" +- {found[name + '_se']:.2g}" if name + "_se" in found else ""
+    return (f"{found[name]:.4g}" if isinstance(found[name], float) else str(found[name])) + error
+
+
+def print_posteriors(found: list[dict[str, Any]], task: Task) -> None:
+    """A line a method, means over the images."""
+    head = (
+        "log p(y)",
+        "ESS",
+        "least ESS",
+        "PSNR",
+        "energy score",
+        "residual^2",
+        "50%",
+        "90%",
+        "p of ranks",
+    )
+    print(
+        f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals of that level hold"
+    )
+    print(f"{'':14}{'N':>6}{'calls':>8}{'s':>7}" + "".join(f"{name:>14}" for name in head))
+    for row in found:
+        mean, calibration = row["mean"], row.get("calibration")
+        evidence = f"{mean['log_evidence']:.4g}" if row["weighted"] else "-"
+        cells = [
+            evidence,
+            *(
+                f"{mean[field]:.4g}"
+                for field in ("ess", "least_ess", "psnr_of_mean", "energy_score")
+            ),
+        ]
+        cells.append(f"{mean['residual']:.4g}" if "residual" in mean else "-")
+        if calibration is None:
+            cells += ["-"] * 3
+        else:
+            cells += [f"{calibration[f'coverage_{level}']['value']:.2f}" for level in (50, 90)]
+            cells += [f"{calibration['p_value']:.2g}"]
+        line = f"{row['method']:14}{row['particles']:>6}{row['calls']:>8}{row['seconds_an_image']:7.1f}"
+        print(line + "".join(f"{cell:>14}" for cell in cells))

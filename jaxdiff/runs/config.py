@@ -1,0 +1,198 @@
+"""The configuration of a run: dataclasses, presets, and their JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxdiff.runs import records
+
+Objective = Literal["simple", "vlb", "hybrid"]
+
+
+TimeSampling = Literal["uniform", "low_discrepancy", "loss_aware"]
+
+
+Prediction = Literal["eps", "x0", "v", "score", "velocity", "edm", "levels"]
+
+
+ScheduleName = Literal["cosine", "linear", "sigmoid", "ddpm", "edm", "rectified_flow", "learned"]
+
+
+WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """The network: a UNet for images, an MLP for vectors (which has no multipliers, attention, patch or fourier)."""
+
+    channels: int = 32
+    """Channels at full resolution (width of an MLP); a multiple of 8."""
+    multipliers: tuple[int, ...] = (1, 2)
+    """Channels of each resolution, as multiples; each further one halves the sides."""
+    num_blocks: int = 1
+    """Residual blocks per resolution (layers of an MLP)."""
+    attention: tuple[int, ...] = (4,)
+    """Side lengths of feature maps at which there is self-attention; in the middle there always is."""
+    dropout: float = 0.0
+    """Share of activations dropped in training."""
+    patch: int = 1
+    """2 works on 2x2 patches: faster, a little coarser. Zeros fill the rim of sides that it does not divide."""
+    time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
+    """How the time enters."""
+    fourier: tuple[int, ...] = ()
+    """Exponents n of input features sin(2^n pi x), cos(2^n pi x); 7 shows single levels of 8 bits."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the layers compute in; parameters stay float32."""
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """The process and what the network predicts of it."""
+
+    schedule: ScheduleName = "cosine"
+    """Noise schedule; ddpm is the 1000-step table of linear betas. learned trains it, and the network, on the
+    variational bound in continuous time."""
+    prediction: Prediction = "v"
+    """What the network predicts; levels is a distribution over the data's levels, for the learned schedule."""
+    weight: WeightName = "none"
+    """Weight of the simple loss by noise level; none is the plain error of the prediction."""
+    objective: Objective | None = None
+    """simple is the denoising error; vlb the variational bound of a finite chain whose reverse variance is learned;
+    hybrid both, with little of the bound. None is simple, but for the learned schedule, which has
+    its own bound."""
+    num_steps: int = 100
+    """Steps T of the finite chain that vlb and hybrid train."""
+    time_sampling: TimeSampling = "low_discrepancy"
+    """How a batch's times are drawn; loss_aware draws the steps of vlb and hybrid by what they cost last."""
+    sigma_data: float = 0.5
+    """Standard deviation of the data in [-1, 1]; only the edm prediction and weight use it."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether a finite chain is trained, for which the network gives the reverse variance too."""
+        return self.objective in ("vlb", "hybrid")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Adam(W) with warm-up, cosine decay and clipping; the moving average of the parameters."""
+
+    learning_rate: float = 2e-3
+    """Peak learning rate."""
+    warmup: int = 100
+    """Steps of linear warm-up, at most half of all steps."""
+    final_scale: float = 0.02
+    """Last learning rate, as a share of the peak."""
+    clip_norm: float | None = 1.0
+    """Largest norm of a gradient; None for no clipping."""
+    b1: float = 0.9
+    """Adam's decay of the first moment."""
+    b2: float = 0.99
+    """Adam's decay of the second moment."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    ema_decay: float = 0.998
+    """Decay of the moving average that samples are drawn with."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run."""
+
+    run: Path = Path("runs/digits")
+    """Folder of the run. A run that is there already goes on from its last checkpoint: with its own command bit for
+    bit, or with other --steps, --log-every, --eval-every, --optimizer, dropout or --label-drop."""
+    dataset: str = "digits"
+    """digits (embedded), any prepared TFDS image set such as mnist, or a 2-D density such as swiss_roll."""
+    data_dir: Path | None = None
+    """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    steps: int = 1500
+    """Number of updates. A run may go on for longer than it was begun with: the learning rate is a function of the
+    step and of this number, so it rises again to that of a run of the new length, and falls to the
+    new end."""
+    batch_size: int = 128
+    """Examples in an update, over all devices."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    conditional: bool = True
+    """Whether the network is given the label, where there are labels."""
+    label_drop: float = 0.1
+    """Share of labels hidden in training, for classifier-free guidance."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    eval_every: int = 500
+    """Steps between held-out evaluations, each of which ends in a checkpoint."""
+    network: Network = field(default_factory=Network)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+PRESETS: dict[str, tuple[str, Config]] = {
+    "digits": (
+        "scikit-learn's 8x8 handwritten digits, inside the package: minutes on two cores",
+        Config(),
+    ),
+    "mnist": (
+        "MNIST, 28x28, on a few cores: a UNet on 2x2 patches",
+        Config(
+            run=Path("runs/mnist"),
+            dataset="mnist",
+            steps=4000,
+            batch_size=64,
+            network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2),
+            optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
+        ),
+    ),
+    "digits-likelihood": (
+        "the digits, trained on the variational bound for the probability of the data",
+        Config(
+            run=Path("runs/digits-likelihood"),
+            steps=1200,
+            conditional=False,
+            network=Network(dropout=0.1),  # 1437 digits are soon known by heart
+            diffusion=Diffusion(schedule="learned", prediction="levels"),
+        ),
+    ),
+    "mnist-likelihood": (
+        "MNIST, trained on the variational bound for the probability of the data: hours on a few cores",
+        Config(
+            run=Path("runs/mnist-likelihood"),
+            dataset="mnist",
+            steps=12000,
+            batch_size=64,
+            conditional=False,
+            network=Network(
+                channels=64,
+                multipliers=(1, 2),
+                num_blocks=2,
+                attention=(7,),
+                patch=2,
+                fourier=(5, 7),
+            ),
+            diffusion=Diffusion(schedule="learned", prediction="levels"),
+            optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
+        ),
+    ),
+    "toy": (
+        "a 2-D density and an MLP: a minute on two cores",
+        Config(
+            run=Path("runs/toy"),
+            dataset="swiss_roll",
+            batch_size=512,
+            network=Network(channels=128, num_blocks=4),
+            diffusion=Diffusion(schedule="linear", prediction="eps"),
+        ),
+    ),
+}
+
+
+def as_json(config: Config) -> str:
+    """The configuration as JSON."""
+    return json.dumps(dataclasses.asdict(config), default=str)
+
+
+def from_fields(fields: Any, run: Path) -> Config:
+    """The configuration that `as_json` wrote, of a run in another place perhaps."""
+    return dataclasses.replace(records.read(Config, fields), run=run)

@@ -1,0 +1,90 @@
+"""The folder of a run: its configuration, and what may change when it goes on."""
+
+import json
+from pathlib import Path
+
+from jaxdiff import training
+from jaxdiff.runs import build, records
+from jaxdiff.runs.checks import check
+from jaxdiff.runs.config import Config, as_json, from_fields
+
+# What may be another when a run goes on, and why. A name of a section stands for all of it that is
+# not named itself.
+BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
+    "run": (True, "the folder may be moved"),
+    "data_dir": (True, "the same data may lie elsewhere"),
+    "steps": (True, "the learning rate is that of a run of the new length"),
+    "log_every": (True, "the updates do not depend on it"),
+    "eval_every": (True, "the updates do not depend on it"),
+    "label_drop": (True, "the parameters keep their places and their meaning"),
+    "network.dropout": (True, "the parameters keep their places and their meaning"),
+    "optimizer": (True, "Adam's moments and the moving average are kept, whatever the rates"),
+    "dataset": (False, "the parameters were fitted to another"),
+    "batch_size": (False, "a place in the order of the examples is counted in batches"),
+    "seed": (False, "the order of the examples and the noise would begin anew"),
+    "conditional": (False, "the parameters have other places"),
+    "network": (False, "the parameters have other places, or another meaning"),
+    "diffusion": (False, "the parameters have learnt to predict something else"),
+}
+
+
+def save(config: Config) -> None:
+    """Write config.json, from which the run can be read back."""
+    training.write_json(config.run / "config.json", json.loads(as_json(config)))
+
+
+def load_config(run: Path) -> Config:
+    """Read the configuration of a run folder."""
+    path = run / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"run: {run} is no run folder (it has no config.json); train one with `jaxdiff train`"
+        )
+    fields = records.read_json(path)
+    try:
+        config = from_fields(fields, run)
+        check(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: {error}; repair it, or train again with another --run"
+        ) from error
+    return config
+
+
+def check_same(config: Config) -> Config | None:
+    """Require of a run that is there already that it can go on with this configuration; return its own, or None."""
+    if not (config.run / "config.json").exists():
+        return None
+    before = load_config(config.run)
+    fixed = [f"{name} ({reason})" for name, reason in _changed(before, config, may=False).items()]
+    if fixed:
+        raise ValueError(
+            f"run: {config.run} was begun with another {', '.join(fixed)}; "
+            "repeat its own command to go on with it, or give another --run"
+        )
+    return before
+
+
+def what_changes(before: Config, config: Config, step: int) -> str:
+    """Which options a run goes on with that it did not have before, and what the learning rate does; "" if none."""
+    old, new = records.flat(before), records.flat(config)
+    changed = [
+        name for name in _changed(before, config, may=True) if name not in ("run", "data_dir")
+    ]
+    if not changed:
+        return ""
+    options = ", ".join(f"{name} {new[name]} (was {old[name]})" for name in changed)
+    line = f"{config.run} goes on from step {step} with {options}"
+    rate, rate_before = (float(build.learning_rates(each)(step)) for each in (config, before))
+    if rate != rate_before:
+        line += f"; the learning rate here is {rate:.3g} (was {rate_before:.3g}), as in a run of {config.steps} steps"
+    return f"{line}; Adam's moments and the moving average are kept"
+
+
+def _changed(before: Config, config: Config, *, may: bool) -> dict[str, str]:
+    """The options that differ and may, or may not, with the reason."""
+    old, new = records.flat(before), records.flat(config)
+    rules = {name: BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]] for name in new}
+    return {
+        name: rules[name][1] for name in new if new[name] != old[name] and rules[name][0] == may
+    }

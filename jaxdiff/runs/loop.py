@@ -1,0 +1,168 @@
+"""The training of a run, which may be stopped and goes on bit for bit."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff import models, training
+from jaxdiff.runs import build, checks, datasets, folders, memory
+from jaxdiff.runs.config import Config
+from jaxdiff.runs.seeds import key_of
+
+EVAL_EXAMPLES = 512
+
+
+def prepare(config: Config) -> tuple[datasets.Dataset, models.Model]:
+    """Check a configuration; return the data and the network that it asks for."""
+    checks.check(config)
+    dataset = datasets.load(config)
+    checks.check_network(config, dataset)
+    return dataset, build.make_model(config, dataset)
+
+
+def train(config: Config) -> int:
+    """Bring a run to its last step, or to the one at which it is stopped (Ctrl-C, SIGTERM); return that step."""
+    dataset, model = prepare(config)
+    with training.lock(config.run):
+        return go_on(config, dataset, model)[1]
+
+
+def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tuple[int, int]:
+    """Train a run, whose folder is locked, from its last checkpoint; return the steps of its begin and its end."""
+    before = folders.check_same(config)
+    with training.Checkpoints(config.run / "checkpoints") as checkpoints:
+        state = checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
+        if state is None:
+            state = jax.jit(lambda: build.initial_state(config, model, dataset.event_shape))()
+        first = int(state.step)
+        if first < config.steps:
+            if before is not None and (line := folders.what_changes(before, config, first)):
+                print(line)
+            state = loop(config, dataset, model, state, checkpoints)
+    return first, int(state.step)
+
+
+def loop(
+    config: Config,
+    dataset: datasets.Dataset,
+    model: models.Model,
+    state: training.TrainState,
+    checkpoints: training.Checkpoints,
+) -> training.TrainState:
+    """The updates from the state's step on, with log, evaluation and checkpoints; returns the last state saved."""
+    devices, first = jax.local_devices(), int(state.step)
+    batch = dataset.batches(config.batch_size, config.seed)
+    # An uneven batch is refused before anything is written.
+    example = training.shard(batch(first), len(devices))
+    step = training.make_step(
+        build.make_loss(config, model, dataset),
+        build.make_optimizer(config),
+        ema_decay=config.optimizer.ema_decay,
+        remember=jd.losses.record_terms if build.remembers(config) else None,
+    )
+    replicated, evaluate = training.replicate(state, devices), held_out_loss(config, dataset, model)
+    with training.Watch() as watch:
+        watch("the program of an update, which is compiled")
+        mapped = training.pmap_step(step, devices)
+        update = memory.fitting(mapped, replicated, example, devices=devices)
+    folders.save(config)
+    with training.stopping() as stop, training.Log(config.run, step=first) as log:
+        keep = Keeper(config, log, checkpoints, evaluate)
+        training.run_updates(
+            update,
+            replicated,
+            batch,
+            range(first, config.steps),
+            num_devices=len(devices),
+            after=keep,
+            stop=stop,
+            name=config.run.name,
+        )
+    return keep.state
+
+
+class Keeper:
+    """Logs, evaluates and saves a run after its updates; `state` is the last one saved."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: training.Log,
+        checkpoints: training.Checkpoints,
+        evaluate: Callable[[Any], float],
+    ) -> None:
+        self.config, self.log, self.checkpoints = config, log, checkpoints
+        self.evaluate = evaluate
+        self.state: Any = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Measure the rate from now on."""
+        self.began, self.examples = time.monotonic(), 0
+
+    def __call__(self, progress: training.Progress) -> None:
+        config = self.config
+        self.examples += config.batch_size
+        if progress.due(config.log_every):
+            scalars = {name: float(value) for name, value in progress.metrics.items()}
+            rate = self.examples / (time.monotonic() - self.began)
+            progress.bar.set_postfix(loss=f"{scalars['loss']:.4f}", examples_per_s=f"{rate:.0f}")
+            self.log.write(progress.step, **scalars, examples_per_second=rate)
+            self.restart()
+        if progress.due(config.eval_every) or progress.stopped:
+            self.save(progress)
+            self.restart()  # what this took is no training
+
+    def save(self, progress: training.Progress) -> None:
+        """Evaluate the averaged parameters and write a checkpoint; a run that has diverged is not saved."""
+        require_finite(progress.step, float(progress.metrics["loss"]))
+        progress.watch(f"the held-out loss and the checkpoint of step {progress.step}")
+        state = progress.state()
+        loss = float(self.evaluate(state.ema_params))
+        require_finite(progress.step, loss)
+        self.log.write(progress.step, held_out_loss=loss)
+        self.checkpoints.save(progress.step, state, loss=loss)
+        self.state = state
+
+
+def require_finite(step: int, loss: float) -> None:
+    """Stop before a checkpoint keeps a run that has diverged."""
+    if not np.isfinite(loss):
+        raise FloatingPointError(
+            f"loss is {loss} at step {step}: try a lower --optimizer.learning-rate"
+        )
+
+
+def held_out_loss(
+    config: Config, dataset: datasets.Dataset, model: models.Model
+) -> Callable[[Any], float]:
+    """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes.
+
+    A device's share of a batch at a time: the value is the mean over all rows, whatever the size of
+    the chunks, since a row's time and noise depend on its number in the whole.
+    """
+    loss = build.make_loss(config, model, dataset, training_time=False)
+    num = min(EVAL_EXAMPLES, len(dataset.splits["test"].images))
+    key = key_of(config.seed, "held out")
+    keys, size = (
+        jax.random.split(key, num),
+        min(num, max(1, config.batch_size // jax.local_device_count())),
+    )
+
+    @jax.jit
+    def losses(
+        params: Any, first: Any, keys: jax.Array, batch: tuple[jax.Array, jax.Array | None]
+    ) -> jax.Array:
+        return loss(params, training.Rows(key, keys, first, num), batch)
+
+    def evaluate(params: Any) -> float:
+        def chunk(index: np.ndarray) -> jax.Array:
+            return losses(params, index[0], keys[index], dataset.examples("test", index))
+
+        return float(np.mean(memory.in_chunks(chunk, size, np.arange(num))))
+
+    return evaluate

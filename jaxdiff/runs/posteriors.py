@@ -1,0 +1,252 @@
+"""Posterior samples of many images with one compiled program, what they say, and whether they are calibrated."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.spatial.distance import cdist
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import resampling
+from jaxdiff.observations import log_likelihoods
+from jaxdiff.runs import cache, calibration, memory, sampling, tasks
+from jaxdiff.runs.methods import (
+    GIBBS_STEPS,
+    METHODS,
+    MMPS_ITERATIONS,
+    REPAINT_RESAMPLES,
+    Problem,
+    grid_of,
+)
+from jaxdiff.runs.seeds import another, key_of
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Images [K, *D], their labels and what was observed of them."""
+
+    x_0: np.ndarray
+    labels: np.ndarray
+    ys: list[np.ndarray]
+
+
+def observe(
+    task: tasks.Task, x_0: np.ndarray, labels: np.ndarray | None, *, seed: int, what: str
+) -> Observed:
+    """Draw an observation of each image; one without a label has -1."""
+    labels = np.full(len(x_0), -1) if labels is None else labels
+    key = key_of(seed, what)
+    ys = [
+        np.asarray(task.draw(jax.random.fold_in(key, i), jnp.asarray(x), jnp.asarray(label)))
+        for i, (x, label) in enumerate(zip(x_0, labels, strict=True))
+    ]
+    return Observed(x_0, labels, ys)
+
+
+def from_the_model(
+    run: sampling.Run, task: tasks.Task, ts: jax.Array, *, num: int, seed: int
+) -> Observed:
+    """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
+    seed = another(seed)
+    x_0 = sampling.generate(
+        run,
+        num,
+        seed=seed,
+        sampler="ancestral",
+        variance="small",
+        ts=ts,
+        batch_size=run.config.batch_size,
+    ).x
+    return observe(task, x_0, None, seed=seed, what=f"observe {task.name}")
+
+
+class Drawn(NamedTuple):
+    """Weighted samples of K images, [K, N, *D] and [K, N], log p(y) and ESS of each; seconds an image."""
+
+    x: np.ndarray
+    log_weights: np.ndarray
+    log_evidence: np.ndarray
+    ess: np.ndarray
+    seconds: float
+
+
+def draw(
+    run: sampling.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
+    seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
+) -> Drawn:  # fmt: skip
+    """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
+
+    Images that are done are kept in files, each named by a digest of all that it depends on: more
+    images, or an option of another method, leave it as it is. Labels ask for the class-conditional
+    model, one an image.
+    """
+    number = problem.options.particles if particles is None else particles
+    likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
+    made_of = _digest(run, problem, name, [number, seed, what])
+    folder = run.folder / "posterior" / "parts"
+    paths = []
+    for i, y in enumerate(ys):
+        label = None if labels is None else labels[i]
+        digest = sampling.digest([made_of, i], (likelihoods[i], label, y))
+        paths.append(folder / f"{name}-{i}-{digest}.npz")
+    kept = [cache.read(path) for path in paths]
+    missing = [i for i, part in enumerate(kept) if part is None]
+    if missing:
+        key = key_of(seed, what)
+        made = _draw_missing(run, problem, name, number, likelihoods, missing, paths, key, labels)
+        kept = [made.get(i, part) for i, part in enumerate(kept)]
+        cache.trim(folder)
+    parts = [part for part in kept if part is not None]
+    fields = {
+        f: np.stack([part[f] for part in parts])
+        for f in ("x", "log_weights", "log_evidence", "ess")
+    }
+    # The median leaves out the compilation that the first of them waited for.
+    return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
+
+
+def _draw_missing(
+    run: sampling.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
+    missing: list[int], paths: list[Path], key: jax.Array, labels: np.ndarray | None,
+) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
+    """Draw the images that are missing and keep them; by number."""
+    made: dict[int, dict[str, np.ndarray]] = {}
+    num_devices, at_once = jax.local_device_count(), problem.options.at_once
+    program = _program(run, problem, name, number)
+    size = num_devices * at_once
+    for first in tqdm(
+        range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size
+    ):
+        group = missing[first : first + size]
+        index = np.resize(
+            group, size
+        )  # the last group again and again, where it has come to an end
+
+        def spread(leaves: Any, index: np.ndarray = index) -> Any:
+            stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
+            return stacked.reshape(num_devices, at_once, *stacked.shape[1:])
+
+        keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
+        label = None if labels is None else spread(labels)
+        arguments = (
+            run.params,
+            keys,
+            jax.tree.map(lambda *leaves: spread(leaves), *likelihoods),
+            label,
+        )
+        began = time.monotonic()
+        out = jax.tree.map(np.asarray, program(*arguments))
+        sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
+        seconds = (time.monotonic() - began) / len(group)
+        for place, i in enumerate(group):
+            part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}
+            made[i] = cache.write(paths[i], part | {"seconds": seconds})
+    return made
+
+
+def _program(run: sampling.Run, problem: Problem, name: str, number: int) -> Any:
+    """The compiled program: (params, keys, likelihoods, labels), the last three with axes [devices, at_once]."""
+    method, ts, options = METHODS[name], grid_of(name, problem), problem.options
+    resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
+
+    def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
+        key_prior, key_run = jax.random.split(key)
+        given = None if label is None else jnp.full(number, label)
+        denoiser = run.with_params(params).denoiser(given)
+        x_init = sampling.pure_noise(
+            key_prior, run.schedule, (number, *run.dataset.event_shape), ts
+        )
+        out = jd.sample(
+            key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample
+        )
+        return {
+            "x": out.x,
+            "log_weights": out.log_weights,
+            "log_evidence": out.log_evidence,
+            "ess": out.ess,
+        }
+
+    return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
+
+
+def _digest(run: sampling.Run, problem: Problem, name: str, settings: list[Any]) -> str:
+    """Of what all images of a method depend on."""
+    method, options = METHODS[name], problem.options
+    settings = [name, *settings, problem.task.name, problem.task.noise_std]
+    settings += [
+        MMPS_ITERATIONS,
+        REPAINT_RESAMPLES,
+        GIBBS_STEPS,
+        dataclasses.asdict(run.config.diffusion),
+    ]
+    if method.weighted:
+        settings += [options.scheme, options.threshold]
+    arrays: list[Any] = [run.params, run.schedule, grid_of(name, problem)]
+    if "prior_std" in method.uses:
+        settings.append(problem.prior_std)
+    if "belief" in method.uses:
+        settings.append(options.belief)
+        arrays += [problem.mean, problem.covariance] if options.belief == "data" else []
+    return sampling.digest(settings, arrays)
+
+
+def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, float]]:
+    """What each image's samples say: evidence, effective sample size, and how near they are to the truth and to y.
+
+    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel: the least for the truth's own
+    posterior, on average.
+    """
+    rows = []
+    for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
+        x, weights = drawn.x[i], calibration.normalised(drawn.log_weights[i])
+        mean = np.tensordot(weights, x, 1)
+        flat = x.reshape(len(x), -1) / np.sqrt(truth.size)
+        far = np.linalg.norm(flat - truth.reshape(1, -1) / np.sqrt(truth.size), axis=1)
+        apart = cdist(flat, flat)
+        row = {
+            "log_evidence": float(drawn.log_evidence[i]),
+            "ess": float(1 / np.sum(weights**2)),
+            "least_ess": float(drawn.ess[i].min()),
+            "psnr_of_mean": float(20 * np.log10(2 / np.sqrt(np.mean((mean - truth) ** 2)))),
+            "energy_score": float(weights @ far - weights @ apart @ weights / 2),
+        }
+        if task.residuals is not None:
+            row["residual"] = float(weights @ np.mean(task.residuals(y, x) ** 2, axis=1))
+        rows.append(row)
+    return rows
+
+
+def calibrate(
+    run: sampling.Run,
+    problem: Problem,
+    name: str,
+    seen: Observed,
+    particles: int,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Ranks of the model's own images among their posterior samples, and what they say."""
+    train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
+    functions = calibration.Functions(train, problem.task.hidden)
+    other, what = another(seed), f"calibrate {problem.task.name}"
+    drawn = draw(run, problem, name, seen.ys, seed=other, what=what, particles=particles)
+    uniform = np.random.default_rng(seed).random(len(seen.ys))
+
+    @jax.jit
+    def log_r(likelihood: Any, x: jax.Array) -> jax.Array:
+        return log_likelihoods(likelihood, x)
+
+    shares = []
+    for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
+        both = np.concatenate([truth[None], drawn.x[i]])
+        values = functions(
+            both, np.asarray(log_r(problem.task.likelihood(jnp.asarray(y)), jnp.asarray(both)))
+        )
+        shares.append(calibration.ranks(values[0], values[1:], drawn.log_weights[i], uniform[i]))
+    return calibration.summary(np.stack(shares), functions.names)

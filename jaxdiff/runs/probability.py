@@ -1,0 +1,206 @@
+"""What estimates the probability of data under a run's model: options, rows of the table, cached parts."""
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import jaxdiff as jd
+from jaxdiff import likelihood
+from jaxdiff.runs import build, cache, sampling
+
+# Rows of one compiled call, on each device: these, or a batch of the run's training if that is
+# smaller. The randomness of a row depends on it, and not on the number of devices.
+CHUNK = 64
+
+
+@dataclass(frozen=True)
+class Probability:
+    """What to estimate of the model's probability."""
+
+    examples: int = 256
+    """Held-out examples for the bound in continuous time and the baselines, at most; 0 for no estimates at all."""
+    term_examples: int = 256
+    """Held-out examples for the terms of the finite chain's bound."""
+    steps: int | None = None
+    """Steps T of the finite chain; if not given, those the run was trained with, 100 where it was trained with none."""
+    times: int = 32
+    """Times an example for the bound in continuous time."""
+    paths: int = 16
+    """Forward paths an example for the importance-weighted bound."""
+    path_examples: int = 64
+    """Held-out, and again simulated, examples for what takes that many paths; 0 for none of it."""
+    ode_steps: int = 25
+    """Runge-Kutta steps of the probability-flow ODE."""
+    ode_examples: int = 64
+    """Held-out examples for its density; 0 for none."""
+    ais_examples: int = 0
+    """Held-out, and again simulated, examples for annealed importance sampling, which takes minutes for a few of them
+    at T = 100; 0 for none."""
+    ais_temperatures: int = 32
+    """Its temperatures, each with one Hamiltonian move of all latents."""
+    ais_step_size: float = 0.1
+    """Step of the move's integrator, in units of the paths' noises; some two thirds of the moves should be accepted."""
+    baselines: bool = True
+    """Whether densities fitted without a network stand beside it, for data of at most 256 dimensions."""
+
+
+VERSION = 2  # of all that the parts are made by: those of another version are not read
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; bits are per dimension, calls are of the network, per example."""
+
+    name: str
+    kind: str
+    data: str
+    nats: float
+    nats_se: float
+    bits_per_dim: float
+    bits_per_dim_se: float
+    calls: int
+    examples: int
+    seconds: float
+
+
+class Estimators:
+    """The estimators of one run, their parts kept in files as they are done.
+
+    A part's file is named by a digest of what it depends on: the parameters, its rows of the data,
+    the seed, and the options of its own estimator. Another option leaves the other parts, and parts
+    of its earlier values, as they are.
+    """
+
+    def __init__(self, run: sampling.Run, options: Probability, *, seed: int) -> None:
+        trained = run.config.diffusion.num_steps if run.config.diffusion.finite else 100
+        self.steps = trained if options.steps is None else options.steps
+        self.run, self.options, self.seed = (
+            run,
+            dataclasses.replace(options, steps=self.steps),
+            seed,
+        )
+        self.size = math.prod(run.dataset.event_shape)
+        self.levels = run.dataset.levels
+        self.width = None if self.levels is None else 2 / (self.levels - 1)
+        self.without_denoiser = build.make_chain(
+            run.config, run.schedule, levels=self.levels, num_steps=self.steps
+        )
+        self.chunk = min(CHUNK, run.config.batch_size)
+        self.rows: list[Row] = []
+        network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
+        self.made_of = sampling.digest(
+            [VERSION, seed, self.levels, network], (run.params, run.schedule)
+        )
+
+    def chain(self, denoiser: Any) -> jd.Chain:
+        """The finite chain of as many steps as asked for."""
+        return dataclasses.replace(self.without_denoiser, denoiser=denoiser)
+
+    def mapped(
+        self,
+        name: str,
+        function: Callable,
+        x_0: np.ndarray | None,
+        num: int,
+        *,
+        settings: Any,
+        size: int | None = None,
+    ) -> tuple[dict, float]:
+        """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files.
+
+        The settings are all that the function depends on beside the run, its data and the seed.
+        """
+        num_devices, size = jax.local_device_count(), self.chunk if size is None else size
+        key = jax.random.fold_in(
+            jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
+        )
+        compiled = self.compiled(function)
+        parts: list[dict[str, np.ndarray]] = []
+        numbers = range(0, -(-num // size), num_devices)
+        for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
+            group = [n for n in range(first, first + num_devices) if n * size < num]
+            paths = [self.path(name, n, x_0, num, size, settings) for n in group]
+            kept = [cache.read(path) for path in paths]
+            if any(part is None for part in kept):
+                began = time.monotonic()
+                index = [
+                    np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)
+                ]
+                x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
+                keys = jnp.stack(
+                    [jax.random.fold_in(key, n) for n in range(first, first + num_devices)]
+                )
+                out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
+                seconds = np.asarray([(time.monotonic() - began) / len(group)])
+                for place, n in enumerate(group):
+                    if kept[place] is None:
+                        made = {
+                            field: value[place][: num - n * size] for field, value in out.items()
+                        }
+                        kept[place] = cache.write(paths[place], made | {"seconds": seconds})
+            parts += [part for part in kept if part is not None]
+        joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+        return joined, float(joined.pop("seconds").sum())
+
+    def compiled(self, function: Callable) -> Callable:
+        """The function of (params, keys, x_0), the last two with an axis of devices."""
+
+        def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
+            return function(self.run.with_params(params).denoiser(), key, x)
+
+        return jax.pmap(chunk, in_axes=(None, 0, 0))
+
+    def path(
+        self, name: str, n: int, x_0: np.ndarray | None, num: int, size: int, settings: Any
+    ) -> Path:
+        """Where part n is kept: more rows leave the whole parts as they are."""
+        count = min(size, num - n * size)
+        rows = None if x_0 is None else x_0[n * size : n * size + count]
+        digest = sampling.digest([self.made_of, name, n, size, count, settings], rows)
+        return self.run.folder / "probability" / f"{name}-{n}-{digest}.npz"
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        data: str,
+        log_prob: np.ndarray,
+        calls: int,
+        seconds: float,
+        *,
+        density: bool,
+    ) -> None:
+        """A line of the table from the log-probabilities of the examples."""
+        nats, nats_se = (
+            float(np.mean(log_prob)),
+            float(np.std(log_prob, ddof=1) / np.sqrt(len(log_prob))),
+        )
+        width = self.width if density else None
+        bits = float(likelihood.bits_per_dim(nats, self.size, bin_width=width))
+        if density and width is not None:
+            nats = -bits * self.size * math.log(2)  # of the levels, so that all lines compare
+        bits_se = nats_se / (self.size * math.log(2))
+        self.rows.append(
+            Row(name, kind, data, nats, nats_se, bits, bits_se, calls, len(log_prob), seconds)
+        )
+
+
+def _rows(
+    x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tuple[int, ...]
+) -> np.ndarray:
+    """Rows by number, the last one again where they have come to an end; zeros where nothing is given."""
+    return (
+        np.zeros((len(index), *event_shape), np.float32)
+        if x_0 is None
+        else x_0[np.minimum(index, num - 1)]
+    )
