@@ -20,9 +20,10 @@ import jax.numpy as jnp
 from jax.scipy.special import xlog1py, xlogy
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import Method, as_function, put, pytree
+from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import level
-from jaxdiff.kernels import Kernel, no_weight, without_memory
+from jaxdiff.kernels import Kernel
+from jaxdiff.kernels._kernel import Drawing, lift
 from jaxdiff.schedules import LOG_SNR_LIMIT, Schedule
 
 LOG_ODDS_LIMIT = 16.0
@@ -219,7 +220,7 @@ def log_odds(alpha: jax.Array) -> jax.Array:
 
 
 @pytree
-class Ancestral:
+class Ancestral(Drawing):
     """The reverse process of bits."""
 
     denoiser: Callable
@@ -228,12 +229,10 @@ class Ancestral:
     def __post_init__(self) -> None:
         put(self, denoiser=as_function("denoiser", self.denoiser))
 
-    def step(
-        self, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any
-    ) -> tuple[Any, jax.Array, jax.Array]:
+    def draw(self, key: jax.Array, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
         """Draw x_s ~ p(x_s | x_t)."""
         p = q_posterior(self.schedule, x_t, self.denoiser(x_t, t), t=t, s=s)
-        return carry, draw(key, p), no_weight(x_t)
+        return draw(key, p)
 
 
 def ancestral(denoiser: Callable, schedule: Schedule) -> Kernel:
@@ -251,7 +250,7 @@ def ancestral(denoiser: Callable, schedule: Schedule) -> Kernel:
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.2; Austin et al. 2021,
     arXiv:2107.03006, Eq. (4).
     """
-    return without_memory(Method(Ancestral(denoiser, schedule), "step"))
+    return lift(Ancestral(denoiser, schedule))
 
 
 def bernoulli_kl(p: jax.Array, q: jax.Array) -> jax.Array:

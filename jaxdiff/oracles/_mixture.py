@@ -303,7 +303,8 @@ class MixtureDenoiser:
         put(self, spectrum=self.mixture._spectrum())
 
     def __repr__(self) -> str:
-        return f"MixtureDenoiser(mixture={self.mixture!r}, schedule={self.schedule!r})"
+        count, size = self.mixture.means.shape[-2:]
+        return f"MixtureDenoiser(K={count}, d={size}, schedule={self.schedule!r})"
 
     @exactly
     def __call__(self, x_t: jax.Array, t: Any) -> Any:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import Method, as_function, put, pytree
+from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import level, q_posterior
-from jaxdiff.kernels import Kernel, is_clean, no_weight, noise
+from jaxdiff.kernels import Kernel, no_weight
+from jaxdiff.kernels._kernel import Algorithm, is_clean, lift, noise
 from jaxdiff.posterior._twisted import POSITIVE
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -92,7 +93,7 @@ class ComposedState(NamedTuple):
 
 
 @pytree
-class Composed:
+class Composed(Algorithm):
     """The sampler of a product of powers of models."""
 
     denoisers: Sequence[Callable]
@@ -234,12 +235,11 @@ def composed(
       and the term in b added, for which Ito's formula gives the weight; Du et al. 2023,
       arXiv:2302.11552, for the moves.
     """
-    sampler = Composed(denoisers, exponents, schedule, prior_std, move)
-    return Kernel(Method(sampler, "init"), Method(sampler, "step"))
+    return lift(Composed(denoisers, exponents, schedule, prior_std, move))
 
 
 @pytree
-class Mixed:
+class Mixed(Algorithm):
     """The sampler of a mixture of models."""
 
     denoisers: Sequence[Callable]
@@ -312,5 +312,4 @@ def mixed(denoisers: Sequence[Callable], log_weights: Any, schedule: Schedule) -
     Source: Bayes' rule over the chains; in continuous time the Ito density estimator of Skreta et
       al. 2024, arXiv:2412.17762, Theorem 1.
     """
-    sampler = Mixed(denoisers, log_weights, schedule)
-    return Kernel(Method(sampler, "init"), Method(sampler, "step"))
+    return lift(Mixed(denoisers, log_weights, schedule))

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import Method, as_function, put, pytree
-from jaxdiff.kernels import Kernel, noise, p_mean_variance
+from jaxdiff._tree import as_function, put, pytree
+from jaxdiff.kernels import Kernel, p_mean_variance
+from jaxdiff.kernels._kernel import Algorithm, lift, noise
 from jaxdiff.normal import log_density
 from jaxdiff.observations import masked
 from jaxdiff.posterior._twisted import POSITIVE, no_twist
@@ -96,7 +97,7 @@ def gaussian_belief(schedule: Schedule, mean: Any, std: Any) -> GaussianBelief:
 
 
 @pytree
-class MCGDiff:
+class MCGDiff(Algorithm):
     """The Monte Carlo guided diffusion sampler of a diagonal observation.
 
     Fields:
@@ -164,10 +165,6 @@ class MCGDiff:
         return log_r_s, x_s, log_normaliser - carry
 
 
-def _kernel(sampler: MCGDiff) -> Kernel:
-    return Kernel(Method(sampler, "init"), Method(sampler, "step"))
-
-
 def mcgdiff(
     denoiser: Callable,
     schedule: Schedule,
@@ -222,7 +219,7 @@ def mcgdiff(
     outside, extra = y - left @ (left.T @ y), len(y) - len(gain)
     std = jnp.asarray(noise_std, y.dtype)
     constant = -jnp.sum(outside**2) / (2 * std**2) - extra / 2 * jnp.log(2 * jnp.pi * std**2)
-    return _kernel(MCGDiff(denoiser, schedule, observation, belief, constant))
+    return lift(MCGDiff(denoiser, schedule, observation, belief, constant))
 
 
 def inpaint(
@@ -258,7 +255,7 @@ def inpaint(
     _checks.same_shape("observed", observed, "y", y)
     observed, y = masked("observed", observed, y)
     observation = Diagonal(observed.astype(y.dtype), y, noise_std, observed)
-    return _kernel(MCGDiff(denoiser, schedule, observation, belief))
+    return lift(MCGDiff(denoiser, schedule, observation, belief))
 
 
 def denoise(

@@ -7,17 +7,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import Method, as_function, put, pytree, static
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
 from jaxdiff.guidance import conjugate_gradients
-from jaxdiff.kernels import Kernel, ancestral, no_weight, without_memory
+from jaxdiff.kernels import Kernel, ancestral
+from jaxdiff.kernels._kernel import Drawing, lift
 from jaxdiff.observations import Observation
 from jaxdiff.sampling import run
 from jaxdiff.schedules import Schedule
 
 
 @pytree
-class SplitGibbs:
+class SplitGibbs(Drawing):
     """The split Gibbs sampler of a linear observation."""
 
     denoiser: Callable
@@ -34,16 +35,14 @@ class SplitGibbs:
         _checks.positive_int("num_iterations", self.num_iterations)
         put(self, denoiser=as_function("denoiser", self.denoiser))
 
-    def step(
-        self, key: jax.Array, carry: Any, x: jax.Array, t: Any, s: Any
-    ) -> tuple[Any, jax.Array, jax.Array]:
+    def draw(self, key: jax.Array, x: jax.Array, t: Any, s: Any) -> jax.Array:
         """Draw z given x, then x given z."""
         key_y, key_z, key_x = _rows.split(_rows.keys(key, x.shape[0]), 3)
         alpha, sigma, _ = level(self.schedule, t, x)
         z = self.draw_copy((key_y, key_z), x, (alpha / sigma) ** 2)
         ts = t * jnp.linspace(1, 0, self.num_denoising + 1, dtype=x.dtype)
         reverse = ancestral(self.denoiser, self.schedule)
-        return carry, run(key_x, reverse, (alpha * z).astype(x.dtype), ts).x, no_weight(x)
+        return run(key_x, reverse, (alpha * z).astype(x.dtype), ts).x
 
     def draw_copy(self, keys: tuple, x: jax.Array, precision: jax.Array) -> jax.Array:
         """Draw z ~ p(y | z) N(z; x, I / precision), [B, *D]."""
@@ -100,5 +99,4 @@ def split_gibbs(
     Source: Coeurdoux et al. 2023, arXiv:2304.11134, Algorithm 1; the draw of z: Orieux et al. 2012,
     perturbation optimisation.
     """
-    sampler = SplitGibbs(denoiser, schedule, observation, num_denoising, num_iterations)
-    return without_memory(Method(sampler, "step"))
+    return lift(SplitGibbs(denoiser, schedule, observation, num_denoising, num_iterations))

@@ -20,9 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import Method, as_function, put, pytree
+from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.guidance import isotropic_spread
-from jaxdiff.kernels import Kernel, as_variance, noise, p_mean_variance
+from jaxdiff.kernels import Kernel, p_given, p_mean_variance
+from jaxdiff.kernels._kernel import Algorithm, lift, noise
+from jaxdiff.kernels._reverse import variance_function
 from jaxdiff.normal import Normal
 from jaxdiff.observations import Observation, log_likelihoods
 from jaxdiff.prediction import x_0_of
@@ -67,7 +69,7 @@ def no_twist(x_init: jax.Array, t: Any) -> jax.Array:
 
 
 @pytree
-class Tilted:
+class Tilted(Algorithm):
     """The 2015 paper's sampler of p(x_0) r(x_0)."""
 
     denoiser: Callable
@@ -84,7 +86,7 @@ class Tilted:
             denoiser=as_function("denoiser", self.denoiser),
             log_r=as_function("log_r", self.log_r),
             power=power,
-            variance=as_variance(self.variance),
+            variance=variance_function(self.variance),
         )
 
     def init(self, x_init: jax.Array, t: Any) -> jax.Array:
@@ -147,8 +149,7 @@ def tilted(
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weights of
     annealed importance sampling (Neal 2001).
     """
-    sampler = Tilted(denoiser, schedule, log_r, power, variance)
-    return Kernel(Method(sampler, "init"), Method(sampler, "step"))
+    return lift(Tilted(denoiser, schedule, log_r, power, variance))
 
 
 class TwistState(NamedTuple):
@@ -166,7 +167,7 @@ class TwistState(NamedTuple):
 
 
 @pytree
-class Twisted:
+class Twisted(Algorithm):
     """The twisted diffusion sampler."""
 
     denoiser: Callable
@@ -184,7 +185,7 @@ class Twisted:
             self,
             denoiser=as_function("denoiser", self.denoiser),
             log_likelihood=as_function("log_likelihood", self.log_likelihood),
-            variance=as_variance(self.variance),
+            variance=variance_function(self.variance),
             twist=None if twist is None else as_function("twist", twist),
             proposal=None if proposal is None else as_function("proposal", proposal),
         )
@@ -198,8 +199,7 @@ class Twisted:
         self, key: jax.Array, carry: TwistState, x_t: jax.Array, t: Any, s: Any
     ) -> tuple[TwistState, jax.Array, jax.Array]:
         """Draw from the proposal and weight."""
-        denoised = carry.denoised
-        p = p_mean_variance(lambda *_: denoised, self.schedule, x_t, t, s, variance=self.variance)
+        p = p_given(carry.denoised, self.schedule, x_t, t, s, variance=self.variance)
         if self.proposal is None:
             q = tilt(p, carry.gradient)
         else:
@@ -280,8 +280,7 @@ def twisted(
     Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023
     (PiGDM), Eq. (7).
     """
-    sampler = Twisted(denoiser, schedule, log_likelihood, variance, twist, prior_std, proposal)
-    return Kernel(Method(sampler, "init"), Method(sampler, "step"))
+    return lift(Twisted(denoiser, schedule, log_likelihood, variance, twist, prior_std, proposal))
 
 
 @pytree
@@ -296,7 +295,7 @@ class Through:
         put(
             self,
             denoiser=as_function("denoiser", self.denoiser),
-            variance=as_variance(self.variance),
+            variance=variance_function(self.variance),
         )
 
     def __call__(self, x_t: jax.Array, t: Any, s: Any) -> Normal:

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows, moves
-from jaxdiff._tree import Method, pytree, static
+from jaxdiff._tree import pytree, static
 from jaxdiff.chain import Chain, log_weight_of_path, noises_of_path, path
-from jaxdiff.kernels import Kernel, without_memory
+from jaxdiff.kernels import Kernel
+from jaxdiff.kernels._kernel import Algorithm, lift
 from jaxdiff.sampling import Samples, run
 from jaxdiff.work._bounds import reverse_run
 
 
 @pytree
-class Annealing:
+class Annealing(Algorithm):
     """Annealed importance sampling over the noises of paths."""
 
     chain: Chain
@@ -70,8 +71,7 @@ def annealing(
     Source: Neal 2001, Stat. Comput. 11, 125; Neal 2011, arXiv:1206.1901; Grosse et al. 2015,
     arXiv:1511.02543.
     """
-    annealed = Annealing(chain, x_0, step_size, num_leapfrog)
-    return without_memory(Method(annealed, "step"))
+    return lift(Annealing(chain, x_0, step_size, num_leapfrog))
 
 
 def ais(
