@@ -21,16 +21,10 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
 from jaxdiff._tree import as_function
-from jaxdiff.forward import level, q_likelihood, q_posterior, q_step
-from jaxdiff.kernels import (
-    Kernel,
-    as_variance,
-    is_clean,
-    kind_of,
-    p_mean_variance,
-    reverse_variance,
-    without_memory,
-)
+from jaxdiff.forward import level, levels, q_between, q_likelihood, q_posterior, q_step
+from jaxdiff.kernels import Kernel, p_given, without_memory
+from jaxdiff.kernels._kernel import is_clean
+from jaxdiff.kernels._reverse import step_variance, variance_function
 from jaxdiff.normal import Normal, log_ratio
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
@@ -78,7 +72,7 @@ class Chain:
         fields = {
             "denoiser": as_function("denoiser", self.denoiser),
             "ts": jnp.asarray(self.ts),
-            "variance": as_variance(self.variance),
+            "variance": variance_function(self.variance),
             "decoder": decoders.normal() if self.decoder is None else self.decoder,
             "ends_clean": ends_clean,
         }
@@ -116,12 +110,7 @@ class Chain:
 
     def p_given(self, denoised: Any, x_t: jax.Array, t: Any, s: Any) -> Normal:
         """Return the same from what the denoiser said of x_t."""
-        return p_mean_variance(lambda *_: denoised, self.schedule, x_t, t, s, variance=self.kind)
-
-    @property
-    def kind(self) -> Any:
-        """What the reverse variance is: a name, or a fraction."""
-        return kind_of(self.variance)
+        return p_given(denoised, self.schedule, x_t, t, s, variance=self.variance)
 
     def log_step_ratio(self, x_s: jax.Array, x_t: jax.Array, s: Any, t: Any) -> jax.Array:
         """Return log p(x_s | x_t) - log q(x_t | x_s), [B], in nats, for states [B, *D] at s < t."""
@@ -139,23 +128,16 @@ class Chain:
 
     def p_last_of(self, denoised: Any, x: jax.Array) -> Normal:
         """Return the same from what the denoiser said of x, where the grid ends clean."""
-        t, kind = self.times[-1], self.kind
-        large = reverse_variance(denoised, self.schedule, x, t, self.ts[-1], variance="large")
-        # "small" is zero here: the floor of an interpolated variance is that of the step before.
-        if (isinstance(kind, str) and kind == "small") or len(self.times) < 2:
-            small = large
-        else:
-            small = q_posterior(self.schedule, x, x, self.times[-2], t).variance
-        variance = reverse_variance(
-            denoised,
-            self.schedule,
-            x,
-            t,
-            self.ts[-1],
-            variance=kind,
-            small=jnp.minimum(small, large),
-        )
-        return Normal(x_0_of(denoised, x), variance)
+        t = self.times[-1]
+        level_t, level_s = levels(self.schedule, x, t, self.ts[-1])
+        step = step_variance(q_between(x, x, level_t, level_s).variance, level_t, level_s)
+        # The step's own small variance is zero: an interpolation begins at that of the step before.
+        floor = step.large
+        if len(self.times) > 1:
+            before = q_posterior(self.schedule, x, x, self.times[-2], t).variance
+            floor = jnp.minimum(before, floor)
+        step = step._replace(small=step.large, floor=floor)
+        return Normal(x_0_of(denoised, x), self.variance(denoised, step))
 
 
 @jax.ensure_compile_time_eval()

@@ -36,8 +36,33 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
         raise TypeError(f"schedule: expected a Schedule such as schedules.cosine(), got {got}")
     _checks.time("t", t, x)
     t = jnp.asarray(t, _rows.state_dtype(x.dtype))
-    alpha, sigma = schedule.alpha_sigma(t)
-    return Level(*(_rows.expand(value, x) for value in (alpha, sigma, schedule.log_snr(t))))
+    log_snr = schedule.log_snr(t)
+    alpha, sigma = schedule.coefficients_fn(t, log_snr)
+    return Level(*(_rows.expand(value, x) for value in (alpha, sigma, log_snr)))
+
+
+def levels(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Level]:
+    """Evaluate the schedule at both ends of a step, for s <= t.
+
+    Args:
+      schedule: the noise schedule.
+      x: the state whose batch axis the times follow, [B, *D].
+      t: time, [] or [B].
+      s: earlier time, [] or [B], s <= t.
+    Returns:
+      (Level at t, Level at s).
+    Raises:
+      ValueError: s > t where both are known, or one of them is no time for x.
+    """
+    _checks.time("s", s, x)
+    _checks.time("t", t, x)
+    now = _checks.known(t)
+    if now is not None:
+        # Compared in the dtype they are used in: 0.3 is not the same number in all of them.
+        dtype = _rows.state_dtype(x.dtype)
+        order = f"a time s <= t = {now}" if now.ndim == 0 else "times s <= t"
+        _checks.values("s", s, order, lambda s: s.astype(dtype) <= now.astype(dtype))
+    return level(schedule, t, x), level(schedule, s, x)
 
 
 def no_noise(log_snr: jax.Array) -> jax.Array:
@@ -111,16 +136,16 @@ def q_step(schedule: Schedule, x_s: jax.Array, s: Any, t: Any, eps: jax.Array) -
     _checks.floating("x_s", x_s)
     _checks.floating("eps", eps)
     _checks.same_shape("eps", eps, "x_s", x_s)
-    early, late = _ordered(schedule, x_s, t, s)
-    noise = late.sigma * jnp.sqrt(-jnp.expm1(late.log_snr - early.log_snr))
-    return (late.alpha / early.alpha * x_s + noise * eps).astype(x_s.dtype)
+    (alpha_t, sigma_t, lambda_t), (alpha_s, _, lambda_s) = levels(schedule, x_s, t, s)
+    noise = sigma_t * jnp.sqrt(-jnp.expm1(lambda_t - lambda_s))
+    return (alpha_t / alpha_s * x_s + noise * eps).astype(x_s.dtype)
 
 
 def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: Any) -> Normal:
     """Condition an earlier state on the data and a later state: q(x_s | x_t, x_0).
 
-        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s)
-        x_0 variance = -sigma_s^2 expm1(lambda_t - lambda_s)
+        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s) x_0
+        variance = -sigma_s^2 expm1(lambda_t - lambda_s)
 
     Args:
       schedule: the noise schedule.
@@ -140,12 +165,24 @@ def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: A
     _checks.floating("x_t", x_t)
     _checks.floating("x_0", x_0)
     _checks.same_shape("x_0", x_0, "x_t", x_t)
-    early, late = _ordered(schedule, x_t, t, s)
-    kept = -jnp.expm1(late.log_snr - early.log_snr)
-    mean = (
-        late.alpha / early.alpha * (early.sigma / late.sigma) ** 2 * x_t + early.alpha * kept * x_0
-    )
-    variance = jnp.broadcast_to(early.sigma**2 * kept, mean.shape)
+    return q_between(x_t, x_0, *levels(schedule, x_t, t, s))
+
+
+def q_between(x_t: jax.Array, x_0: jax.Array, level_t: Level, level_s: Level) -> Normal:
+    """Return `q_posterior` from the levels at both ends of the step.
+
+    Args:
+      x_t: state at time t, [B, *D], floating.
+      x_0: data, shaped like x_t.
+      level_t: the schedule at t.
+      level_s: the schedule at s, less noisy.
+    Returns:
+      Normal over x_s: mean and variance, both [B, *D], dtype of x_t.
+    """
+    (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = level_t, level_s
+    kept = -jnp.expm1(lambda_t - lambda_s)
+    mean = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * kept * x_0
+    variance = jnp.broadcast_to(sigma_s**2 * kept, mean.shape)
     return Normal(mean.astype(x_t.dtype), variance.astype(x_t.dtype))
 
 
@@ -165,16 +202,3 @@ def q_likelihood(schedule: Schedule, x_t: jax.Array, t: Any) -> Normal:
     """
     alpha, _, log_snr = level(schedule, t, x_t)
     return Normal(x_t / alpha, jnp.broadcast_to(jnp.exp(-log_snr), x_t.shape))
-
-
-def _ordered(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Level]:
-    """The levels at s and t, after checking s <= t as far as the times are known."""
-    _checks.time("s", s, x)
-    _checks.time("t", t, x)
-    late = _checks.known(t)
-    if late is not None:
-        # Compared in the dtype they are used in: 0.3 is not the same number in all of them.
-        dtype = _rows.state_dtype(x.dtype)
-        order = f"a time s <= t = {late}" if late.ndim == 0 else "times s <= t"
-        _checks.values("s", s, order, lambda early: early.astype(dtype) <= late.astype(dtype))
-    return level(schedule, s, x), level(schedule, t, x)

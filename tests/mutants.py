@@ -84,14 +84,14 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/forward.py": [
         ("q_sample", "sigma^2 for sigma", "alpha * x_0 + sigma * eps", "alpha * x_0 + sigma**2 * eps", "test_forward.py::test_q_sample_is_affine"),
-        ("q_step", "the variance at the wrong end of the step", "noise = late.sigma * jnp.sqrt(", "noise = early.sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
-        ("q_posterior", "the variance at the wrong end of the step", "early.sigma**2 * kept, mean.shape", "late.sigma**2 * kept, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
-        ("q_posterior", "alpha_t for alpha_s", "x_t + early.alpha * kept * x_0", "x_t + late.alpha * kept * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_step", "the variance at the wrong end of the step", "noise = sigma_t * jnp.sqrt(", "noise = level(schedule, s, x_s).sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
+        ("q_between q_posterior", "the variance at the wrong end of the step", "sigma_s**2 * kept, mean.shape", "sigma_t**2 * kept, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_posterior", "alpha_t for alpha_s", "x_t + alpha_s * kept * x_0", "x_t + alpha_t * kept * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
         ("q_likelihood", "a standard deviation for a variance", "jnp.exp(-log_snr), x_t.shape", "jnp.exp(-log_snr / 2), x_t.shape", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.05]"),
         ("rates", "alpha' and sigma' exchanged", "return _rows.expand(d_alpha, x), _rows.expand(d_sigma, x)", "return _rows.expand(d_sigma, x), _rows.expand(d_alpha, x)", "test_prediction.py::test_velocity_is_dx_dt"),
-        ("level", "half of the log-SNR", "schedule.log_snr(t)))", "schedule.log_snr(t) / 2))", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("level", "half of the log-SNR", "in (alpha, sigma, log_snr)))", "in (alpha, sigma, log_snr / 2)))", "test_forward.py::test_posterior_is_ddpm_equation_7"),
         ("no_noise", "the ratio's square is below rounding", "-2 * math.log(", "-math.log(", "test_identities.py::test_noise_is_hidden_where_the_ratio_is_below_rounding"),
-        ("q_step q_posterior", "< for <=", "early.astype(dtype) <= late.astype(dtype)", "early.astype(dtype) < late.astype(dtype)", "test_forward.py::test_equal_times_of_two_precisions_are_equal"),
+        ("levels q_step q_posterior", "< for <=", "s.astype(dtype) <= now.astype(dtype)", "s.astype(dtype) < now.astype(dtype)", "test_forward.py::test_equal_times_of_two_precisions_are_equal"),
     ],
     "jaxdiff/_rows.py": [
         ("keys", "keys split over the batch, whatever its first row", "jax.vmap(jax.random.fold_in, (None, 0))(key, index)", "jax.random.split(key, num_rows)", "test_sampling.py::test_same_samples_whatever_the_split"),
@@ -152,12 +152,14 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("noise", "of any strength without a key", "jnp.where(jnp.asarray(strength) == 0, jnp.zeros_like(x), jnp.nan)", "jnp.zeros_like(x)", "test_edges.py::test_a_traced_strength_of_noise_is_nan_unless_it_is_none"),
         ("is_clean", "never", "level.log_snr > 0.75 * LOG_SNR_LIMIT", "level.log_snr > 1.75 * LOG_SNR_LIMIT", "test_identities.py::test_only_an_infinite_log_snr_is_clean"),
     ],
+    "jaxdiff/kernels/_reverse.py": [
+        ("p_given p_mean_variance", "no part of x_t in the mean", "return Normal(mean, value)", "return Normal(x_0_of(denoised, x_t), value)", "test_kernels.py::test_p_mean_variance"),
+        ("p_mean_variance", "alpha_t for alpha_s", "gain = (alpha_s * jnp.expm1(lambda_t - lambda_s)) ** 2", "gain = (alpha_t * jnp.expm1(lambda_t - lambda_s)) ** 2", "test_kernels.py::test_large_variance_is_beta_for_ddpm"),
+    ],
     "jaxdiff/kernels/_discrete.py": [
-        ("p_mean_variance ancestral", "no part of x_t in the mean", "return Normal(mean, reverse_variance(", "return Normal(x_0_of(denoised, x_t), reverse_variance(", "test_kernels.py::test_p_mean_variance"),
-        ("reverse_variance", "alpha_t for alpha_s", "(early.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "(late.alpha * jnp.expm1(late.log_snr - early.log_snr)) ** 2", "test_kernels.py::test_large_variance_is_beta_for_ddpm"),
-        ("ancestral", "the variance for the standard deviation", "(mean + jnp.sqrt(squared) * noise(key, x_t, s))", "(mean + squared * noise(key, x_t, s))", "test_kernels.py::test_eta_one_is_ancestral"),
-        ("ddim", "alpha_t for alpha_s", "x_s = early.alpha * x_0 + early.sigma * (old", "x_s = late.alpha * x_0 + early.sigma * (old", "test_kernels.py::test_eta_zero_is_the_ddim_equation"),
-        ("ddim", "eta for eta^2 in what is kept", "ratio + (1 - share**2) * kept", "ratio + (1 - share) * kept", "test_identities.py::test_ddim_between_its_ends_is_their_equation_16"),
+        ("ancestral", "the variance for the standard deviation", "return p.at(noise(key, x_t, s))", "return p.mean + p.variance * noise(key, x_t, s)", "test_kernels.py::test_eta_one_is_ancestral"),
+        ("ddim", "alpha_t for alpha_s", "return alpha_s * x_0 + sigma_s * (old", "return alpha_t * x_0 + sigma_s * (old", "test_kernels.py::test_eta_zero_is_the_ddim_equation"),
+        ("ddim", "eta for eta^2 in what is kept", "ratio + (1 - eta**2) * kept", "ratio + (1 - eta) * kept", "test_identities.py::test_ddim_between_its_ends_is_their_equation_16"),
     ],
     "jaxdiff/kernels/_classic.py": [
         ("euler", "the ends of the step swapped", "_rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t)", "_rows.expand(jnp.asarray(t - s, late.sigma.dtype), x_t)", "test_solvers.py::test_euler_on_a_flow_is_ddim"),
@@ -530,6 +532,23 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/zoo/__init__.py": [
         ("pretrained", "any file will do", "if found != SHA256[name]:", "if not found:", "test_zoo.py::test_a_damaged_or_unknown_network_is_refused"),
     ],
+    # --- contracts for users ---------------------------------------------------------------------------------------
+    "jaxdiff/testing/_kernels.py": [
+        ("check_kernel", "the other rows are not looked at", "_claims.equal(_claims.unchanged(run[:2]), _claims.unchanged(whole[:2]))", "_claims.equal(whole[:2], whole[:2])", "test_testing.py::test_wrong_kernels_are_rejected[batch-coupled mean]"),
+        ("check_kernel", "whatever the batch size", "run = halves(kernel, _claims.halved(keys), _claims.halved(x), ts)", "run = jax.tree.map(_claims.halved, whole[:2])", "test_testing.py::test_wrong_kernels_are_rejected[one noise for the batch]"),
+        ("check_kernel", "twice in a row, without another call between", "_steps(kernel, keys[::-1], -x, ts)\n", "pass\n", "test_testing.py::test_wrong_kernels_are_rejected[memory in Python]"),
+    ],
+    "jaxdiff/testing/_networks.py": [
+        ("check_denoiser check_model", "the other rows are not looked at", "_claims.equal(_claims.unchanged(strange), _claims.unchanged(whole))", "_claims.equal(whole, whole)", "test_testing.py::test_wrong_denoisers_are_rejected[normalised over the batch]"),
+        ("check_model", "any number of channels", "for n in range(1, channels + 1)", "for n in range(1, channels + 9)", "test_testing.py::test_wrong_models_are_rejected[three times the channels]"),
+    ],
+    "jaxdiff/testing/_schedules.py": [
+        ("check_schedule", "it may stand still or rise", "if not np.all(rise < 0):", "if not np.all(rise < 99):", "test_testing.py::test_wrong_schedules_are_rejected[t runs from the noise]"),
+    ],
+    "jaxdiff/testing/_claims.py": [
+        ("claim", "float64 is not tried", '("float32", False), ("float32", True), ("float64", True)', '("float32", False), ("float32", False)', "test_testing.py::test_wrong_kernels_are_rejected[float32 whatever comes]"),
+        ("one_program", "any two may be given", "if len(structures) > 1:", "if not structures:", "test_testing.py::test_numbers_in_closures_are_rejected"),
+    ],
 }  # fmt: skip
 
 MUTANTS = [
@@ -550,7 +569,7 @@ PLUMBING = {
         "rings",
     ),  # DENSITIES is tested as a table
     "decoders": ("check_levels",),
-    "kernels": ("as_variance", "kind_of", "no_weight", "without_memory"),
+    "kernels": ("no_weight", "without_memory"),
     "observations": ("as_likelihood", "log_likelihoods"),
     "prediction": ("x_0_of",),
     "training": ("init_state", "pmap_step", "read_log", "replicate", "unreplicate", "write_json"),

@@ -23,6 +23,7 @@ from jaxdiff import (
     training,
 )
 from jaxdiff import chain as chains
+from jaxdiff.kernels import _kernel
 
 SCHEDULE = jd.schedules.cosine()
 DDPM = jd.schedules.from_betas(
@@ -131,8 +132,8 @@ def test_the_step_to_the_data_is_the_denoised_state(x64: None) -> None:
 
 def test_only_an_infinite_log_snr_is_clean() -> None:
     x = jnp.zeros((1, 1))
-    assert bool(kernels.is_clean(jd.forward.level(SCHEDULE, 0.0, x)))
-    assert not bool(kernels.is_clean(jd.forward.level(SCHEDULE, 1e-6, x)))
+    assert bool(_kernel.is_clean(jd.forward.level(SCHEDULE, 0.0, x)))
+    assert not bool(_kernel.is_clean(jd.forward.level(SCHEDULE, 1e-6, x)))
 
 
 def test_a_correction_draws_noise_of_its_own(x64: None) -> None:

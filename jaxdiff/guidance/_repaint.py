@@ -11,7 +11,8 @@ from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static
 from jaxdiff._tree import as_function
 from jaxdiff.forward import q_sample, q_step
-from jaxdiff.kernels import Kernel, no_weight, noise, p_mean_variance, without_memory
+from jaxdiff.kernels import Kernel, no_weight, p_mean_variance, without_memory
+from jaxdiff.kernels._kernel import noise
 from jaxdiff.observations import masked
 from jaxdiff.schedules import Schedule
 

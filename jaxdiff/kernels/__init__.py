@@ -13,24 +13,17 @@ also run from s up to t: `sampling.encode`.
 from jaxdiff.kernels._adaptive import adaptive
 from jaxdiff.kernels._classic import euler, euler_maruyama, heun
 from jaxdiff.kernels._corrected import corrected
-from jaxdiff.kernels._discrete import (
-    VARIANCES,
-    ancestral,
-    as_variance,
-    ddim,
-    kind_of,
-    p_mean_variance,
-    reverse_variance,
-)
+from jaxdiff.kernels._discrete import ancestral, ddim
 from jaxdiff.kernels._exponential import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m, unipc
-from jaxdiff.kernels._kernel import Kernel, is_clean, no_weight, noise, without_memory
+from jaxdiff.kernels._kernel import Kernel, no_weight, without_memory
+from jaxdiff.kernels._reverse import VARIANCES, StepVariance, p_given, p_mean_variance
 
 __all__ = [
     "VARIANCES",
     "Kernel",
+    "StepVariance",
     "adaptive",
     "ancestral",
-    "as_variance",
     "corrected",
     "ddim",
     "dpmpp_1s",
@@ -40,12 +33,9 @@ __all__ = [
     "euler",
     "euler_maruyama",
     "heun",
-    "is_clean",
-    "kind_of",
     "no_weight",
-    "noise",
+    "p_given",
     "p_mean_variance",
-    "reverse_variance",
     "unipc",
     "without_memory",
 ]

@@ -1,5 +1,7 @@
 """What a kernel is, and what all of them share."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
+from jaxdiff._tree import Method, brief
 from jaxdiff.forward import Level
 from jaxdiff.schedules import LOG_SNR_LIMIT
 
@@ -24,11 +27,63 @@ class Kernel(NamedTuple):
         The key is one, one a row, or None where nothing may be drawn.
     """
 
-    init: Partial
-    step: Partial
+    init: Callable
+    step: Callable
+
+    def replace(self, **options: Any) -> "Kernel":
+        """Return the same kernel with other options: kernel.replace(eta=1.0)."""
+        step: Any = self.step
+        return lift(dataclasses.replace(step, **options))
+
+    def __repr__(self) -> str:
+        return brief(self.step)
 
 
-def without_memory(step: Partial) -> Kernel:
+class Algorithm:
+    """What a kernel is made of: a pytree with a field for each option, and these methods.
+
+    An algorithm without memory keeps this `init`.
+    """
+
+    def init(self, x_init: jax.Array, t: jax.Array) -> Any:
+        """Return what the first step remembers."""
+        return ()
+
+    def step(self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any) -> tuple[Any, Any, Any]:
+        """Go from x_t to x_s: (carry, x_s, log_weight_increment)."""
+        raise NotImplementedError
+
+    def __call__(self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any) -> Any:
+        """Make a step."""
+        return self.step(key, carry, x_t, t, s)
+
+
+class Drawing(Algorithm):
+    """An algorithm that remembers nothing and has no weights: `draw` is all of it."""
+
+    def draw(self, key: Any, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Draw x_s."""
+        raise NotImplementedError
+
+    def step(self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any) -> tuple[Any, Any, Any]:
+        """Make a step from the draw."""
+        return carry, self.draw(key, x_t, t, s).astype(x_t.dtype), no_weight(x_t)
+
+
+def lift(algorithm: Any) -> Kernel:
+    """Return the kernel of an algorithm; `kernel.step` is the algorithm itself.
+
+    Args:
+      algorithm: an `Algorithm`.
+    Returns:
+      A Kernel.
+    """
+    if type(algorithm).init is Algorithm.init:
+        return without_memory(algorithm)
+    return Kernel(Method(algorithm, "init"), algorithm)
+
+
+def without_memory(step: Callable) -> Kernel:
     """Return the kernel of a step that carries nothing.
 
     Args:

@@ -10,7 +10,7 @@ from jaxdiff import _checks, _rows
 from jaxdiff.chain import prior_kl
 from jaxdiff.decoders import Decoder
 from jaxdiff.forward import level, q_likelihood, q_sample
-from jaxdiff.kernels import is_clean
+from jaxdiff.kernels._kernel import is_clean
 from jaxdiff.losses._denoising import denoising_error
 from jaxdiff.losses._times import uniform_times
 from jaxdiff.schedules import Schedule

@@ -71,7 +71,7 @@ def chain_law(data: GaussianMixture, chain: Chain) -> GaussianMixture:
     Raises:
       ValueError: data has more than one component.
     """
-    law = affine_chain(data, chain.schedule, chain.ts, variance=chain.kind)
+    law = affine_chain(data, chain.schedule, chain.ts, variance=chain.variance)
     last = chain.p_last(jnp.zeros_like(data.means))
     alpha = 1.0 if chain.ends_clean else chain.schedule.alpha(chain.ts[-1]).astype(data.means.dtype)
     return gaussian(

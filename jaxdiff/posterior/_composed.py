@@ -14,7 +14,8 @@ from jax.tree_util import Partial
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
 from jaxdiff.forward import level, q_posterior
-from jaxdiff.kernels import Kernel, is_clean, no_weight, noise
+from jaxdiff.kernels import Kernel, no_weight
+from jaxdiff.kernels._kernel import is_clean, noise
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 

@@ -10,7 +10,8 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.kernels import Kernel, noise, p_mean_variance
+from jaxdiff.kernels import Kernel, p_mean_variance
+from jaxdiff.kernels._kernel import noise
 from jaxdiff.normal import log_density
 from jaxdiff.observations import masked
 from jaxdiff.posterior._twisted import nothing_yet

@@ -22,9 +22,10 @@ from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function
-from jaxdiff.forward import q_posterior
 from jaxdiff.guidance import isotropic_spread
-from jaxdiff.kernels import Kernel, as_variance, noise, p_mean_variance, reverse_variance
+from jaxdiff.kernels import Kernel, p_given, p_mean_variance
+from jaxdiff.kernels._kernel import noise
+from jaxdiff.kernels._reverse import variance_function
 from jaxdiff.normal import Normal
 from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
 from jaxdiff.prediction import x_0_of
@@ -101,7 +102,9 @@ def tilted(
     share = as_function("power", _one_minus if power is None else power)
     _checks.values("power", share(jnp.zeros(())), "1 at t = 0", lambda v: v == 1)
     functions = as_function("denoiser", denoiser), schedule, as_likelihood("log_r", log_r), share
-    return Kernel(Partial(nothing_yet), Partial(_tilted_step, as_variance(variance), *functions))
+    return Kernel(
+        Partial(nothing_yet), Partial(_tilted_step, variance_function(variance), *functions)
+    )
 
 
 def _one_minus(t: Any) -> Any:
@@ -184,7 +187,7 @@ def twisted(
     Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023
     (PiGDM), Eq. (7).
     """
-    kind = as_variance(variance)
+    kind = variance_function(variance)
     _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
     likelihood = as_likelihood("log_likelihood", log_likelihood)
     if twist is None:
@@ -218,7 +221,9 @@ def through(denoiser: Callable, schedule: Schedule, *, variance: Any = "small") 
     Raises:
       ValueError: unknown variance.
     """
-    return Partial(_through, as_variance(variance), as_function("denoiser", denoiser), schedule)
+    return Partial(
+        _through, variance_function(variance), as_function("denoiser", denoiser), schedule
+    )
 
 
 def _through(
@@ -265,10 +270,7 @@ def _twisted_step(
     variance: Any, proposal: Partial | None, denoiser: Partial, schedule: Schedule, likelihood: Partial, twist: Partial,
     prior_std: Any, key: jax.Array, carry: Twisted, x_t: jax.Array, t: Any, s: Any,
 ) -> tuple[Twisted, jax.Array, jax.Array]:  # fmt: skip
-    mean, small = q_posterior(schedule, x_t, x_0_of(carry.denoised, x_t), t, s)
-    p = Normal(
-        mean, reverse_variance(carry.denoised, schedule, x_t, t, s, variance=variance, small=small)
-    )
+    p = p_given(carry.denoised, schedule, x_t, t, s, variance=variance)
     q = towards(p, carry.slope) if proposal is None else or_model(proposal(x_t, t, s), p)
     x_s, ratio = draw(key, p, q, s)
     x_s = x_s.astype(x_t.dtype)
