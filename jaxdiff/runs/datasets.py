@@ -93,7 +93,9 @@ def load(config: Any) -> Dataset:
     )
 
 
-def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
+def later(
+    name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int | None
+) -> Dataset:
     """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
     return Dataset(
         name,
