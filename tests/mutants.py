@@ -530,6 +530,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("pack", "rounded to zero", "np.round(value / scale).astype(np.int8)", "(value / scale).astype(np.int8)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
         ("unpack", "the scale is forgotten", "arrays.get(name + SCALE, np.float32(1))", "np.float32(1)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
     ],
+    "jaxdiff/zoo/_trained.py": [
+        ("network_denoiser", "the label is forgotten", "apply = Partial(model.apply, params, **inputs)", "apply = Partial(model.apply, params)", "test_edges.py::test_a_label_reaches_its_row_and_no_other"),
+    ],
     "jaxdiff/zoo/__init__.py": [
         ("pretrained", "any file will do", "if found != SHA256[name]:", "if not found:", "test_zoo.py::test_a_damaged_or_unknown_network_is_refused"),
     ],
