@@ -274,7 +274,7 @@ CLEAN_ENDS = {
 }
 DETERMINISTIC = {
     "ddim": kernels.ddim,
-    "euler": kernels.euler,
+    "euler_t": kernels.euler_t,
     "heun": kernels.heun,
     "dpmpp_2m": kernels.dpmpp_2m,
     "unipc": kernels.unipc,

@@ -185,8 +185,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
             "seconds": (),
         }
         return {
-            i: cache.write(paths[i], {f: np.ones(s) for f, s in sizes.items()})
-            for i in missing
+            i: cache.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing
         }
 
     monkeypatch.setattr(posteriors, "_draw_missing", instead)

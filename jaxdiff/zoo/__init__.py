@@ -7,6 +7,7 @@ kernel = jaxdiff.kernels.unipc(mnist.denoiser(jnp.arange(10)), mnist.schedule)
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -62,7 +63,7 @@ class Pretrained:
         """Number of classes, None for an unconditional network."""
         return self.model.num_classes
 
-    def denoiser(self, label: jax.Array | None = None, *, threshold: Any = None) -> Partial:
+    def denoiser(self, label: jax.Array | None = None, *, threshold: Any = None) -> Callable:
         """Return the denoiser, a pytree whose leaves are the parameters.
 
             D(x_t, t) = E[x_0 | x_t, label]
