@@ -1,10 +1,12 @@
 """Simulation-based calibration of the posterior methods, and where the 2015 tilt fails.
 
-x ~ p, y ~ p(y | x): among draws from p(x | y) the truth has a uniform rank, by whatever it is
-ranked: here a coordinate that is seen, one that is not, and log p(y | x). A mixture of nine normals
-has the first quarter of its coordinates observed, which leaves the component open; the denoiser is
-exact, so what is not uniform is the sampler's. The second part is the error of log p(y) against the
-number of particles, on three modes.
+Draw x ~ p and y ~ p(y | x). Among draws from p(x | y) the rank of the true x is uniform, by any
+statistic. The statistics here are a coordinate that is seen, one that is not, and log p(y | x). The
+law is a mixture of nine normals. The first quarter of the coordinates is observed, so that several
+components remain possible. The denoiser is exact: ranks that are not uniform show an error of the
+sampler.
+
+The second part measures the error of log p(y) against the number of particles, on three modes.
 """
 
 from jaxdiff.cli import set_up
@@ -52,7 +54,7 @@ class Task(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A kernel for y [d], and whether its rows are particles of one posterior or draws of their own."""
+    """A kernel for y [d]. weighted: its rows are particles of one posterior, not separate draws."""
 
     make: Callable[[Task, jax.Array], jd.Kernel]
     weighted: bool = False
@@ -101,9 +103,18 @@ METHODS = {
     "repaint": Method(lambda task, y: guidance.repaint(task.denoiser, SCHEDULE, y, task.observed)),
 }
 MethodName = Literal[
-    "exact", "twisted", "twisted_mmps", "mcgdiff", "tilted", "tilted_unweighted", "dps", "pigdm", "tmpd", "mmps",
+    "exact",
+    "twisted",
+    "twisted_mmps",
+    "mcgdiff",
+    "tilted",
+    "tilted_unweighted",
+    "dps",
+    "pigdm",
+    "tmpd",
+    "mmps",
     "repaint",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)
@@ -111,43 +122,41 @@ class Options:
     """What to calibrate."""
 
     dims: tuple[int, ...] = (2, 8)
-    """Dimensions of x, at least 2; the first quarter of its coordinates is observed, at least one."""
+    """Dimensions of x, at least 2. The first quarter is observed, at least one coordinate."""
     methods: tuple[MethodName, ...] = typing.get_args(MethodName)
-    """Methods to calibrate; exact draws show what uniform looks like."""
+    """Methods to calibrate. Exact draws show what uniform looks like."""
     problems: int = 1000
     """Draws of (x, y)."""
     draws: int = 15
-    """Posterior draws among which the truth is ranked: one less than the bins."""
+    """Posterior draws among which the truth is ranked. The ranks have one bin more."""
     rows: int = 256
     """Particles of the weighted methods."""
     steps: int = 100
     """Steps of every method."""
     particles: tuple[int, ...] = (8, 32, 128, 512, 2048)
-    """Numbers of particles of the evidence's curve; none leaves it out."""
+    """Numbers of particles for the curve of the evidence. Without any, the curve is left out."""
     curves: tuple[Literal["tilted", "twisted", "mcgdiff"], ...] = ("tilted", "twisted", "mcgdiff")
-    """Methods of the curve."""
+    """Methods in the curve."""
     repeats: int = 40
     """Runs of each point of the curve."""
     seed: int = 0
     """Seed of everything random."""
     output: Path = ROOT / "runs" / "calibration"
-    """Folder for calibration.json, the pictures and the parts, from which an interrupted run goes on."""
+    """Folder for calibration.json, pictures and parts. An interrupted run goes on from parts."""
 
 
 def num_seen(d: int) -> int:
-    """How many coordinates are observed: too few to tell the components apart for certain."""
+    """Number of coordinates that are observed: too few to identify the component for certain."""
     return max(1, d // 4)
 
 
 def make_task(d: int) -> Task:
-    """Nine unequal components on a jittered grid in a random plane: what is seen leaves several of them possible."""
+    """Nine unequal components on a jittered grid in a random plane; y leaves several possible."""
     random = np.random.default_rng(d)
     grid = np.array([(3.0 * i, 3.0 * j) for i in (-1, 0, 1) for j in (-1, 0, 1)])
     plane = np.linalg.qr(random.normal(size=(d, 2)))[0]
-    means, variances = (
-        grid @ plane.T + 0.3 * random.normal(size=(9, d)),
-        random.uniform(0.02, 0.2, (9, d)),
-    )
+    means = grid @ plane.T + 0.3 * random.normal(size=(9, d))
+    variances = random.uniform(0.02, 0.2, (9, d))
     weights = random.dirichlet(np.full(9, 0.7))
     law = jd.oracles.GaussianMixture(
         *(jnp.asarray(v, jnp.float32) for v in (np.log(weights), means, variances))
@@ -160,7 +169,7 @@ def make_task(d: int) -> Task:
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:
-    """Ranks of the truth among the method's draws, by each of STATISTICS, [problems, 3]."""
+    """Ranks of the truth among the draws of a method, by each of STATISTICS, [problems, 3]."""
     task, ts = make_task(d), jd.grids.uniform(options.steps)
 
     def draw(key: jax.Array, y: jax.Array) -> jax.Array:
@@ -175,7 +184,7 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
         )
         resample = resampling.systematic() if method.weighted else None
         found = jd.sample(keys[1], method.make(task, y), x_init, ts, resample=resample)
-        if not method.weighted:  # whatever weights a row may have
+        if not method.weighted:  # the rows are draws, even where they carry weights
             return found.x
         return found.x[jax.random.categorical(keys[2], found.log_weights, shape=(options.draws,))]
 
@@ -189,14 +198,14 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
         return jnp.sum(below, axis=1)
 
     keys = jax.random.split(jax.random.key(options.seed), options.problems)
-    # A few problems at a time: particles of all of them would not fit.
+    # A few problems at a time: the particles of all problems do not fit into memory.
     return np.asarray(
         jax.jit(lambda keys: jax.lax.map(rank, keys, batch_size=min(100, options.problems)))(keys)
     )
 
 
 def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
-    """Histograms of the ranks, and the probability of one as uneven."""
+    """Histograms of the ranks, and the chi-square p-value of each."""
     found = ranks(name, d, options)
     counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
     p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
@@ -206,7 +215,7 @@ def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
 
 
 def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
-    """Three narrow modes in a plane, and what is seen of the first coordinate."""
+    """Three narrow modes in a plane, and the observation of the first coordinate."""
     means = jnp.array([[-2.0, 0.5], [0.2, -1.0], [2.0, 1.5]])
     law = jd.oracles.GaussianMixture(
         jnp.log(jnp.array([0.5, 0.3, 0.2])), means, jnp.array([0.05, 0.08, 0.04])
@@ -215,7 +224,7 @@ def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
 
 
 def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
-    """Errors of log p(y) of independent runs with this many particles."""
+    """Errors of log p(y) in independent runs with num particles."""
     law, y = three_modes()
     denoiser, observed, noise_std = law.denoiser(SCHEDULE), jnp.array([1.0, 0.0]), 0.3
     exact = law.log_evidence(jnp.eye(2)[:1], y[:1], noise_std**2 * jnp.eye(1))
@@ -229,10 +238,8 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     def one(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key)
         x_init = jd.prior_sample(keys[0], SCHEDULE, (num, 2))
-        return (
-            jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic()).log_evidence
-            - exact
-        )
+        found = jd.sample(keys[1], kernel, x_init, ts, resample=resampling.systematic())
+        return found.log_evidence - exact
 
     keys = jax.random.split(jax.random.fold_in(jax.random.key(options.seed), num), options.repeats)
     errors = np.asarray(
@@ -242,7 +249,7 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
 
 
 def kept(options: Options, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A part: from its file, or measured and written there."""
+    """Read a part from its file, or measure it and write the file."""
     settings = {
         field: value for field, value in dataclasses.asdict(options).items() if field in SETTINGS
     }
@@ -251,7 +258,8 @@ def kept(options: Options, name: str, measure: Callable[[], dict[str, Any]]) -> 
         part = json.loads(path.read_text())
         if part["settings"] != settings:
             raise ValueError(
-                f"output: {path} has other settings, {part['settings']}: choose another folder"
+                f"output: {path} has other settings: expected {settings}, "
+                f"got {part['settings']}; choose another folder"
             )
         return part["found"]
     found = measure()
@@ -277,11 +285,9 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def histograms(rows: list[dict[str, Any]], path: Path) -> None:
-    """The ranks of every method: a column a method, a row a dimension, with the band of 99% of uniform counts."""
-    names, dims = (
-        list(dict.fromkeys(row["method"] for row in rows)),
-        sorted({row["d"] for row in rows}),
-    )
+    """Draw the ranks: a column for each method, a row for each dimension, the 99% band in grey."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    dims = sorted({row["d"] for row in rows})
     columns = -(-len(names) // 2)
     figure, axes = _axes(2 * len(dims), columns, (1.75 * columns, 2.9 * len(dims)), sharex=True)
     for row in rows:
@@ -307,7 +313,7 @@ def histograms(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def curves(rows: list[dict[str, Any]], path: Path) -> None:
-    """Root mean square error of log p(y) against the number of particles."""
+    """Draw the root mean square error of log p(y) against the number of particles."""
     figure, axes = _axes(1, 1, (5.5, 3.6))
     for name in dict.fromkeys(row["method"] for row in rows):
         here = [row for row in rows if row["method"] == name]
@@ -324,7 +330,7 @@ def rms(errors: list[float]) -> float:
 
 
 def main(options: Options) -> dict[str, Any]:
-    """Measure what is missing, print, draw and save."""
+    """Measure the missing parts, print the tables, draw the pictures and save."""
     if any(d < 2 for d in options.dims):
         raise ValueError(f"dims: expected at least 2, got {options.dims}")
     found: dict[str, Any] = {
@@ -338,7 +344,8 @@ def main(options: Options) -> dict[str, Any]:
         ranked.append(kept(options, f"ranks-{d}-{name}", partial(calibrate, name, d, options)))
         jax.clear_caches()
     print(
-        f"{machine.describe()}\nchi-square p of uniform ranks, {options.problems} problems, {options.draws + 1} bins"
+        f"{machine.describe()}\nchi-square p of uniform ranks, "
+        f"{options.problems} problems, {options.draws + 1} bins"
     )
     print(
         "| method | " + " | ".join(f"d = {d}, {c}" for d in options.dims for c in STATISTICS) + " |"

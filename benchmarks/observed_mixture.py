@@ -1,4 +1,4 @@
-"""The problems of the MCGdiff benchmark, with everything about them in closed form and without a [d, d] matrix.
+"""The problems of the MCGdiff benchmark, in closed form and without any [d, d] matrix.
 
 Source: Cardoso et al. 2023, arXiv:2308.07983, Section 4.
 """
@@ -14,7 +14,10 @@ import jaxdiff as jd
 
 
 class Problem(NamedTuple):
-    """A mixture of unit normals, p(x) = sum_k w_k N(x; m_k, I), and y = A x + noise_std n of one draw."""
+    """A mixture of unit normals, and an observation of one draw.
+
+    p(x) = sum_k w_k N(x; m_k, I),   y = A x + noise_std n
+    """
 
     log_weights: np.ndarray
     means: np.ndarray
@@ -24,12 +27,12 @@ class Problem(NamedTuple):
 
     @property
     def sigma_max(self) -> float:
-        """Noise next to which the data are a point."""
+        """A noise level so large that the data look like a point beside it."""
         return float(5 * np.max(np.linalg.norm(self.means, axis=1)))
 
     @property
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Exact mean, [d], and the centred means times the roots of their weights, [K, d]: C = I + B^T B."""
+        """Exact mean [d], and B [K, d], whose rows are sqrt(w_k) (m_k - mean): C = I + B^T B."""
         weights = np.exp(self.log_weights)
         mean = weights @ self.means
         return mean, np.sqrt(weights)[:, None] * (self.means - mean)
@@ -41,25 +44,22 @@ class Problem(NamedTuple):
 
 
 def make_problem(seed: int, d: int, d_y: int) -> Problem:
-    """One problem of the paper's: the mixture too is drawn anew."""
+    """Draw one problem as the paper does; the weights of the mixture are drawn too."""
     random = np.random.default_rng([seed, d, d_y])
     grid = [(8.0 * i, 8.0 * j) for i in range(-2, 3) for j in range(-2, 3)]
     means, weights = np.tile(grid, (1, d // 2)), random.normal(size=len(grid)) ** 2
     weights /= weights.sum()
-    left, right = (
-        np.linalg.qr(random.normal(size=(d_y, d_y)))[0],
-        np.linalg.qr(random.normal(size=(d, d_y)))[0],
-    )
+    left = np.linalg.qr(random.normal(size=(d_y, d_y)))[0]
+    right = np.linalg.qr(random.normal(size=(d, d_y)))[0]
     gain = np.sort(random.uniform(size=d_y))[::-1]
     A, noise_std = left * gain @ right.T, float(random.uniform() * gain[0])
     x = means[random.choice(len(means), p=weights)] + random.normal(size=d)
-    return Problem(
-        np.log(weights), means, A, A @ x + noise_std * random.normal(size=d_y), noise_std
-    )
+    y = A @ x + noise_std * random.normal(size=d_y)
+    return Problem(np.log(weights), means, A, y, noise_std)
 
 
 def _joint(problem: Problem) -> tuple[np.ndarray, np.ndarray]:
-    """log w_k + log p(y | k), [K], and the Kalman gain, [d, d_y], which all components share."""
+    """log w_k + log p(y | k), [K], and the Kalman gain [d, d_y], the same for all components."""
     A, variance = problem.A, problem.A @ problem.A.T + problem.noise_std**2 * np.eye(len(problem.y))
     residual = problem.y - problem.means @ A.T
     squared = np.sum(residual * np.linalg.solve(variance, residual.T).T, axis=1)
@@ -73,10 +73,11 @@ def log_evidence(problem: Problem) -> float:
 
 
 def exact_samples(seed: Any, problem: Problem, num: int) -> np.ndarray:
-    """Exact posterior samples, [num, d]: a prior draw of the right component, corrected by its own observation.
+    """Draw exact posterior samples, [num, d], by Matheron's rule.
 
-    x + K (y - A x - noise_std n) has the posterior's law (Matheron's rule), and no [d, d] matrix is
-    made.
+        x + K (y - A x - noise_std n),   x a draw of its component's prior, K the Kalman gain
+
+    The component is drawn by its posterior weight. The rule does not need a [d, d] matrix.
     """
     random = np.random.default_rng(seed)
     joint, gain = _joint(problem)
@@ -87,7 +88,7 @@ def exact_samples(seed: Any, problem: Problem, num: int) -> np.ndarray:
 
 
 def make_denoiser(problem: Problem, schedule: jd.Schedule, dtype: Any = jnp.float32) -> Partial:
-    """The oracle's denoiser for components of unit covariance, by two matrix products."""
+    """Make the exact denoiser for components of unit covariance, by two matrix products."""
     centre = problem.moments[0]
     arrays = (problem.log_weights, problem.means - centre, centre)
     return Partial(_denoise, *(jnp.asarray(array, dtype) for array in arrays), schedule)
@@ -103,8 +104,8 @@ def _denoise(
 ) -> jax.Array:
     alpha, sigma = (jnp.reshape(v, (-1, 1)).astype(x.dtype) for v in schedule.alpha_sigma(t))
     total = alpha**2 + sigma**2
-    # |x|^2 is the same for all components and never computed: it would drown the differences in
-    # float32.
+    # |x|^2 is the same for all components. It is left out, because in float32 it would hide the
+    # differences between them.
     moved = x - alpha * centre[None]
     squares = jnp.sum(centred**2, axis=1)[None]
     logits = log_weights[None] + alpha / total * (moved @ centred.T - alpha * squares / 2)

@@ -1,11 +1,11 @@
-"""Posteriors beside the exact ones, at equal network calls: the Gaussian-mixture benchmark of MCGdiff.
+"""Posteriors beside the exact ones at equal network calls: MCGdiff's Gaussian-mixture benchmark.
 
-A mixture of 25 unit normals is observed through a random matrix with noise, and each method's
-samples are compared with exact ones by the sliced Wasserstein-2 distance. The denoiser is exact:
+A mixture of 25 unit normals is observed through a random matrix with noise. The samples of each
+method are compared with exact ones by the sliced Wasserstein-2 distance. The denoiser is exact, so
 all error is the sampler's.
 
-A network call is one denoiser evaluation of one row, and its vector-Jacobian product is one more.
-Every method has rows x calls of them; how many steps it takes follows from what a step costs.
+A network call is one evaluation of the denoiser on one row. Its vector-Jacobian product is one more
+call. Every method has rows x calls of them. The number of steps follows from the cost of a step.
 """
 
 from jaxdiff.cli import set_up
@@ -39,11 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 SIGMA_MIN = 5e-3
 DPS_SCALE = 1.0
-"""Chosen on seeds 1000 to 1003 at d = 8, which no table contains, for it has no value of its own."""
+"""The scale of dps must be chosen. Seeds 1000 to 1003 at d = 8 chose it; no table uses them."""
 
 
 class Method(NamedTuple):
-    """A method: its kernel and what a step of it costs, in network calls a row, where y has d_y entries."""
+    """A method. make: its kernel; calls: from d_y, the network calls of a step, for each row."""
 
     make: Callable[[Problem, jd.Schedule, Any, Any], jd.Kernel]
     calls: Callable[[int], int]
@@ -71,9 +71,7 @@ def _mcgdiff(
 ) -> jd.Kernel:
     A, y = jnp.asarray(problem.A, jnp.float32), seen.y
     belief = None
-    if (
-        known
-    ):  # the mean and width of the data, in the coordinates of the kernel's own decomposition
+    if known:  # the mean and width of the data, in the coordinates of the kernel's decomposition
         right = np.asarray(jnp.linalg.svd(A, full_matrices=False)[2], np.float64)
         mean, spread = problem.moments
         std = np.sqrt(1 + np.sum((spread @ right.T) ** 2, axis=0))
@@ -85,11 +83,11 @@ def _mcgdiff(
 
 def _tilted(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
     ratio = float(np.linalg.norm(problem.A, 2)) / problem.noise_std
-    return posterior.tilted(denoiser, schedule, seen, power=Partial(_share, ratio, schedule))
+    return posterior.tilted(denoiser, schedule, seen, power=Partial(_power, ratio, schedule))
 
 
-def _share(ratio: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
-    """The share of log r that the noise leaves, 1 at t = 0: more would throw the steps out of the data's range."""
+def _power(ratio: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
+    """The power of r at time t, 1 at t = 0. A larger one would push the steps beyond the data."""
     least, now = (1 + (ratio * schedule.sigma(s)) ** 2 for s in (jnp.zeros_like(t), t))
     return least / now
 
@@ -164,17 +162,17 @@ class Options:
     first_seed: int = 0
     """Seed of the first problem."""
     rows: int = 1000
-    """Particles, and samples compared."""
+    """Number of particles, and of the samples that are compared."""
     calls: int = 100
-    """Network calls a row."""
+    """Network calls for each row."""
     slices: int = 10_000
     """Directions of the sliced Wasserstein distance."""
     output: Path = ROOT / "runs" / "posterior"
-    """Folder for posterior.json, posterior.png and the parts, from which an interrupted run goes on."""
+    """Folder for posterior.json, the picture and parts. An interrupted run goes on from parts."""
 
 
 class Slices:
-    """Sliced Wasserstein-2 distances to one sample, whose projections are made once: `metrics.sliced_wasserstein`."""
+    """`metrics.sliced_wasserstein` to one reference sample, which is projected only once."""
 
     def __init__(self, reference: np.ndarray, num: int) -> None:
         theta = np.random.default_rng(0).normal(size=(num, reference.shape[1]))
@@ -189,46 +187,39 @@ class Slices:
 
 
 def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, Any]:
-    """One method on one problem: its samples, and what it says of itself."""
+    """Run one method on one problem: its samples, its steps, and its error and sample sizes."""
     method, schedule = METHODS[name], jd.schedules.edm(SIGMA_MIN, problem.sigma_max)
     kernel = method.make(problem, schedule, make_denoiser(problem, schedule), _observation(problem))
     keys = jax.random.split(jax.random.key(seed), 3)
     shape = (options.rows, problem.means.shape[1])
-    x_init = (
-        jnp.zeros(shape) if name == "split_gibbs" else jd.prior_sample(keys[0], schedule, shape)
-    )
+    zeros = name == "split_gibbs"
+    x_init = jnp.zeros(shape) if zeros else jd.prior_sample(keys[0], schedule, shape)
     steps = max(2, options.calls // method.calls(len(problem.y)))
     ts = jd.grids.karras(schedule, steps)
-    found = jd.sample(
-        keys[1], kernel, x_init, ts, resample=resampling.systematic() if method.weighted else None
-    )
-    x = (
-        resampling.draw(keys[2], found.log_weights, found.x, options.rows)
-        if method.weighted
-        else found.x
-    )
-    said: dict[str, Any] = {"steps": steps}
+    resample = resampling.systematic() if method.weighted else None
+    found = jd.sample(keys[1], kernel, x_init, ts, resample=resample)
+    x = found.x
+    figures: dict[str, Any] = {"steps": steps}
     if method.weighted:
+        x = resampling.draw(keys[2], found.log_weights, found.x, options.rows)
         ess = np.asarray(found.ess) / options.rows
         error = float(found.log_evidence) - log_evidence(problem)
-        said |= {"evidence_error": error, "ess_last": float(ess[-1]), "ess_least": float(ess.min())}
-    return {"x": np.asarray(x), **said}
+        sizes = {"ess_last": float(ess[-1]), "ess_least": float(ess.min())}
+        figures |= {"evidence_error": error, **sizes}
+    return {"x": np.asarray(x), **figures}
 
 
 def measure(seed: int, d: int, d_y: int, options: Options) -> dict[str, dict[str, Any]]:
-    """Every method's figures on one problem; the part's file grows by a method at a time."""
-    settings: dict[str, Any] = {
-        "rows": options.rows,
-        "calls": options.calls,
-        "slices": options.slices,
-    }
+    """Measure every method on one problem. The file of the part is written after each method."""
+    settings = {name: getattr(options, name) for name in ("rows", "calls", "slices")}
     path = options.output / "parts" / f"{d}-{d_y}-{seed}.json"
     part: dict[str, Any] = (
         json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
     )
     if part["settings"] != settings:
         raise ValueError(
-            f"output: {path} has other settings, {part['settings']}: choose another folder, or delete it"
+            f"output: {path} has other settings: expected {settings}, got {part['settings']}; "
+            "choose another folder, or delete this one"
         )
     todo = [name for name in (FLOOR, *options.methods) if name not in part["methods"]]
     if not todo:
@@ -248,23 +239,14 @@ def measure(seed: int, d: int, d_y: int, options: Options) -> dict[str, dict[str
 
 
 def summary(values: list[float | None]) -> dict[str, Any]:
-    """Median, quartiles, and the mean with its 95% interval (1.96 standard errors), of the runs that stayed finite."""
+    """Median, quartiles, mean and its 95% interval (1.96 standard errors), of the finite runs."""
     finite = np.array([value for value in values if value is not None])
     if not len(finite):
         return {"num": 0, "diverged": len(values)}
     low, median, high = np.quantile(finite, [0.25, 0.5, 0.75])
-    spread = (
-        1.96 * float(np.std(finite, ddof=1) / np.sqrt(len(finite)))
-        if len(finite) > 1
-        else float("nan")
-    )
-    figures = {
-        "median": median,
-        "low": low,
-        "high": high,
-        "mean": finite.mean(),
-        "interval": spread,
-    }
+    error = np.std(finite, ddof=1) / np.sqrt(len(finite)) if len(finite) > 1 else np.nan
+    figures = {"median": median, "low": low, "high": high}
+    figures |= {"mean": finite.mean(), "interval": 1.96 * error}
     counts = {"num": len(finite), "diverged": len(values) - len(finite)}
     return counts | {name: float(value) for name, value in figures.items()}
 
@@ -272,7 +254,7 @@ def summary(values: list[float | None]) -> dict[str, Any]:
 def summarise(
     parts: dict[tuple[int, int], list[dict[str, dict[str, Any]]]],
 ) -> list[dict[str, Any]]:
-    """One row a method and size."""
+    """Make one row for each method and size."""
     rows = []
     for (d, d_y), found in parts.items():
         for name in found[0]:
@@ -289,7 +271,7 @@ def summarise(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Three tables: the distances' means, their medians, and the evidence's errors with the effective sample sizes."""
+    """Three tables: mean distances, median distances, and errors of log p(y) with sample sizes."""
     sizes = list(dict.fromkeys((row["d"], row["d_y"]) for row in rows))
     names = list(dict.fromkeys(row["method"] for row in rows))
     at = {(row["d"], row["d_y"], row["method"]): row for row in rows}
@@ -319,7 +301,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     titles = {
         mean: "sliced Wasserstein-2 to exact samples, mean +- 95% interval of the mean",
         median: "the same, median (quartiles)",
-        evidence: "median |error| of log p(y), nats; median over problems of the least ESS / rows of a run",
+        evidence: "median over problems: |error| of log p(y), nats; least ESS / rows of a run",
     }
     lines = []
     for cell, title in titles.items():
@@ -338,7 +320,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """Medians and quartiles of the distances by method, a panel a size."""
+    """Draw medians and quartiles of the distances by method, a panel for each size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -354,23 +336,14 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         layout="constrained",
     )
     for axis, (d, d_y) in zip(axes.flat, ((d, d_y) for d in dims for d_y in observed), strict=True):
-        here = [
-            row
-            for row in rows
-            if (row["d"], row["d_y"]) == (d, d_y) and row["sliced_wasserstein"]["num"]
-        ]
+        here = [row for row in rows if (row["d"], row["d_y"]) == (d, d_y)]
         for row in here:
+            if not row["sliced_wasserstein"]["num"]:
+                continue
             figures, color = row["sliced_wasserstein"], "k" if row["method"] == FLOOR else "C0"
             span = [[figures["median"] - figures["low"]], [figures["high"] - figures["median"]]]
-            axis.errorbar(
-                figures["median"],
-                row["method"],
-                xerr=span,
-                fmt="o",
-                color=color,
-                markersize=3,
-                capsize=2,
-            )
+            style = {"fmt": "o", "color": color, "markersize": 3, "capsize": 2}
+            axis.errorbar(figures["median"], row["method"], xerr=span, **style)
         axis.set(xscale="log", title=f"d = {d}, d_y = {d_y}")
         axis.tick_params(labelsize=7)
     axes[0, 0].invert_yaxis()
@@ -383,7 +356,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Measure what is missing, seed by seed through all sizes, print, draw and save."""
+    """Measure the missing parts, seed by seed over all sizes; print, draw and save."""
     if any(d < 2 or d % 2 for d in options.dims):
         raise ValueError(f"dims: expected even numbers, got {options.dims}")
     if any(d_y > d for d in options.dims for d_y in options.observed):

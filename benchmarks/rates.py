@@ -1,4 +1,4 @@
-"""Samples a second of a trained run, by kernel and number of steps, on this machine.
+"""Samples a second of a trained run on this machine, by sampler and number of steps.
 
 python benchmarks/rates.py mnist
 """
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from jaxdiff import training
 from jaxdiff.cli import errors, pictures
-from jaxdiff.runs import machine, require, samplers, sampling
+from jaxdiff.runs import loading, machine, require, samplers, sampling
 from jaxdiff.runs.samplers import SamplerName
 
 
@@ -32,7 +32,7 @@ class Options:
     """What to time."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    """Folder of a trained run, or mnist, the network that ships with the package."""
     samplers: tuple[SamplerName, ...] = (
         "ancestral",
         "ddim",
@@ -40,34 +40,33 @@ class Options:
         "dpmpp_2m",
         "unipc_2",
     )
-    """Kernels."""
+    """Samplers."""
     steps: tuple[int, ...] = (10, 20, 50)
-    """Steps."""
+    """Numbers of steps."""
     batch: int = 64
     """Samples at a time, over all devices."""
     guidance: float = 1.0
-    """Classifier-free guidance; another than 1 asks the network twice."""
+    """Classifier-free guidance. Any scale but 1 calls the network twice a step."""
     rounds: int = 2
-    """How often each is timed; all take turns, so that what else the machine does falls on all."""
+    """How often each is timed. They take turns, so that other work on the machine slows all."""
 
 
-def prepared(run: sampling.Run, sampler: str, steps: int, options: Options) -> Any:
-    """A call that draws one batch, compiled already."""
+def prepared(run: loading.Run, sampler: str, steps: int, options: Options) -> Any:
+    """Compile a function that draws one batch and returns its samples a second."""
     devices = jax.local_device_count()
     per_device = options.batch // devices
-    ts = samplers.make_grid(run.schedule, "uniform", steps)
-    program = sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
-    first = jnp.arange(devices) * per_device
-    classes = run.model.num_classes
-    labels = (
-        None
-        if classes is None
-        else jnp.arange(devices * per_device).reshape(devices, per_device) % classes
+    ts = samplers.make_grid(run.trained.schedule, "uniform", steps)
+    program = sampling.program(
+        run.trained, per_device, ts, sampler=sampler, guidance=options.guidance
     )
+    first = jnp.arange(devices) * per_device
+    classes = run.trained.num_classes
+    rows = jnp.arange(devices * per_device).reshape(devices, per_device)
+    labels = None if classes is None else rows % classes
 
     def draw() -> float:
         began = time.monotonic()
-        jax.block_until_ready(program(run.params, first, labels))
+        jax.block_until_ready(program(run.trained.params, first, labels))
         return devices * per_device / (time.monotonic() - began)
 
     draw()
@@ -75,17 +74,17 @@ def prepared(run: sampling.Run, sampler: str, steps: int, options: Options) -> A
 
 
 def main(options: Options) -> list[dict[str, Any]]:
-    """Time, print a table and draw it."""
+    """Time every sampler, print a table and draw it."""
     require.counts(options, batch=1, rounds=1, steps=1)
     require.numbers(options, guidance=require.FINITE)
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     if options.batch % jax.local_device_count():
         raise ValueError(
             f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}"
         )
-    if run.model.num_classes is None and options.guidance != 1:
+    if run.trained.num_classes is None and options.guidance != 1:
         raise ValueError(
-            f"guidance: expected 1, because the run has no classes, got {options.guidance}"
+            f"guidance: expected 1, because the run does not have classes, got {options.guidance}"
         )
     cells = [(sampler, steps) for sampler in options.samplers for steps in options.steps]
     draws = {
@@ -95,11 +94,12 @@ def main(options: Options) -> list[dict[str, Any]]:
     rates: dict[tuple[str, int], list[float]] = {cell: [] for cell in cells}
     for cell in tqdm(cells * options.rounds, desc="timing", unit="batch"):
         rates[cell].append(draws[cell]())
+    passes = 1 if options.guidance == 1 else 2
     rows = [
         {
             "sampler": sampler,
             "steps": steps,
-            "calls": steps * samplers.SAMPLERS[sampler].calls * (1 if options.guidance == 1 else 2),
+            "calls": steps * samplers.SAMPLERS[sampler].calls * passes,
             "samples_per_second": statistics.median(rates[sampler, steps]),
             "all": rates[sampler, steps],
         }
@@ -118,12 +118,8 @@ def main(options: Options) -> list[dict[str, Any]]:
     training.write_json(run.folder / "rates.json", result)
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     for sampler in options.samplers:
-        axis.plot(
-            options.steps,
-            [np.median(rates[sampler, steps]) for steps in options.steps],
-            "o-",
-            label=sampler,
-        )
+        medians = [np.median(rates[sampler, steps]) for steps in options.steps]
+        axis.plot(options.steps, medians, "o-", label=sampler)
     axis.set(xscale="log", yscale="log", xlabel="steps", ylabel="samples a second")
     axis.grid(alpha=0.3, which="both")
     axis.legend()

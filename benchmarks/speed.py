@@ -1,7 +1,7 @@
-"""Speed of jaxdiff's UNet beside the same network in PyTorch, in turn, on this machine.
+"""Speed of jaxdiff's UNet beside the same network in PyTorch, on this machine.
 
-Every ratio is PyTorch's time over jaxdiff's for the same work, run after run: above 1, jaxdiff is
-faster.
+The two run the same work in turn. A ratio is PyTorch's time divided by jaxdiff's: above 1, jaxdiff
+is faster.
 """
 
 from jaxdiff.cli import set_up
@@ -56,11 +56,11 @@ class Options:
     rounds: int = 10
     """How often each side runs, in turn."""
     start_rounds: int = 3
-    """How often each side is started from nothing; 0 leaves start-up out."""
+    """How often the start-up of each side is timed; 0 leaves start-up out."""
     output: Path = ROOT / "runs" / "speed"
     """Folder for speed.json and speed.png."""
     first_step: bool = False
-    """Do one training step and nothing else; the start-up test times it."""
+    """Do one training step and nothing else. The timing of start-up calls this."""
 
 
 def jax_model() -> tuple[models.Model, Any]:
@@ -70,7 +70,7 @@ def jax_model() -> tuple[models.Model, Any]:
 
 
 def torch_network(params: Any = None) -> Any:
-    """The same function in PyTorch, with the same parameters or its own, in its fastest memory layout."""
+    """The same function in PyTorch, in its fastest memory layout. Without params it has its own."""
     import torch
     from torch_unet import TorchUNet, copy_weights
 
@@ -82,33 +82,29 @@ def torch_network(params: Any = None) -> Any:
 
 
 def check_equal(model: models.Model, params: Any) -> float:
-    """Largest difference of the two networks' outputs, with parameters away from the zeros they begin with."""
+    """Largest relative difference of the two outputs; noise moves the parameters away from zero."""
     import torch
 
     noisy = jax.tree.map(
         lambda leaf: leaf + 0.05 * np.random.default_rng(0).normal(size=leaf.shape), params
     )
-    x, t = (
-        np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32),
-        np.linspace(0.1, 0.9, 4, dtype="f"),
-    )
+    x = np.random.default_rng(1).normal(size=(4, *SHAPE)).astype(np.float32)
+    t = np.linspace(0.1, 0.9, 4, dtype=np.float32)
     ours = np.asarray(jax.jit(model.apply)(noisy, x, t))
     with torch.no_grad():
-        theirs = (
-            torch_network(noisy)(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t))
-            .permute(0, 2, 3, 1)
-            .numpy()
-        )
+        output = torch_network(noisy)(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t))
+    theirs = output.permute(0, 2, 3, 1).numpy()
     error = float(np.max(np.abs(ours - theirs)) / np.max(np.abs(ours)))
     if error > 1e-4:
         raise ValueError(
-            f"the networks differ by {error:.1e} of the largest output: their times cannot be compared"
+            f"the networks differ by {error:.1e} of the largest output, so their times cannot be "
+            "compared"
         )
     return error
 
 
 def jax_train() -> Callable[[], None]:
-    """The update of `training.make_step` over all devices: noise, forward, backward, Adam, and the average."""
+    """`training.make_step` on all devices: noise, forward, backward, Adam, parameter average."""
     model, params = jax_model()
     optimizer, devices = optax.adam(RATE), jax.local_devices()
 
@@ -135,7 +131,7 @@ def torch_train() -> Callable[[], None]:
 
 
 def jax_sample(batch: int) -> Callable[[], None]:
-    """DDIM through the library's own driver, over as many devices as have a sample to make."""
+    """DDIM through the driver of the library, on at most one device for each sample."""
     model, params = jax_model()
     num_devices = min(batch, jax.local_device_count())
     ts, rows = jd.grids.uniform(STEPS), batch // num_devices
@@ -177,7 +173,7 @@ def torch_sample(batch: int) -> Callable[[], None]:
 def race(
     name: str, ours: Callable[[], None], theirs: Callable[[], None], rounds: int
 ) -> dict[str, Any]:
-    """Times of both sides, in turn, after two runs that do not count."""
+    """Time both sides in turn, after two runs that do not count."""
     sides = (ours, theirs)
     for side in sides * 2:
         side()
@@ -204,8 +200,7 @@ def summary(name: str, ours: list[float], theirs: list[float]) -> dict[str, Any]
 
 
 def start_up(rounds: int) -> list[dict[str, Any]]:
-    """From the start of a process to the end of its first update: nothing cached, and with the compilation cache."""
-
+    """Time a process from its start to the end of its first update, without a cache and with it."""
     sides = {
         "jaxdiff": [__file__, "--first-step"],
         "torch": [
@@ -232,7 +227,7 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
 
 
 def picture(rows: list[dict[str, Any]], path: Path) -> None:
-    """The ratios as bars with their range."""
+    """Draw the ratios as bars with their range."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -276,9 +271,8 @@ def main(options: Options) -> None:
     print(f"{'':22}{'jaxdiff s':>10}{'torch s':>10}{'ratio':>8}   range")
     for row in rows:
         span = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
-        print(
-            f"{row['name']:22}{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}{row['ratio']:8.2f}   {span}"
-        )
+        seconds = f"{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}"
+        print(f"{row['name']:22}{seconds}{row['ratio']:8.2f}   {span}")
     print(f"training: {BATCH / rows[0]['jaxdiff_seconds']:.0f} images/s")
     training.write_json(
         options.output / "speed.json", {"machine": machine.describe(), "rows": rows}

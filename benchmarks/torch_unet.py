@@ -1,7 +1,7 @@
-"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer: the other side of the comparison in speed.py.
+"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer, for the comparison in speed.py.
 
-As a script it does one training step and nothing else, and imports nothing of JAX: the start-up of
-a PyTorch user.
+As a script it does one training step and nothing else. It does not import JAX, so its start-up is
+that of a PyTorch user.
 """
 
 import json
@@ -17,7 +17,7 @@ HALF = 0.5**0.5
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with normalisation, modulated by the embedding (FiLM), added to their input."""
+    """Two normalised convolutions, modulated by the embedding (FiLM) and added to their input."""
 
     def __init__(self, channels, embedding, groups):
         super().__init__()
@@ -48,16 +48,13 @@ class Attention(nn.Module):
         batch, channels, height, width = x.shape
         h = self.qkv(self.norm(x).permute(0, 2, 3, 1).reshape(batch, height * width, channels))
         q, k, v = h.reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        h = (
-            F.scaled_dot_product_attention(q, k, v)
-            .transpose(1, 2)
-            .reshape(batch, height, width, channels)
-        )
-        return x + self.out(h).permute(0, 3, 1, 2)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        h = self.out(h.reshape(batch, height, width, channels))
+        return x + h.permute(0, 3, 1, 2)
 
 
 class TorchUNet(nn.Module):
-    """x [B, C, H, W] and t [B] to [B, C, H, W]; unconditional, without dropout."""
+    """Map x [B, C, H, W] and t [B] to [B, C, H, W]; unconditional, without dropout."""
 
     def __init__(
         self, shape, *, channels, multipliers, num_blocks, attention, num_heads, norm_groups
@@ -92,7 +89,7 @@ class TorchUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], shape[2], 3, padding=1)
 
     def embed(self, t):
-        """Time features through two layers, [B, 4 * channels]."""
+        """Send time features through two layers, [B, 4 * channels]."""
         angles = t[:, None] * self.frequencies
         h = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return F.silu(self.time_2(F.silu(self.time_1(h))))
@@ -108,7 +105,7 @@ class TorchUNet(nn.Module):
         h = self.stem(x)
         skips = []
         for down in [None, *self.down]:
-            if down is not None:  # As XLA pads "SAME": one more row at the end of an even side.
+            if down is not None:  # XLA's "SAME" pads an even side by one more row at its end.
                 h = down(F.pad(h, [p for side in (h.shape[3], h.shape[2]) for p in (side % 2, 1)]))
             for _ in range(self.num_blocks):
                 h = block(h)
@@ -124,7 +121,7 @@ class TorchUNet(nn.Module):
 
 
 def copy_weights(net, params):
-    """Give net the parameters of the JAX network, params: the nested dict that `Model.init` returned."""
+    """Copy params, the nested dict that `Model.init` returns for the JAX network, into net."""
     pairs = [
         (net.stem, params["stem"]),
         (net.head, params["head"]),
@@ -146,7 +143,7 @@ def copy_weights(net, params):
 
 
 def _copy(module, leaves):
-    """Copy a dict of leaves, or of dicts of leaves, into the module of the same shape; return how many numbers."""
+    """Copy a nested dict of leaves into a module of the same shape; return how many numbers."""
     if not hasattr(leaves, "items"):
         raise TypeError(f"leaves: expected a dict, got {type(leaves).__name__}")
     copied = 0
@@ -164,11 +161,10 @@ def _copy(module, leaves):
 
 
 def training_step(net, shape, batch, rate):
-    """Return a function that does one update: noise, forward, backward, Adam."""
+    """Make a function that does one update: noise, forward, backward, Adam."""
     optimizer = torch.optim.Adam(net.parameters(), rate)
-    x_0 = (torch.rand(batch, shape[2], *shape[:2]) * 2 - 1).contiguous(
-        memory_format=torch.channels_last
-    )
+    x_0 = torch.rand(batch, shape[2], *shape[:2]) * 2 - 1
+    x_0 = x_0.contiguous(memory_format=torch.channels_last)
 
     def run():
         t, eps = torch.rand(batch), torch.randn_like(x_0)

@@ -20,17 +20,19 @@ jax.config.update(
 )  # before the backend starts: chex skips its pmap variant on one device
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them. The
-# backend reads the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users.
+# Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them, and
+# one plain module a program takes a quarter of the time of fusion emitters and 32 parallel modules. The backend reads
+# the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users.
 # Devices wait for each other for longer than 40 s on a busy machine, after which XLA would end the process.
+# An XLA that does not know a flag ends the process: the newer ones are for versions that were tried.
 _flags = os.environ.get("XLA_FLAGS")
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        _flags or "",
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
-    ]
-)
+_added = [
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+]
+if jax.__version__.startswith("0.10."):
+    _added += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
+os.environ["XLA_FLAGS"] = " ".join([_flags or "", *_added])
 jax.devices()
 os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
 

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "jaxdiff"
 # Each module imports only modules above it.
 CORE = [
     "_machine",
-    "_checks", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
+    "_checks", "_extras", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
     "kernels", "chain", "losses", "binomial", "oracles", "resampling", "sampling", "drawing", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip
@@ -23,6 +23,7 @@ OUTER: dict[str, set] = {
     "data": set(),
     "training": set(),
     "zoo": {"models"},
+    "testing": set(),
     "runs": PACKAGES,
     "cli": PACKAGES | {"runs"},
 }

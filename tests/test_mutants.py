@@ -16,7 +16,7 @@ COVERED = (
     "binomial", "categorical", "chain", "decoders", "drawing", "flow_density", "forward", "grids", "guidance", "kernels",
     "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior",
     "prediction", "resampling",
-    "sampling", "schedules", "training", "work", "zoo",
+    "sampling", "schedules", "testing", "training", "work", "zoo",
     "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
 )  # fmt: skip
 

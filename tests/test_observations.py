@@ -303,6 +303,6 @@ def test_an_observation_is_a_pytree() -> None:
         one, two = images(name, 0), images(name, 1)
         assert jax.tree.structure(one) == jax.tree.structure(two)
     assert len(jax.tree.leaves(images("mask"))) == 5
-    assert repr(images("downsample")).startswith(
-        "Observation(operator=BlockMeans(factor=2), y=float32[3, 2, 1], noise_std=0.3,"
-    )
+    shown = repr(images("downsample"))
+    assert "y=float32[3, 2, 1], noise_std=0.3" in shown
+    assert "operator=BlockMeans(factor=2)" in shown

@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 import jaxdiff as jd
 from jaxdiff import data as jd_data
 from jaxdiff.cli import posterior, posterior_pictures, train
-from jaxdiff.runs import calibration, datasets, methods, posteriors, sampling, tasks
+from jaxdiff.runs import cache, calibration, datasets, loading, methods, posteriors, sampling, tasks
 from jaxdiff.runs.config import PRESETS, Network
 
 CONFIG = dataclasses.replace(
@@ -172,7 +172,7 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
 def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option in turn, with methods that it is nothing to; more images draw the new ones alone."""
     drawn: list[int] = []
-    read = sampling.load_run(run)
+    read = loading.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
     def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
@@ -185,8 +185,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
             "seconds": (),
         }
         return {
-            i: methods._parts.write(paths[i], {f: np.ones(s) for f, s in sizes.items()})
-            for i in missing
+            i: cache.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing
         }
 
     monkeypatch.setattr(posteriors, "_draw_missing", instead)
@@ -195,7 +194,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
         method: str,
         num: int = 2,
         seed: int = 0,
-        run: sampling.Run = read,
+        run: loading.Run = read,
         noise: float = 0.1,
         **options,
     ) -> list:
@@ -205,9 +204,9 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
         posteriors.draw(run, problem, method, list(train[:num]), seed=seed, what="a test")
         return list(drawn)
 
-    methods = ["twisted", "mcgdiff", "dps", "pigdm"]
-    assert [made(method) for method in methods] == [[0, 1]] * 4
-    assert [made(method) for method in methods] == [[]] * 4
+    names = ["twisted", "mcgdiff", "dps", "pigdm"]
+    assert [made(method) for method in names] == [[0, 1]] * 4
+    assert [made(method) for method in names] == [[]] * 4
     assert made("twisted", num=3) == [2]
     changes: dict[str, tuple[object, str]] = {
         "particles": (5, "twisted mcgdiff dps pigdm"), "steps": (5, "twisted mcgdiff dps pigdm"),
@@ -217,10 +216,11 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     }  # fmt: skip
     assert {field.name for field in dataclasses.fields(FEW)} < set(changes)
     for option, (value, expected) in changes.items():
-        assert [m for m in methods if made(m, **{option: value})] == expected.split(), option
-    moved = read.with_params(jax.tree.map(lambda leaf: leaf + 1, read.params))
-    assert [made(method, run=moved) for method in methods] == [[0, 1]] * 4
-    assert [made(method) for method in methods] == [[]] * 4
+        assert [m for m in names if made(m, **{option: value})] == expected.split(), option
+    params = jax.tree.map(lambda leaf: leaf + 1, read.trained.params)
+    moved = dataclasses.replace(read, trained=read.trained.with_params(params))
+    assert [made(method, run=moved) for method in names] == [[0, 1]] * 4
+    assert [made(method) for method in names] == [[]] * 4
     part = next(run.glob("posterior/parts/dps-1-*.npz"))
     for path in run.glob("posterior/parts/dps-1-*.npz"):
         path.write_bytes(part.read_bytes()[:50])  # cut short

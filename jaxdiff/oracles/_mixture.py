@@ -11,7 +11,7 @@ from jax.scipy.special import logsumexp
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import exactly
-from jaxdiff._tree import put, pytree, static
+from jaxdiff._tree import brief, put, pytree, static
 from jaxdiff.forward import level
 from jaxdiff.prediction import Denoised
 from jaxdiff.schedules import Schedule
@@ -304,7 +304,7 @@ class MixtureDenoiser:
 
     def __repr__(self) -> str:
         count, size = self.mixture.means.shape[-2:]
-        return f"MixtureDenoiser(K={count}, d={size}, schedule={self.schedule!r})"
+        return f"MixtureDenoiser(K={count}, d={size}, schedule={brief(self.schedule)})"
 
     @exactly
     def __call__(self, x_t: jax.Array, t: Any) -> Any:
