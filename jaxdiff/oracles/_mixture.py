@@ -302,6 +302,10 @@ class MixtureDenoiser:
     def __post_init__(self) -> None:
         put(self, spectrum=self.mixture._spectrum())
 
+    def short_name(self) -> str:
+        """The mixture's denoiser in a word."""
+        return f"mixture of {self.mixture.means.shape[-2]}"
+
     def __repr__(self) -> str:
         count, size = self.mixture.means.shape[-2:]
         return f"MixtureDenoiser(K={count}, d={size}, schedule={brief(self.schedule)})"
