@@ -21,7 +21,7 @@ from jaxdiff import _checks, _rows
 from jaxdiff._functions import Static
 from jaxdiff._tree import as_function
 from jaxdiff.forward import level
-from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
+from jaxdiff.observations import Observation, log_likelihoods
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -52,7 +52,7 @@ def dps(
     Source: Chung et al. 2023, arXiv:2209.14687, Theorem 1 and Algorithm 1.
     """
     _checks.finite("scale", scale)
-    likelihood = as_likelihood("log_likelihood", log_likelihood)
+    likelihood = as_function("log_likelihood", log_likelihood)
     return Partial(_dps, as_function("denoiser", denoiser), schedule, likelihood, scale)
 
 
@@ -207,7 +207,6 @@ def _moment_matched(
             "observation: expected an Observation such as observations.mask(y, observed, noise_std), "
             f"got {type(observation).__name__}"
         )
-    _checks.mask("observation.observed", observation.observed)
     _checks.positive_int("num_iterations", num_iterations)
     options = Static((kind, num_iterations))
     return Partial(
@@ -246,7 +245,7 @@ def _given(
     def covariance(v: jax.Array) -> jax.Array:
         return noise * v + observe(spread(pull_back(v)[0]).astype(x_0.dtype))
 
-    observed = _rows.lead(seen.shown().astype(x_0.dtype), predicted.ndim)
+    observed = _rows.lead(seen.observed.astype(x_0.dtype), predicted.ndim)
     weighted = conjugate_gradients(
         covariance, observed * (seen.y[None] - predicted), num_iterations
     )
