@@ -201,7 +201,11 @@ def test_no_row_sees_another(name: str, x64: None) -> None:
         SCHEDULE
     )
     seen = observations.linear(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.3)
-    guided = Partial(call, getattr(guidance, name)(denoiser, SCHEDULE, seen))
+    make = getattr(guidance, name)
+
+    def guided(x_t: jax.Array, t: float) -> jax.Array:
+        return call(make(denoiser, SCHEDULE, seen), x_t, t)
+
     x_t = jax.random.normal(jax.random.key(0), (4, 2))
     np.testing.assert_allclose(guided(x_t, 0.5)[1:2], guided(x_t[1:2], 0.5), rtol=1e-10)
 
