@@ -34,7 +34,7 @@ from matplotlib import pyplot as plt
 import jaxdiff as jd
 from jaxdiff import binomial, metrics, models, oracles, training
 from jaxdiff.cli import errors, pictures
-from jaxdiff.runs import estimates, loop, machine, records, require, samplers, sampling
+from jaxdiff.runs import estimates, loading, loop, machine, records, require, samplers, sampling
 from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.probability import Estimators, Probability
 from jaxdiff.runs.seeds import another, key_of
@@ -500,7 +500,7 @@ def mnist(options: Mnist) -> bool:
     require.seed(options.seed)
     require.counts(options, num=2, examples=2, steps=1, chain_steps=1)
     require.numbers(options, guidance=require.FINITE)
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     most = len(others_and_last(run.dataset)[0])
@@ -512,22 +512,24 @@ def mnist(options: Mnist) -> bool:
         raise ValueError(
             f"num: expected at most {most}, as many as a perfect model has, got {options.num}"
         )
-    if run.model.num_classes is None and options.guidance != 1:
+    if run.trained.num_classes is None and options.guidance != 1:
         raise ValueError(
             f"guidance: expected 1, because the run has no classes, got {options.guidance}"
         )
     labels = (
-        None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
+        None
+        if run.trained.num_classes is None
+        else np.arange(options.num) % run.trained.num_classes
     )
     x = sampling.generate(
-        run,
+        run.trained,
         options.num,
         seed=options.seed,
         labels=labels,
         guidance=options.guidance,
         sampler=options.sampler,
         steps=options.steps,
-        keep=True,
+        keep=run.folder / "samples" / "parts",
         batch_size=run.config.batch_size,
     ).x
     ours, floor = parzen(x, run.dataset)

@@ -17,7 +17,7 @@ from sklearn.svm import SVC
 import jaxdiff as jd
 from jaxdiff import data, zoo
 from jaxdiff.cli import export, sample
-from jaxdiff.runs import build, datasets, sampling
+from jaxdiff.runs import build, datasets, loading
 from jaxdiff.runs.config import PRESETS
 
 floats = st.floats(-1e3, 1e3, width=32)
@@ -116,10 +116,10 @@ def test_sampling_what_ships_needs_no_data(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "nothing" / "mnist" / "3.0.1").mkdir(
         parents=True
     )  # what cannot be read is not here either
-    assert not sampling.load_run(Path("mnist")).dataset.is_here
+    assert not loading.load_run(Path("mnist")).dataset.is_here
     monkeypatch.setenv("JAXDIFF_DATA_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match="jaxdiff prepare"):
-        sampling.load_run(Path("mnist")).dataset.head("test", 1)
+        loading.load_run(Path("mnist")).dataset.head("test", 1)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,7 @@ def test_a_run_that_cannot_ship_is_refused(preset: str, diffusion: dict[str, Any
         config, diffusion=dataclasses.replace(config.diffusion, **diffusion)
     )
     dataset = datasets.load(config)
-    run = sampling.Run(
-        config.run,
-        config,
-        dataset,
-        jd.schedules.linear(),
-        build.make_model(config, dataset),
-        {},
-        1,
-    )
+    model, schedule = build.make_model(config, dataset), jd.schedules.learned_parameters()
+    run = loading.assemble(config, dataset, model, {"network": {}, "schedule": schedule}, step=1)
     with pytest.raises(ValueError, match="run: expected one of images with a named schedule"):
         export.about(run, "")

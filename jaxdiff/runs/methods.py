@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, posterior
 from jaxdiff.observations import as_likelihood
-from jaxdiff.runs import memory, require, sampling
+from jaxdiff.runs import loading, memory, require
 from jaxdiff.runs.tasks import LARGEST, Task, require_matrix
 
 MethodName = Literal[
@@ -65,7 +65,7 @@ class Problem:
         )
 
 
-def make_problem(task: Task, run: sampling.Run, options: Particles) -> Problem:
+def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
     """The problem, with the training data's moments."""
     require.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
@@ -82,7 +82,7 @@ def make_problem(task: Task, run: sampling.Run, options: Particles) -> Problem:
     mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
     small = flat.shape[1] <= LARGEST
     covariance = jnp.asarray(np.cov(flat, rowvar=False), jnp.float32) if small else None
-    return Problem(task, run.schedule, options, std, mean, stds, covariance)
+    return Problem(task, run.trained.schedule, options, std, mean, stds, covariance)
 
 
 class Method(NamedTuple):

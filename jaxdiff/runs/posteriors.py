@@ -15,7 +15,7 @@ from tqdm import tqdm
 import jaxdiff as jd
 from jaxdiff import resampling
 from jaxdiff.observations import as_likelihood, log_likelihoods
-from jaxdiff.runs import cache, calibration, memory, sampling, tasks
+from jaxdiff.runs import cache, calibration, loading, memory, sampling, tasks
 from jaxdiff.runs.methods import (
     GIBBS_STEPS,
     METHODS,
@@ -50,12 +50,12 @@ def observe(
 
 
 def from_the_model(
-    run: sampling.Run, task: tasks.Task, ts: jax.Array, *, num: int, seed: int
+    run: loading.Run, task: tasks.Task, ts: jax.Array, *, num: int, seed: int
 ) -> Observed:
     """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
     seed = another(seed)
     x_0 = sampling.generate(
-        run,
+        run.trained,
         num,
         seed=seed,
         sampler="ancestral",
@@ -77,7 +77,7 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    run: sampling.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
+    run: loading.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
     seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
 ) -> Drawn:  # fmt: skip
     """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
@@ -112,7 +112,7 @@ def draw(
 
 
 def _draw_missing(
-    run: sampling.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
+    run: loading.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
     missing: list[int], paths: list[Path], key: jax.Array, labels: np.ndarray | None,
 ) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
     """Draw the images that are missing and keep them; by number."""
@@ -135,7 +135,7 @@ def _draw_missing(
         keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
         label = None if labels is None else spread(labels)
         arguments = (
-            run.params,
+            run.trained.params,
             keys,
             jax.tree.map(lambda *leaves: spread(leaves), *likelihoods),
             label,
@@ -150,7 +150,7 @@ def _draw_missing(
     return made
 
 
-def _program(run: sampling.Run, problem: Problem, name: str, number: int) -> Any:
+def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
     """The compiled program: (params, keys, likelihoods, labels), the last three with axes [devices, at_once]."""
     method, ts, options = METHODS[name], grid_of(name, problem), problem.options
     resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
@@ -158,9 +158,9 @@ def _program(run: sampling.Run, problem: Problem, name: str, number: int) -> Any
     def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
         key_prior, key_run = jax.random.split(key)
         given = None if label is None else jnp.full(number, label)
-        denoiser = run.with_params(params).denoiser(given)
+        denoiser = run.trained.with_params(params).denoiser(given)
         x_init = sampling.pure_noise(
-            key_prior, run.schedule, (number, *run.dataset.event_shape), ts
+            key_prior, run.trained.schedule, (number, *run.dataset.event_shape), ts
         )
         out = jd.sample(
             key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample
@@ -175,7 +175,7 @@ def _program(run: sampling.Run, problem: Problem, name: str, number: int) -> Any
     return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
 
 
-def _digest(run: sampling.Run, problem: Problem, name: str, settings: list[Any]) -> str:
+def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) -> str:
     """Of what all images of a method depend on."""
     method, options = METHODS[name], problem.options
     settings = [name, *settings, problem.task.name, problem.task.noise_std]
@@ -187,7 +187,7 @@ def _digest(run: sampling.Run, problem: Problem, name: str, settings: list[Any])
     ]
     if method.weighted:
         settings += [options.scheme, options.threshold]
-    arrays: list[Any] = [run.params, run.schedule, grid_of(name, problem)]
+    arrays: list[Any] = [run.trained.params, run.trained.schedule, grid_of(name, problem)]
     if "prior_std" in method.uses:
         settings.append(problem.prior_std)
     if "belief" in method.uses:
@@ -223,7 +223,7 @@ def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, fl
 
 
 def calibrate(
-    run: sampling.Run,
+    run: loading.Run,
     problem: Problem,
     name: str,
     seen: Observed,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import likelihood
-from jaxdiff.runs import build, cache, sampling
+from jaxdiff.runs import build, cache, loading, sampling
 
 # Rows of one compiled call, on each device: these, or a batch of the run's training if that is
 # smaller. The randomness of a row depends on it, and not on the number of devices.
@@ -81,7 +81,7 @@ class Estimators:
     of its earlier values, as they are.
     """
 
-    def __init__(self, run: sampling.Run, options: Probability, *, seed: int) -> None:
+    def __init__(self, run: loading.Run, options: Probability, *, seed: int) -> None:
         trained = run.config.diffusion.num_steps if run.config.diffusion.finite else 100
         self.steps = trained if options.steps is None else options.steps
         self.run, self.options, self.seed = (
@@ -93,13 +93,13 @@ class Estimators:
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
         self.without_denoiser = build.make_chain(
-            run.config, run.schedule, levels=self.levels, num_steps=self.steps
+            run.config, run.trained.schedule, levels=self.levels, num_steps=self.steps
         )
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
         self.made_of = sampling.digest(
-            [VERSION, seed, self.levels, network], (run.params, run.schedule)
+            [VERSION, seed, self.levels, network], (run.trained.params, run.trained.schedule)
         )
 
     def chain(self, denoiser: Any) -> jd.Chain:
@@ -140,7 +140,7 @@ class Estimators:
                 keys = jnp.stack(
                     [jax.random.fold_in(key, n) for n in range(first, first + num_devices)]
                 )
-                out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
+                out = jax.tree.map(np.asarray, compiled(self.run.trained.params, keys, x))
                 seconds = np.asarray([(time.monotonic() - began) / len(group)])
                 for place, n in enumerate(group):
                     if kept[place] is None:
@@ -156,7 +156,7 @@ class Estimators:
         """The function of (params, keys, x_0), the last two with an axis of devices."""
 
         def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
-            return function(self.run.with_params(params).denoiser(), key, x)
+            return function(self.run.trained.with_params(params).denoiser(), key, x)
 
         return jax.pmap(chunk, in_axes=(None, 0, 0))
 
