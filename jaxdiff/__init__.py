@@ -1,5 +1,8 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
 
+import importlib
+from typing import Any
+
 from jaxdiff import (
     binomial,
     categorical,
@@ -75,3 +78,10 @@ __all__ = [
     "work",
     "zoo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs more packages where it is first used (PEP 562)."""
+    if name == "load":
+        return importlib.import_module("jaxdiff.runs").load
+    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")

@@ -247,10 +247,10 @@ def test_a_set_without_a_test_split_serves_every_script(
         "usual": "",
     }
     for name, line in said.items():
-        one, two = (datasets.load(Config(dataset=name)).splits for _ in range(2))
+        one, two = (datasets.of(Config(dataset=name)).splits for _ in range(2))
         np.testing.assert_array_equal(one["test"].images, two["test"].images)
         assert capsys.readouterr().out == line
     with pytest.raises(
         ValueError, match="one: expected at least 2 images, one of them to hold out, got 1"
     ):
-        datasets.load(Config(dataset="one"))
+        datasets.of(Config(dataset="one"))

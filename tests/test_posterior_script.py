@@ -31,7 +31,7 @@ TASKS = typing.get_args(tasks.TaskName)
 
 @pytest.fixture(scope="module")
 def dataset() -> datasets.Dataset:
-    return datasets.load(CONFIG)
+    return datasets.of(CONFIG)
 
 
 @pytest.fixture(scope="module")

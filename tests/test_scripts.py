@@ -384,7 +384,7 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
 
 
 def last_state(config: Config) -> training.TrainState:
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     model = build.make_model(config, dataset)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         return checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))

@@ -45,11 +45,7 @@ def sample_quality(run: loading.Run, options: Options) -> dict[str, Any]:
     """What an independent classifier, two-sample metrics and a search for copies say of samples."""
     sizes = (split.num_examples for split in run.dataset.splits.values())
     num = min(options.samples, *sizes)  # as many real ones
-    labels = (
-        None
-        if run.trained.num_classes is None
-        else np.arange(num) % run.trained.num_classes
-    )
+    labels = None if run.trained.num_classes is None else np.arange(num) % run.trained.num_classes
     x = sampling.generate(
         run.trained,
         num,

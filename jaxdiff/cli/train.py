@@ -41,11 +41,7 @@ def draw_pictures(config: Config, dataset: datasets.Dataset) -> None:
     real, _ = dataset.head("train", 64)
     run = loading.load_run(config.run)
     pictures.forward(run.trained.schedule, dataset, real, config.run / "forward.png")
-    labels = (
-        None
-        if run.trained.num_classes is None
-        else np.arange(64) % run.trained.num_classes
-    )
+    labels = None if run.trained.num_classes is None else np.arange(64) % run.trained.num_classes
     samples = sampling.generate(
         run.trained, 64, labels=labels, save_every=2, batch_size=config.batch_size
     )

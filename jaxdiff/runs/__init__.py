@@ -1,9 +1,9 @@
 """What a run is: configuration, folder, training, drawing, measuring. Usable from a notebook.
 
-    config = dataclasses.replace(runs.PRESETS["digits"][1], run=Path("runs/mine"), steps=2000)
-    runs.train(config)
-    trained = runs.load("runs/mine")
-    x = runs.generate(trained, 64, labels=np.arange(64) % 10).x
+config = dataclasses.replace(runs.PRESETS["digits"][1], run=Path("runs/mine"), steps=2000)
+runs.train(config)
+trained = runs.load("runs/mine")
+x = runs.generate(trained, 64, labels=np.arange(64) % 10).x
 """
 
 from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, Optimizer

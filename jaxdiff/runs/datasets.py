@@ -76,7 +76,7 @@ class Dataset:
         return images if self.levels is None else data.to_unit(images, self.levels)
 
 
-def load(config: Any) -> Dataset:
+def of(config: Any) -> Dataset:
     """The data set of a run."""
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
