@@ -10,7 +10,7 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import likelihood, work
-from jaxdiff.runs import cache, loading, memory
+from jaxdiff.runs import loading, memory
 from jaxdiff.runs.probability import CHUNK, Estimators, Probability, Row
 
 LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
@@ -49,7 +49,6 @@ def estimate(
         )
     elif options.baselines:
         _baselines(estimators, held_out)
-    cache.trim(run.folder / "probability")
     return estimators.rows, shown
 
 
