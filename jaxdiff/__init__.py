@@ -1,7 +1,11 @@
-"""jaxdiff: functional JAX diffusion models, proved against closed-form oracles."""
+"""jaxdiff: functional JAX diffusion models, proved against closed-form oracles.
+
+Everything but data, models, runs, testing and training is imported at once. Those five are imported
+where they are first used, so that `import jaxdiff` needs no network, data or training library.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxdiff import (
     binomial,
@@ -37,7 +41,17 @@ from jaxdiff.sampling import Samples, prior_sample, sample
 from jaxdiff.schedules import Schedule
 from jaxdiff.zoo import pretrained
 
+if TYPE_CHECKING:
+    from jaxdiff import data as data
+    from jaxdiff import models as models
+    from jaxdiff import runs as runs
+    from jaxdiff import testing as testing
+    from jaxdiff import training as training
+    from jaxdiff.runs import load as load
+
 __version__ = "0.1.0"
+
+LATER = frozenset({"data", "models", "runs", "testing", "training"})
 
 __all__ = [
     "Chain",
@@ -81,7 +95,14 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs more packages where it is first used (PEP 562)."""
+    """Import a package of LATER, or `runs.load`, where it is first used (PEP 562)."""
     if name == "load":
         return importlib.import_module("jaxdiff.runs").load
+    if name in LATER:
+        return importlib.import_module(f"jaxdiff.{name}")
     raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List what is here, with what is imported later."""
+    return sorted({*globals(), *LATER, "load"})

@@ -1,7 +1,6 @@
 """Libraries that an extra brings: what is missing names the command that installs it."""
 
 import importlib
-import importlib.util
 from typing import Any
 
 
@@ -14,14 +13,13 @@ def needs(name: str, *, extra: str) -> Any:
     Returns:
       The module.
     Raises:
-      ModuleNotFoundError: it is not installed; the message says how to install it.
+      ModuleNotFoundError: the library, or another one that it needs, is not installed; the message
+        says how to install it.
     """
-    top = name.partition(".")[0]
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != top:
-            raise  # the library is there, and something that it needs is not
+        missing = (error.name or name).partition(".")[0]
         raise ModuleNotFoundError(
-            f'{top} is not installed: pip install "jaxdiff[{extra}]"', name=error.name
+            f'{missing} is not installed: pip install "jaxdiff[{extra}]"', name=missing
         ) from None

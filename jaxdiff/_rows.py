@@ -69,6 +69,14 @@ def state_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def cast(dtype: Any, *numbers: Any) -> tuple[Any, ...]:
+    """A user's numbers for arithmetic with arrays of a dtype: NumPy's and JAX's become that dtype.
+
+    Python's own numbers stay as they are: they never change the dtype of an array.
+    """
+    return tuple(v if type(v) in (int, float) else jnp.asarray(v, dtype) for v in numbers)
+
+
 def pick(values: jax.Array, index: Any) -> jax.Array:
     """values[index] along the first axis; NaN where the index lies outside, negative ones too."""
     if not jnp.issubdtype(values.dtype, jnp.inexact):

@@ -89,15 +89,25 @@ def is_node(value: Any) -> bool:
     return not jax.tree_util.all_leaves([value])
 
 
-def one_line(tree: Any) -> str:
-    """Name(field=value, ...), with arrays by dtype and shape."""
-    fields = dataclasses.fields(tree)
-    values = [f"{field.name}={brief(getattr(tree, field.name))}" for field in fields]
-    return f"{type(tree).__name__}({', '.join(values)})"
+def one_line(tree: Any, *, name: str | None = None) -> str:
+    """Name(option=value, ...): the options first, then what the algorithm works on."""
+    fields = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    ordered = sorted(fields, key=lambda name: callable(fields[name]) or _is_named(fields[name]))
+    values = [f"{field}={brief(fields[field])}" for field in ordered]
+    return f"{name or type(tree).__name__}({', '.join(values)})"
+
+
+def _is_named(value: Any) -> bool:
+    return hasattr(value, "short_name")
 
 
 def brief(value: Any) -> str:
-    """A value in a word: a number itself, an array's dtype and shape, a function's name."""
+    """A value in a word: a number itself, an array's dtype and shape, a function's name.
+
+    A class may say itself what stands for it: `short_name`.
+    """
+    if _is_named(value):
+        return value.short_name()
     if isinstance(value, jax.core.Tracer | jax.Array | np.ndarray):
         concrete = not isinstance(value, jax.core.Tracer) and value.ndim == 0
         return str(value) if concrete else f"{value.dtype}{list(value.shape)}"

@@ -5,11 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.decoders import check_levels, levels
 from jaxdiff.forward import level
 from jaxdiff.prediction import Denoised
@@ -18,13 +16,13 @@ from jaxdiff.schedules import Schedule
 
 def make_categorical_denoiser(
     apply: Callable, schedule: Schedule, num_levels: int, *, low: float = -1.0, high: float = 1.0
-) -> Partial:
+) -> Callable:
     """Turn a network's logits over levels into a denoiser, by Bayes' rule in each component.
 
         p(v_k | x_t) propto exp(logits_k(x_t, t)) N(x_t; alpha_t v_k, sigma_t^2),   v_k = low + k step
         D(x_t, t) = sum_k p(v_k | x_t) v_k,   variance = sum_k p(v_k | x_t) (v_k - D)^2
 
-    The network says what the surroundings make of a component; what its own noisy value says is
+    The network learns what the other components tell about one. What its own noisy value tells is
     known exactly, and is not left to be learnt. Near the data the denoiser rounds to the nearest
     level.
 
@@ -43,33 +41,48 @@ def make_categorical_denoiser(
     Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization,
     output prior).
     """
-    check_levels(num_levels, low, high)
-    return Partial(_denoise, Static((num_levels, low, high)), as_function("apply", apply), schedule)
+    return CategoricalDenoiser(apply, schedule, num_levels, low, high)
 
 
-def _denoise(
-    options: Static, apply: Partial, schedule: Schedule, x_t: jax.Array, t: Any
-) -> Denoised:
-    _checks.floating("x_t", x_t)
-    dtype = _rows.state_dtype(x_t.dtype)
-    t = jnp.broadcast_to(jnp.asarray(t, dtype), x_t.shape[:1])
-    alpha, sigma, _ = level(schedule, t, x_t)
-    logits = apply(x_t, t)
-    if logits.shape != (*x_t.shape, options.value[0]):
-        raise ValueError(
-            f"logits: expected shape {(*x_t.shape, options.value[0])}, got {logits.shape}"
-        )
-    values = _rows.lead(levels(*options.value).astype(dtype), x_t.ndim + 1)
-    distance = (x_t[..., None] - alpha[..., None] * values) / sigma[..., None]
-    share = jax.nn.softmax(logits.astype(dtype) - distance**2 / 2, axis=-1)
-    mean = jnp.sum(share * values, axis=-1)
-    variance = jnp.sum(share * (values - mean[..., None]) ** 2, axis=-1)
-    return Denoised(mean.astype(x_t.dtype), variance=variance.astype(x_t.dtype))
+@pytree
+class CategoricalDenoiser:
+    """The denoiser of `make_categorical_denoiser`."""
+
+    apply: Callable
+    schedule: Schedule
+    num_levels: int = static()
+    low: float = static(default=-1.0)
+    high: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        check_levels(self.num_levels, self.low, self.high)
+        put(self, apply=as_function("apply", self.apply))
+
+    def __call__(self, x_t: jax.Array, t: Any) -> Denoised:
+        """Return the mean and the variance of x_0 given x_t."""
+        _checks.floating("x_t", x_t)
+        dtype = _rows.state_dtype(x_t.dtype)
+        t = jnp.broadcast_to(jnp.asarray(t, dtype), x_t.shape[:1])
+        alpha, sigma, _ = level(self.schedule, t, x_t)
+        logits, expected = self.apply(x_t, t), (*x_t.shape, self.num_levels)
+        if logits.shape != expected:
+            raise ValueError(f"logits: expected shape {expected}, got {logits.shape}")
+        values = levels(self.num_levels, self.low, self.high).astype(dtype)
+        values = _rows.lead(values, x_t.ndim + 1)
+        distance = (x_t[..., None] - alpha[..., None] * values) / sigma[..., None]
+        probability = jax.nn.softmax(logits.astype(dtype) - distance**2 / 2, axis=-1)
+        mean = jnp.sum(probability * values, axis=-1)
+        variance = jnp.sum(probability * (values - mean[..., None]) ** 2, axis=-1)
+        return Denoised(mean.astype(x_t.dtype), variance=variance.astype(x_t.dtype))
+
+    def short_name(self) -> str:
+        """What stands for the denoiser in the line of an algorithm."""
+        return f"{self.num_levels}-levels"
 
 
 def on_log_snr(
     apply: Callable, schedule: Schedule, *, low: float = -20.0, high: float = 20.0
-) -> Partial:
+) -> Callable:
     """Give a network the log-SNR in place of the time, so that it means the same under every schedule.
 
         (x, t) -> apply(x, u),   u = clip((high - lambda_t) / (high - low), 0, 1)
@@ -87,12 +100,26 @@ def on_log_snr(
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t =
     -lambda_t.
     """
-    _checks.finite("high", high)
-    _checks.values("low", low, f"a value below high = {high}", lambda v: v < high)
-    return Partial(_on_log_snr, as_function("apply", apply), schedule, low, high)
+    return OnLogSNR(apply, schedule, low, high)
 
 
-def _on_log_snr(
-    apply: Partial, schedule: Schedule, low: Any, high: Any, x: jax.Array, t: Any
-) -> jax.Array:
-    return apply(x, jnp.clip((high - schedule.log_snr(t)) / (high - low), 0, 1))
+@pytree
+class OnLogSNR:
+    """The function of `on_log_snr`."""
+
+    apply: Callable
+    schedule: Schedule
+    low: Any = -20.0
+    high: Any = 20.0
+
+    def __post_init__(self) -> None:
+        _checks.finite("high", self.high)
+        below = f"a value below high = {self.high}"
+        _checks.values("low", self.low, below, lambda low: low < self.high)
+        put(self, apply=as_function("apply", self.apply))
+
+    def __call__(self, x: jax.Array, t: Any) -> Any:
+        """Call the network at u in place of t."""
+        log_snr = self.schedule.log_snr(t)
+        low, high = _rows.cast(log_snr.dtype, self.low, self.high)
+        return self.apply(x, jnp.clip((high - log_snr) / (high - low), 0, 1))

@@ -1,29 +1,27 @@
-"""The last step of a model of discrete or continuous data: p(x_0 | what the chain has come to), and its units."""
+"""The last step of a model: p(x_0 | the last latent), for continuous data or data on levels."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import log_ndtr
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
+from jaxdiff._tree import pytree, static
 from jaxdiff.normal import Normal
 
 
-class Decoder(NamedTuple):
-    """A distribution of x_0 made from the chain's last normal distribution; a pytree of functions.
+class Decoder:
+    """A distribution of x_0 made from the chain's last normal distribution: a pytree."""
 
-    Fields:
-      log_prob: (x_0 [B, *D], Normal) -> [B], in nats: of a density for `normal`, else of a
-        probability.
-      sample: (key, Normal) -> x_0 [B, *D]; the key may be one a row.
-    """
+    def log_prob(self, x_0: jax.Array, last: Normal) -> jax.Array:
+        """Return log p(x_0) in nats, [B]: a density for `normal`, else a probability."""
+        raise NotImplementedError
 
-    log_prob: Partial
-    sample: Partial
+    def sample(self, key: jax.Array, last: Normal) -> jax.Array:
+        """Draw x_0, [B, *D]. The key is one, or one a row."""
+        raise NotImplementedError
 
 
 def normal() -> Decoder:
@@ -34,15 +32,46 @@ def normal() -> Decoder:
     Returns:
       A Decoder.
     """
-    return Decoder(Partial(_normal_log_prob), Partial(_normal_sample))
+    return NormalDecoder()
 
 
-def _normal_log_prob(x_0: jax.Array, last: Normal) -> jax.Array:
-    return last.log_prob(x_0)
+@pytree
+class NormalDecoder(Decoder):
+    """The decoder of `normal`."""
+
+    def log_prob(self, x_0: jax.Array, last: Normal) -> jax.Array:
+        """Return the density."""
+        return last.log_prob(x_0)
+
+    def sample(self, key: jax.Array, last: Normal) -> jax.Array:
+        """Draw from it."""
+        return last.sample(key)
 
 
-def _normal_sample(key: jax.Array, last: Normal) -> jax.Array:
-    return last.sample(key)
+@pytree
+class LevelDecoder(Decoder):
+    """A decoder of data on num_levels levels from low to high."""
+
+    num_levels: int = static()
+    low: float = static(default=-1.0)
+    high: float = static(default=1.0)
+
+    def __post_init__(self) -> None:
+        check_levels(self.num_levels, self.low, self.high)
+
+    @property
+    def step(self) -> float:
+        """The distance of two levels."""
+        return (self.high - self.low) / (self.num_levels - 1)
+
+    def valid(self, x_0: jax.Array) -> jax.Array:
+        """Whether all of a row lies on the levels, [B]; refuse known data that do not."""
+        return on_levels(x_0, self.num_levels, self.low, self.high)
+
+    def values(self, x: jax.Array) -> jax.Array:
+        """The levels with a last axis of their own, behind those of x."""
+        values = levels(self.num_levels, self.low, self.high).astype(x.dtype)
+        return _rows.lead(values, x.ndim + 1)
 
 
 def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
@@ -64,9 +93,32 @@ def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0)
       traced row off the levels is NaN.
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (13).
     """
-    check_levels(num_levels, low, high)
-    options = Static((num_levels, low, high))
-    return Decoder(Partial(_discretised_log_prob, options), Partial(_discretised_sample, options))
+    return DiscretisedNormal(num_levels, low, high)
+
+
+@pytree
+class DiscretisedNormal(LevelDecoder):
+    """The decoder of `discretised_normal`."""
+
+    def log_prob(self, x_0: jax.Array, last: Normal) -> jax.Array:
+        """Return log[Phi(upper) - Phi(lower)], summed over the entries."""
+        valid, half, std = self.valid(x_0), self.step / 2, jnp.sqrt(last.variance)
+        lower = jnp.where(x_0 < self.low + half, -jnp.inf, (x_0 - half - last.mean) / std)
+        upper = jnp.where(x_0 > self.high - half, jnp.inf, (x_0 + half - last.mean) / std)
+        # Phi(u) - Phi(l) = Phi(-l) - Phi(-u): the side on which both are small keeps its digits.
+        flip = lower + upper > 0
+        lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
+        open_below, open_above = jnp.isinf(lower), jnp.isinf(upper)
+        top = jnp.where(open_above, 0, log_ndtr(jnp.where(open_above, 0, upper)))
+        bottom = log_ndtr(jnp.where(open_below, 0, lower))
+        gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
+        mass = top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))
+        return jnp.where(valid, _rows.event_sum(mass), jnp.nan)
+
+    def sample(self, key: jax.Array, last: Normal) -> jax.Array:
+        """Draw from the normal distribution and round to the nearest level."""
+        index = jnp.round((last.sample(key) - self.low) / self.step)
+        return self.low + self.step * jnp.clip(index, 0, self.num_levels - 1)
 
 
 def check_levels(num_levels: int, low: float, high: float) -> None:
@@ -112,32 +164,6 @@ def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 
     return jnp.all(holds(jnp, x_0).reshape(x_0.shape[0], -1), axis=1)
 
 
-def _discretised_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
-    num_levels, low, high = options.value
-    valid = on_levels(x_0, *options.value)
-    half = (high - low) / (num_levels - 1) / 2
-    std = jnp.sqrt(last.variance)
-    lower = jnp.where(x_0 < low + half, -jnp.inf, (x_0 - half - last.mean) / std)
-    upper = jnp.where(x_0 > high - half, jnp.inf, (x_0 + half - last.mean) / std)
-    # Phi(u) - Phi(l) = Phi(-l) - Phi(-u): the side on which both are small keeps its digits.
-    flip = lower + upper > 0
-    lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
-    open_below, open_above = jnp.isinf(lower), jnp.isinf(upper)
-    top = jnp.where(open_above, 0, log_ndtr(jnp.where(open_above, 0, upper)))
-    bottom = log_ndtr(jnp.where(open_below, 0, lower))
-    gap = jnp.where(open_below, -1, jnp.minimum(bottom - top, -jnp.finfo(std.dtype).tiny))
-    return jnp.where(
-        valid, _rows.event_sum(top + jnp.where(open_below, 0, jnp.log(-jnp.expm1(gap)))), jnp.nan
-    )
-
-
-def _discretised_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
-    num_levels, low, high = options.value
-    step = (high - low) / (num_levels - 1)
-    index = jnp.round((last.sample(key) - low) / step)
-    return low + step * jnp.clip(index, 0, num_levels - 1)
-
-
 def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
     """Return VDM's decoder: the levels in proportion to the normal density at them.
 
@@ -158,28 +184,31 @@ def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Dec
     Numerics: a traced row off the levels is NaN.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 3.2 and Appendix E.
     """
-    check_levels(num_levels, low, high)
-    options = Static((num_levels, low, high))
-    return Decoder(Partial(_categorical_log_prob, options), Partial(_categorical_sample, options))
+    return CategoricalDecoder(num_levels, low, high)
 
 
-def _categorical_log_prob(options: Static, x_0: jax.Array, last: Normal) -> jax.Array:
-    valid = on_levels(x_0, *options.value)
-    # Relative to the given level's own density, which cancels the large common part.
-    gap = _level_logits(options, last) + ((x_0 - last.mean) ** 2 / (2 * last.variance))[..., None]
-    return jnp.where(valid, _rows.event_sum(-jax.nn.logsumexp(gap, axis=-1)), jnp.nan)
+@pytree
+class CategoricalDecoder(LevelDecoder):
+    """The decoder of `categorical`."""
 
+    def log_prob(self, x_0: jax.Array, last: Normal) -> jax.Array:
+        """Return -log sum_j N(v_j; mean, variance) / N(x_0; mean, variance), summed over the entries."""
+        valid, values = self.valid(x_0), self.values(last.mean)
+        x, mean, variance = x_0[..., None], last.mean[..., None], self._variance(last)
+        # The exponents' difference as a product: it is exactly zero at the level of x_0 itself.
+        gap = (x - values) * (x + values - 2 * mean) / (2 * variance)
+        return jnp.where(valid, _rows.event_sum(-jax.nn.logsumexp(gap, axis=-1)), jnp.nan)
 
-def _level_logits(options: Static, last: Normal) -> jax.Array:
-    values = levels(*options.value).astype(last.mean.dtype)
-    centred = _rows.lead(values, last.mean.ndim + 1) - last.mean[..., None]
-    return -(centred**2) / (2 * jnp.broadcast_to(last.variance, last.mean.shape)[..., None])
+    def sample(self, key: jax.Array, last: Normal) -> jax.Array:
+        """Draw a level."""
+        centred = self.values(last.mean) - last.mean[..., None]
+        logits = -(centred**2) / (2 * self._variance(last))
+        keys = _rows.keys(key, last.mean.shape[0])
+        index = jax.vmap(jax.random.categorical)(keys, logits)
+        return levels(self.num_levels, self.low, self.high).astype(last.mean.dtype)[index]
 
-
-def _categorical_sample(options: Static, key: jax.Array, last: Normal) -> jax.Array:
-    keys = _rows.keys(key, last.mean.shape[0])
-    index = jax.vmap(jax.random.categorical)(keys, _level_logits(options, last))
-    return levels(*options.value).astype(last.mean.dtype)[index]
+    def _variance(self, last: Normal) -> jax.Array:
+        return jnp.broadcast_to(last.variance, last.mean.shape)[..., None]
 
 
 def levels(num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:

@@ -1,6 +1,7 @@
 """The density of the probability-flow ODE: the state and the divergence of its velocity, along one path."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,21 +9,24 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff import _rows
+from jaxdiff._tree import pytree
 from jaxdiff.forward import level
-from jaxdiff.kernels import Kernel, without_memory
-from jaxdiff.kernels._flow import Rates, rates, solve
+from jaxdiff.kernels import Kernel
+from jaxdiff.kernels._flow import FlowODE
+from jaxdiff.kernels._kernel import Algorithm, lift
 from jaxdiff.sampling import run
 from jaxdiff.schedules import Schedule
 
 
 def density(
-    denoiser: Partial,
+    denoiser: Callable,
     schedule: Schedule,
     ts: jax.Array,
     x_0: jax.Array,
-    probes: jax.Array | None,
-    tolerance: Any,
-    log_snr_range: tuple[float, float],
+    *,
+    probes: jax.Array | None = None,
+    tolerance: Any = None,
+    log_snr_range: tuple[Any, Any] = (-20.0, 15.0),
 ) -> jax.Array:
     """Return log p(x_0), as `likelihood.ode_log_prob` documents it.
 
@@ -39,7 +43,8 @@ def density(
     """
     x = x_0.astype(_rows.state_dtype(x_0.dtype))
     size = x[0].size
-    kernel = flowing(denoiser, schedule, probes, tolerance, log_snr_range)
+    options = {"probes": probes, "tolerance": tolerance, "log_snr_range": log_snr_range}
+    kernel = flowing(denoiser, schedule, **options)
     start, end = _size(schedule, ts[-1], x), _size(schedule, ts[0], x)
     path = run(None, kernel, x / start, ts[::-1])
     last = end * path.x
@@ -57,11 +62,12 @@ def _size(schedule: Schedule, t: Any, x: jax.Array) -> jax.Array:
 
 
 def flowing(
-    denoiser: Partial,
+    denoiser: Callable,
     schedule: Schedule,
-    probes: jax.Array | None,
-    tolerance: Any,
-    log_snr_range: tuple[float, float],
+    *,
+    probes: jax.Array | None = None,
+    tolerance: Any = None,
+    log_snr_range: tuple[Any, Any] = (-20.0, 15.0),
 ) -> Kernel:
     """Return the kernel of the ODE in y = x / sqrt(alpha^2 + sigma^2), weighted with the divergence.
 
@@ -79,23 +85,31 @@ def flowing(
     Source: Song et al. 2021, arXiv:2011.13456, Eq. (39); Chen et al. 2018, arXiv:1806.07366, Eq.
     (8).
     """
-    return without_memory(Partial(_flow, denoiser, schedule, probes, tolerance, log_snr_range))
+    trace = _exact if probes is None else _hutchinson
+    ode = FlowODE(denoiser, schedule, Partial(trace), tolerance)
+    return lift(Flowing(ode, probes, log_snr_range))
 
 
-def _flow(
-    denoiser: Partial, schedule: Schedule, probes: Any, tolerance: Any, log_snr_range: Any,
-    key: jax.Array, carry: Any, y: jax.Array, t: Any, s: Any,
-) -> Any:  # fmt: skip
-    low, high = log_snr_range
-    begin, end = (jnp.clip(schedule.log_snr(u), low, high) / 2 for u in (t, s))
-    look, rest = (Partial(_exact), ()) if probes is None else (Partial(_hutchinson), (probes,))
-    if tolerance is None:
-        moved = _runge_kutta(
-            lambda half, y: rates(look, denoiser, schedule, half, y, *rest), begin, end, y
+@pytree
+class Flowing(Algorithm):
+    """The algorithm of `flowing`."""
+
+    ode: FlowODE
+    probes: Any
+    log_snr_range: tuple[Any, Any]
+
+    def step(
+        self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Go from y at t to y at s, and count the divergence."""
+        low, high = self.log_snr_range
+        begin, end = (
+            jnp.clip(self.ode.schedule.log_snr(u), *_rows.cast(x_t.dtype, low, high)) / 2
+            for u in (t, s)
         )
-    else:
-        moved = solve(look, denoiser, schedule, tolerance, begin, end, y, *rest)
-    return carry, moved.y, moved.divergence
+        probes = () if self.probes is None else (self.probes,)
+        moved = self.ode.solve(begin, end, x_t, *probes)
+        return carry, moved.y, moved.divergence
 
 
 def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -114,14 +128,3 @@ def _hutchinson(denoise: Any, y: jax.Array, probes: jax.Array) -> tuple[jax.Arra
     x_0, push = jax.linearize(denoise, y)
     products = jax.lax.map(lambda v: _rows.event_sum(push(v) * v), jnp.moveaxis(probes, 1, 0))
     return x_0, jnp.mean(products, axis=0)
-
-
-def _runge_kutta(rates: Any, begin: jax.Array, end: jax.Array, y: jax.Array) -> Rates:
-    """One step of the classical method of order 4."""
-    h = end - begin
-    k_1 = rates(begin, y)
-    k_2 = rates(begin + h / 2, y + h / 2 * k_1.y)
-    k_3 = rates(begin + h / 2, y + h / 2 * k_2.y)
-    k_4 = rates(end, y + h * k_3.y)
-    total = jax.tree.map(lambda a, b, c, d: h / 6 * (a + 2 * b + 2 * c + d), k_1, k_2, k_3, k_4)
-    return Rates(y + total.y, total.divergence)

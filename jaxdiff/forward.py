@@ -37,7 +37,7 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     _checks.time("t", t, x)
     t = jnp.asarray(t, _rows.state_dtype(x.dtype))
     log_snr = schedule.log_snr(t)
-    alpha, sigma = schedule.coefficients_fn(t, log_snr)
+    alpha, sigma = schedule.coefficients(t, log_snr)
     return Level(*(_rows.expand(value, x) for value in (alpha, sigma, log_snr)))
 
 

@@ -270,9 +270,9 @@ def ode_log_prob(
         schedule,
         jnp.asarray(ts),
         x_0,
-        probes,
-        tolerance,
-        log_snr_range,
+        probes=probes,
+        tolerance=tolerance,
+        log_snr_range=log_snr_range,
     )
 
 

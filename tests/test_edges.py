@@ -26,12 +26,12 @@ KEY = jax.random.key(0)
 # Labels and indices -------------------------------------------------------------------------------------------------
 
 
-def pretrained(model: Model) -> jd.zoo.Pretrained:
+def pretrained(model: Model) -> jd.zoo.Trained:
     params = model.init(KEY, (2,))
     params["head"]["kernel"] = jnp.ones_like(
         params["head"]["kernel"]
     )  # the first prediction is zero otherwise
-    return jd.zoo.Pretrained("tiny", model, params, SCHEDULE, "v", 0.5, (2,), 2, {})
+    return jd.zoo.Trained(model, params, SCHEDULE, "v", (2,), levels=2)
 
 
 CLASSES, PLAIN = (pretrained(models.mlp(width=8, depth=1, num_classes=n)) for n in (3, None))
@@ -274,7 +274,7 @@ CLEAN_ENDS = {
 }
 DETERMINISTIC = {
     "ddim": kernels.ddim,
-    "euler": kernels.euler,
+    "euler_t": kernels.euler_t,
     "heun": kernels.heun,
     "dpmpp_2m": kernels.dpmpp_2m,
     "unipc": kernels.unipc,

@@ -1,5 +1,6 @@
 """Resampling: every row has the copies that its weight says, on average, and never further off than its scheme allows."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -17,9 +18,13 @@ LOG_WEIGHTS = (
 )  # far beyond what exp can bear
 
 
+pick = jax.jit(lambda scheme, key, log_weights: scheme(key, log_weights))
+
+
+@functools.cache
 def copies(scheme: str, num: int = 4000) -> np.ndarray:
     """Numbers of copies, [num, rows]."""
-    draw = jax.vmap(lambda key: getattr(resampling, scheme)(2.0)(key, LOG_WEIGHTS)[0])
+    draw = jax.jit(jax.vmap(lambda key: getattr(resampling, scheme)(2.0)(key, LOG_WEIGHTS)[0]))
     ancestors = np.asarray(draw(jax.random.split(jax.random.key(0), num)))
     return np.stack([(ancestors == row).sum(1) for row in range(6)], axis=1)
 
@@ -47,8 +52,8 @@ def test_threshold(scheme: str) -> None:
         (0.0, LOG_WEIGHTS, False),
         (1.0, LOG_WEIGHTS, True),
     ):
-        ancestors, resampled = getattr(resampling, scheme)(threshold)(
-            jax.random.key(0), log_weights
+        ancestors, resampled = pick(
+            getattr(resampling, scheme)(threshold), jax.random.key(0), log_weights
         )
         assert bool(resampled) == expected
         if not expected:
@@ -119,21 +124,22 @@ def summed(key: jax.Array, weights: jax.Array) -> np.ndarray:
 @pytest.mark.parametrize("scheme", CAREFUL)
 def test_equal_weights_keep_every_row(scheme: str) -> None:
     for num in (41, 47, 55, 61, 100_000) if scheme == "residual" else (47, 100_000):
-        assert keeps_equal_rows(jax.jit(getattr(resampling, scheme)(2.0)), num), num
+        assert keeps_equal_rows(PICK[scheme], num), num
 
 
 def test_equal_weights_reject_mutants() -> None:
-    assert not all(keeps_equal_rows(from_floats(floored), num) for num in (41, 47, 55, 61))
+    mutant = jax.jit(from_floats(floored))
+    assert not all(keeps_equal_rows(mutant, num) for num in (41, 47, 55, 61))
     assert not keeps_equal_rows(from_floats(summed), 100_000)
 
 
 def test_whole_copies_are_certain() -> None:
     """B W_i of 3, 2, 1 and 0 from logarithms that are rounded: nothing is left to chance."""
-    counts, pick = np.array([3, 0, 2, 1, 0, 2, 1, 0, 0]), jax.jit(resampling.residual(2.0))
+    counts = np.array([3, 0, 2, 1, 0, 2, 1, 0, 0])
     for shift in (0.0, -7.3, 61.7):
         log_weights = jnp.log(jnp.asarray(counts, jnp.float32)) + shift
         for seed in range(5):
-            ancestors, _ = pick(jax.random.key(seed), log_weights)
+            ancestors, _ = PICK["residual"](jax.random.key(seed), log_weights)
             np.testing.assert_array_equal(np.bincount(ancestors, minlength=9), counts)
 
 
@@ -191,7 +197,9 @@ def test_rows_without_weight_are_never_drawn() -> None:
     )
     keys = jax.random.split(jax.random.key(0), 500)
     for scheme in SCHEMES:
-        ancestors = jax.vmap(lambda key, scheme=scheme: PICK[scheme](key, log_weights)[0])(keys)
+        ancestors = jax.jit(jax.vmap(lambda k, scheme=scheme: PICK[scheme](k, log_weights)[0]))(
+            keys
+        )
         assert np.all(np.asarray(ancestors) % 3 == 1)
     mutant = np.searchsorted(
         np.cumsum([0.5, 0.5 - 1e-7, 0.0], dtype=np.float32), np.float32(1 - 1e-9), side="right"
@@ -219,7 +227,7 @@ def test_copies_of_many_rows() -> None:
 def test_expected_copies_add_up(num: int) -> None:
     """To the number of draws exactly, however the weights are rounded: no point lies beyond the last edge."""
     log_weights = np.random.default_rng(num).normal(0, 2, size=num).astype(np.float32)
-    edges = resampling._edges(resampling._expected_copies(jnp.asarray(log_weights), num))
+    edges = jax.jit(lambda w: resampling._edges(resampling._expected_copies(w, num)))(log_weights)
     assert (int(edges.whole[-1]), int(edges.fraction[-1])) == (num, 0)
 
 
@@ -243,6 +251,7 @@ def test_nan_is_no_weight() -> None:
 
 
 def test_no_row_has_a_weight() -> None:
+    draw = jax.jit(lambda w: resampling.draw(jax.random.key(0), w, jnp.ones((4, 2)), 3))
     for log_weights in (
         jnp.full(4, -jnp.inf),
         jnp.full(4, jnp.nan),
@@ -250,10 +259,7 @@ def test_no_row_has_a_weight() -> None:
     ):
         assert resampling.effective_sample_size(log_weights) == 0
         assert resampling.log_mean_weight(log_weights) == -np.inf
-        drawn = jax.jit(lambda w: resampling.draw(jax.random.key(0), w, jnp.ones((4, 2)), 3))(
-            log_weights
-        )
-        assert np.isnan(drawn).all()
+        assert np.isnan(draw(log_weights)).all()
 
 
 def test_infinite_weights_share_all_of_it_where_they_are_traced() -> None:
@@ -266,8 +272,9 @@ def test_infinite_weights_share_all_of_it_where_they_are_traced() -> None:
 
 def test_a_few_of_many_are_drawn_evenly() -> None:
     """One of 200,000 equal rows, 2000 times: the place is uniform (mean .5, standard error .0065)."""
-    pick = jax.vmap(lambda key: resampling.draw(key, jnp.zeros(200_000), jnp.arange(200_000), 1)[0])
-    place = np.asarray(pick(jax.random.split(jax.random.key(0), 2000))) / 200_000
+    one = jax.vmap(lambda key, w: resampling.draw(key, w, jnp.arange(200_000), 1)[0], (0, None))
+    keys = jax.random.split(jax.random.key(0), 2000)
+    place = np.asarray(jax.jit(one)(keys, jnp.zeros(200_000))) / 200_000
     assert abs(place.mean() - 0.5) < 4 * 0.0065
     assert abs(place.var() - 1 / 12) < 4 * 0.0017
 

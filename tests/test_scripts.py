@@ -303,7 +303,7 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
     )  # fmt: skip
     assert train.main(config)
     run = loading.load_run(config.run)
-    logits = run.trained.schedule.log_snr_fn.args[2]
+    logits = run.trained.schedule.logits
     assert np.abs(np.asarray(logits)).max() > 0  # the interior has moved
     options = evaluate.Options(run=config.run, num_times=2, examples=8, samples=0, probability=FEW)
     first = evaluate.main(options)

@@ -58,14 +58,14 @@ def slope(name: str, make: Callable, counts: np.ndarray = COUNTS, *, start: floa
         ORDERED,
         ["linear", "edm", "rectified_flow"],
         quick=lambda kernel_name, name: (
-            name == "linear" and kernel_name not in ("euler", "dpmpp_1s", "unipc_1")
+            name == "linear" and kernel_name not in ("euler_t", "dpmpp_1s", "unipc_1")
         ),
     ),
 )
 def test_order(kernel_name: str, name: str, x64: None) -> None:
     kernel = ORDERED[kernel_name]
     # Euler's and Heun's variables run over a factor of a thousand here: theirs is a longer way to the asymptote.
-    counts = COUNTS * (32 if kernel_name == "euler" else 4 if kernel_name == "heun" else 1)
+    counts = COUNTS * (32 if kernel_name == "euler_t" else 4 if kernel_name == "heun" else 1)
     np.testing.assert_allclose(
         slope(name, kernel.make, counts), kernel.order, atol=0.15 * max(1, kernel.order - 2)
     )
@@ -169,10 +169,34 @@ def test_heun_is_edms(x64: None) -> None:
     np.testing.assert_allclose(run(kernel, jnp.array([t, s]))[:1], expected, rtol=1e-9)
 
 
-def test_euler_on_a_flow_is_ddim(x64: None) -> None:
+def test_euler_in_t_is_ddim_on_a_flow(x64: None) -> None:
     (denoiser, schedule), ts = oracle("rectified_flow"), jnp.linspace(0.9, 0.0, 6)
-    one, two = (run(make(denoiser, schedule), ts) for make in (kernels.euler, kernels.ddim))
+    one, two = (run(make(denoiser, schedule), ts) for make in (kernels.euler_t, kernels.ddim))
     np.testing.assert_allclose(one, two, rtol=1e-9, atol=1e-12)
+
+
+@families
+def test_euler_is_the_step_in_sigma_of_edm(name: str, x64: None) -> None:
+    """dz / dr = eps, with z = x / alpha and r = sigma / alpha: k-diffusion's `sample_euler`."""
+    (denoiser, schedule), (t, s) = oracle(name), (0.6, 0.5)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule.alpha_sigma(t), schedule.alpha_sigma(s)
+    z, r, r_s = X / alpha_t, sigma_t / alpha_t, sigma_s / alpha_s
+    expected = alpha_s * (z + (r_s - r) * (z - denoiser(X, t)) / r)
+    found = run(kernels.euler(denoiser, schedule), jnp.array([t, s]))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_euler_is_no_trap() -> None:
+    """At 10 calls the step in t is several times as far from the ODE's end as the step in sigma."""
+    denoiser, schedule = oracle("cosine")
+    exact = run(kernels.unipc(denoiser, schedule, 3), jd.grids.uniform(200))
+    one, two = (
+        float(
+            jnp.sqrt(jnp.mean((run(make(denoiser, schedule), jd.grids.uniform(10)) - exact) ** 2))
+        )
+        for make in (kernels.euler, kernels.euler_t)
+    )
+    assert 3 * one < two
 
 
 @pytest.mark.parametrize("prediction", jd.prediction.PREDICTIONS)

@@ -1,6 +1,5 @@
 """jaxdiff.testing: what a user writes well passes, and each mistake is rejected by the claim it breaks."""
 
-import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,6 +87,7 @@ def test_the_models_that_ship_pass() -> None:
 
 def test_a_users_schedule_passes() -> None:
     testing.check_schedule(SCHEDULE)
+    testing.check_schedule(Cosine())
     testing.check_schedule(jd.schedules.linear(0.1, 20.0), other=jd.schedules.linear(0.2, 19.0))
 
 
@@ -274,32 +274,46 @@ def test_wrong_models_are_rejected(fault: str) -> None:
         testing.check_model(network(**functions), SHAPE)
 
 
-def flipped(t: jax.Array) -> jax.Array:
-    return SCHEDULE.log_snr(1 - t)
+@jax.tree_util.register_static
+class Cosine(jd.Schedule):
+    """The cosine schedule, as a user would write one."""
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        return SCHEDULE.log_snr_at(t)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        return SCHEDULE.time_at(log_snr)
 
 
 WRONG_SCHEDULES: dict[str, tuple[dict, str]] = {
-    "t runs from the noise": ({"log_snr_fn": Partial(flipped)}, "log_snr falls with t"),
-    "another inverse": (
-        {"time_fn": Partial(lambda log_snr: jax.nn.sigmoid(log_snr))},
-        "time is the inverse of log_snr",
+    "t runs from the noise": (
+        {"log_snr_at": lambda t: SCHEDULE.log_snr_at(1 - t)},
+        "log_snr falls with t",
     ),
+    "another inverse": ({"time_at": jax.nn.sigmoid}, "time is the inverse of log_snr"),
     "sigma^2 for sigma": (
-        {"coefficients_fn": Partial(lambda t, log_snr: (jnp.sqrt(jax.nn.sigmoid(log_snr)), jax.nn.sigmoid(-log_snr)))},
+        {
+            "coefficients": lambda t, log_snr: (
+                jnp.sqrt(jax.nn.sigmoid(log_snr)),
+                jax.nn.sigmoid(-log_snr),
+            )
+        },
         r"log_snr is log\(alpha\^2 / sigma\^2\)",
     ),
     "a constant in float64": (
-        {"log_snr_fn": Partial(lambda t: SCHEDULE.log_snr_fn(t) * np.float64(1.0))},
+        {"log_snr_at": lambda t: SCHEDULE.log_snr_at(t) * np.float64(1.0)},
         "it takes any shape for t of float32 where float64 exists",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", WRONG_SCHEDULES)
 def test_wrong_schedules_are_rejected(fault: str) -> None:
-    fields, said = WRONG_SCHEDULES[fault]
+    methods, said = WRONG_SCHEDULES[fault]
+    named = {name: staticmethod(method) for name, method in methods.items()}
+    faulty = jax.tree_util.register_static(type("Faulty", (Cosine,), named))
     with pytest.raises(AssertionError, match=f"schedule: .*{said}"):
-        testing.check_schedule(dataclasses.replace(SCHEDULE, **fields))
+        testing.check_schedule(faulty())
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

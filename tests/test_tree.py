@@ -88,7 +88,7 @@ def test_repr_is_one_readable_line() -> None:
         fields: Any
 
     held = Holder(Partial(jnp.exp), {"a": 1, "b": jnp.zeros(2)})
-    assert repr(held) == "Holder(function=exp, fields=<2 leaves>)"
+    assert repr(held) == "Holder(fields=<2 leaves>, function=exp)"
     texts = []
     jax.jit(lambda scale: texts.append(repr(scale)) or scale.factor)(Scale(3.0))
     assert texts == ["Scale(factor=float32[], power=1)"]

@@ -28,11 +28,11 @@ def test_bennett_and_crooks_on_gaussian_works(x64: None) -> None:
     keys = jax.random.split(jax.random.key(0), 300)
     forward, reverse = jax.vmap(lambda k: gaussian_works(k, 200, -3.0, 2.0))(keys)
     reverse = reverse[:, :100]  # unequal numbers of both
-    estimates = np.asarray(jax.vmap(work.bennett_acceptance_ratio)(forward, reverse))
-    errors = np.asarray(jax.vmap(work.bennett_standard_error)(forward, reverse))
+    estimates = np.asarray(jax.jit(jax.vmap(work.bennett_acceptance_ratio))(forward, reverse))
+    errors = np.asarray(jax.jit(jax.vmap(work.bennett_standard_error))(forward, reverse))
     assert abs(estimates.mean() + 3) < 4 * estimates.std() / np.sqrt(300)
     np.testing.assert_allclose(errors.mean(), estimates.std(), rtol=0.15)  # of 300 repetitions
-    fits = jax.vmap(work.crooks)(forward, reverse)
+    fits = jax.jit(jax.vmap(work.crooks))(forward, reverse)
     assert abs(float(fits.slope.mean()) - 1) < 0.05
     np.testing.assert_allclose(float(fits.slope_se.mean()), float(fits.slope.std()), rtol=0.2)
     np.testing.assert_allclose(float(fits.log_prob.mean()), -3, atol=0.05)

@@ -8,6 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from jaxdiff._extras import needs
 from jaxdiff.cli.process import set_up
 
 __all__ = ["COMMANDS", "main", "set_up"]
@@ -58,10 +59,11 @@ def run(command: str, arguments: list[str], *, prog: str) -> None:
       arguments: its options, as they were typed.
       prog: what the help calls the program.
     """
-    import tyro
-
-    from jaxdiff.cli.errors import one_line_errors
-
+    try:
+        tyro = needs("tyro", extra="cli")
+        from jaxdiff.cli.errors import one_line_errors
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: {error}")
     with one_line_errors():
         module = importlib.import_module(f"jaxdiff.cli.{command}")
         if hasattr(module, "parse"):

@@ -47,14 +47,17 @@ def one_line_errors() -> Iterator[None]:
 def is_the_users(error: BaseException) -> bool:
     """Whether the user can mend an error: it is the machine's, or one that a check of ours has raised.
 
-    A check has a `raise` statement in jaxdiff or in a script. What the interpreter raises there
+    A check has a `raise` statement in jaxdiff or in a script, and so has what says that an extra is
+    not installed. What the interpreter raises there
     (`None + 1`), and what other packages raise, nobody has foreseen.
     """
     if isinstance(error, OSError):
         return True
     if isinstance(error, jax.errors.JaxRuntimeError):
         return "RESOURCE_EXHAUSTED" in str(error)
-    return isinstance(error, ValueError | TypeError | ArithmeticError) and raised_by_us(error)
+    return isinstance(
+        error, ValueError | TypeError | ArithmeticError | ImportError
+    ) and raised_by_us(error)
 
 
 def raised_by_us(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff._extras import needs
 from jaxdiff.data import idx, tfds
 
 # SHA-256 of MNIST's files once decompressed, so that they hold for the plain and the .gz files
@@ -79,8 +80,7 @@ def _builder(name: str, source: Path, root: Path) -> Any:
     Images are handed over as PNG files, which TFDS stores as they are: it would encode arrays with
     TensorFlow.
     """
-    import tensorflow_datasets
-
+    tensorflow_datasets = needs("tensorflow_datasets", extra="data")
     family, _, config = name.partition("/")
     stock: Any = tensorflow_datasets.builder_cls(family)
     options = {"config": config or None, "data_dir": root, "file_format": "array_record"}
@@ -104,10 +104,9 @@ def _builder(name: str, source: Path, root: Path) -> Any:
 
 
 def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
+    image_library = needs("PIL.Image", extra="data")
     file = io.BytesIO()
-    Image.fromarray(image).save(
+    image_library.fromarray(image).save(
         file, "png", compress_level=1
     )  # faster, and no larger for images this small
     return file.getvalue()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxdiff._extras import needs
 from jaxdiff.data import toy
 from jaxdiff.data.images import ImageDataset, Split
 
@@ -94,7 +95,7 @@ def find(name: str, root: Path) -> Any:
     Raises:
       ValueError: the set's files are damaged or in another format than array_record.
     """
-    import tensorflow_datasets as tfds
+    tfds = needs("tensorflow_datasets", extra="data")
 
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):
         return None
@@ -127,7 +128,7 @@ def quiet() -> Iterator[None]:
 
 def _not_found(name: str, root: Path) -> Exception:
     """The error for a set that is not prepared, with the command that does it, or for one that does not exist."""
-    import tensorflow_datasets as tfds
+    tfds = needs("tensorflow_datasets", extra="data")
 
     key = name.split(":")[0]
     family = key.split("/")[0]
@@ -187,7 +188,7 @@ def _damaged(where: Any, expected: str, error: Exception) -> ValueError:
 
 def _features(name: str, features: Any) -> tuple[str, str | None]:
     """The names of the image feature and of the label feature, if any."""
-    import tensorflow_datasets as tfds
+    tfds = needs("tensorflow_datasets", extra="data")
 
     # Labelled images (segmentation maps) derive from Image, but are no pictures.
     images = [key for key, feature in features.items() if type(feature) is tfds.features.Image]

@@ -11,7 +11,7 @@ also run from s up to t: `sampling.encode`.
 """
 
 from jaxdiff.kernels._adaptive import adaptive
-from jaxdiff.kernels._classic import euler, euler_maruyama, heun
+from jaxdiff.kernels._classic import euler, euler_maruyama, euler_t, heun
 from jaxdiff.kernels._corrected import corrected
 from jaxdiff.kernels._discrete import ancestral, ddim
 from jaxdiff.kernels._exponential import dpmpp_1s, dpmpp_2m, dpmpp_2s, dpmpp_3m, unipc
@@ -32,6 +32,7 @@ __all__ = [
     "dpmpp_3m",
     "euler",
     "euler_maruyama",
+    "euler_t",
     "heun",
     "no_weight",
     "p_given",

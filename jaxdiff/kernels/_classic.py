@@ -1,51 +1,79 @@
-"""Solvers in the schedule's own variables: Euler in t, Heun with churn in sigma / alpha, Euler-Maruyama."""
+"""Euler in sigma / alpha and in t, Heun with churn, and Euler-Maruyama."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import level, q_posterior, rates
+from jaxdiff.kernels._discrete import ddim
 from jaxdiff.kernels._exponential import REACH, exponential_euler
-from jaxdiff.kernels._kernel import TINY, Kernel, is_noise, no_weight, noise, without_memory
+from jaxdiff.kernels._kernel import TINY, Drawing, Kernel, is_noise, lift, noise
+from jaxdiff.normal import Normal
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
 
 def euler(denoiser: Callable, schedule: Schedule) -> Kernel:
-    """Return Euler's method for the probability-flow ODE in the schedule's time t.
+    """Return Euler's method as EDM and k-diffusion have it: a step in r = sigma / alpha.
 
-        x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps),   eps = (x_t - alpha_t x_0) / sigma_t
+        x_s / alpha_s = x_t / alpha_t + (r_s - r_t) eps,   eps = (x_t - alpha_t x_0) / sigma_t
+
+    This is `ddim` at eta = 0, in every family of schedules. `euler_t` steps in the time t.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
     Returns:
-      A Kernel without memory and with zero increments; one denoiser call a step, order 1. On a
-      rectified flow it is DDIM; elsewhere DDIM is the better method of the same order.
+      A Kernel without memory and with zero increments; one denoiser call a step, order 1.
+    Raises:
+      TypeError: denoiser is no function.
+    Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 1 without its second-order correction;
+      as DDIM: Song et al. 2021, arXiv:2010.02502, Eq. (13).
+    """
+    return ddim(denoiser, schedule)
+
+
+def euler_t(denoiser: Callable, schedule: Schedule) -> Kernel:
+    """Return Euler's method for the probability-flow ODE in the schedule's own time t.
+
+        x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps),   eps = (x_t - alpha_t x_0) / sigma_t
+
+    Flow matching calls this Euler's method. On a rectified flow it is `ddim`. On other schedules
+    `ddim` (which is `euler`) is the far better method of the same order.
+
+    Args:
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+    Returns:
+      A Kernel without memory and with zero increments; one denoiser call a step, order 1.
+    Raises:
+      TypeError: denoiser is no function.
     Source: Lipman et al. 2022, arXiv:2210.02747, Section 6.2.
     """
-    return without_memory(Partial(_euler_step, as_function("denoiser", denoiser), schedule))
+    return lift(EulerT(denoiser, schedule))
 
 
-def _euler_step(
-    denoiser: Partial,
-    schedule: Schedule,
-    key: jax.Array,
-    carry: Any,
-    x_t: jax.Array,
-    t: Any,
-    s: Any,
-) -> tuple[Any, jax.Array, jax.Array]:
-    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t), x_t)
-    d_alpha, d_sigma = rates(schedule, t, x_t)
-    velocity = d_alpha * x_0 + d_sigma * (x_t - late.alpha * x_0) / late.sigma
-    x_s = x_t + _rows.expand(jnp.asarray(s - t, late.sigma.dtype), x_t) * velocity
-    return carry, x_s.astype(x_t.dtype), no_weight(x_t)
+@pytree
+class EulerT(Drawing):
+    """The algorithm of `euler_t`."""
+
+    denoiser: Callable
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def draw(self, key: jax.Array | None, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Go along the velocity."""
+        alpha_t, sigma_t, _ = level(self.schedule, t, x_t)
+        x_0 = x_0_of(self.denoiser(x_t, t), x_t)
+        d_alpha, d_sigma = rates(self.schedule, t, x_t)
+        velocity = d_alpha * x_0 + d_sigma * (x_t - alpha_t * x_0) / sigma_t
+        return x_t + _rows.expand(jnp.asarray(s - t, sigma_t.dtype), x_t) * velocity
 
 
 def heun(
@@ -53,8 +81,9 @@ def heun(
 ) -> Kernel:
     """Return EDM's sampler: noise is added, then Heun's method goes down from the higher level.
 
-        r = sigma / alpha,   r_u = (1 + churn) r_t,   x_u = (alpha_u / alpha_t) x_t + churn_noise sqrt(.) eps
-        x_s = DDIM(x_u, u -> s) + alpha_s (r_u / r_s - 1) (D(x_s', s) - D(x_u, u)) / 2,   x_s' = DDIM(x_u, u -> s)
+        r = sigma / alpha,   r_u = (1 + churn) r_t
+        x_u = (alpha_u / alpha_t) x_t + churn_noise sqrt(.) eps,   x_s' = DDIM(x_u, u -> s)
+        x_s = x_s' + alpha_s (r_u / r_s - 1) (D(x_s', s) - D(x_u, u)) / 2
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -68,46 +97,57 @@ def heun(
     Raises:
       ValueError: churn known and negative.
     Numerics: a step that lowers r to less than a quarter, where Heun's method overshoots, is
-      DDIM's; so are the steps from noise without data and to data without noise. It wants many
-      steps or a grid such as `grids.karras`.
+      DDIM's; so are the steps from noise without data and to data without noise. Take many steps,
+      or a grid such as `grids.karras`.
     Source: Karras et al. 2022, arXiv:2206.00364, Algorithm 2, its step written so that nothing
     cancels.
     """
-    _checks.values("churn", churn, "a factor of at least 0", lambda v: v >= 0)
-    _checks.values("churn_noise", churn_noise, "a scale of at least 0", lambda v: v >= 0)
-    return without_memory(
-        Partial(_heun_step, as_function("denoiser", denoiser), schedule, churn, churn_noise)
-    )
+    return lift(Heun(denoiser, schedule, churn, churn_noise))
 
 
-def _heun_step(
-    denoiser: Partial, schedule: Schedule, churn: Any, churn_noise: Any,
-    key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any,
-) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
-    start, early = level(schedule, t, x_t), level(schedule, s, x_t)
-    raised = schedule.time(start.log_snr - 2 * jnp.log1p(jnp.asarray(churn, start.sigma.dtype)))
-    u = jnp.where(
-        jnp.asarray(churn) > 0, jnp.maximum(raised, t), t
-    )  # t itself without churn, to the last bit
-    late = level(schedule, u, x_t)
-    kept = jnp.maximum(-jnp.expm1(late.log_snr - start.log_snr), 0)  # not below by rounding
-    added = late.sigma * jnp.sqrt(kept + TINY)
-    eps = noise(key, x_t, u, strength=churn)
-    x_u = (late.alpha / start.alpha * x_t + churn_noise * added * eps).astype(x_t.dtype)
-    x_0 = x_0_of(denoiser(x_u, u), x_u)
-    x_s = exponential_euler(early, late, x_u, x_0).astype(x_t.dtype)
-    step = (early.log_snr - late.log_snr) / 2
-    change = (
-        early.alpha * jnp.expm1(step) / 2 * (x_0_of(denoiser(x_s, s), x_s) - x_0)
-    )  # r_u / r_s - 1 = e^step - 1
-    x_s = x_s + jnp.where(step > jnp.log(REACH), 0, change)
-    return carry, x_s.astype(x_t.dtype), no_weight(x_t)
+@pytree
+class Heun(Drawing):
+    """The algorithm of `heun`."""
+
+    denoiser: Callable
+    schedule: Schedule
+    churn: Any = 0.0
+    churn_noise: Any = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.values("churn", self.churn, "a factor of at least 0", lambda v: v >= 0)
+        _checks.values("churn_noise", self.churn_noise, "a scale of at least 0", lambda v: v >= 0)
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def _raised(self, key: Any, x_t: jax.Array, t: Any) -> tuple[jax.Array, Any]:
+        """Add noise: the state at the time u >= t, and u. Without churn they are x_t and t."""
+        alpha_t, sigma_t, lambda_t = level(self.schedule, t, x_t)
+        churn, scale = (jnp.asarray(v, sigma_t.dtype) for v in (self.churn, self.churn_noise))
+        u = self.schedule.time(lambda_t - 2 * jnp.log1p(churn))
+        u = jnp.where(churn > 0, jnp.maximum(u, t), t)  # t itself without churn, to the last bit
+        alpha_u, sigma_u, lambda_u = level(self.schedule, u, x_t)
+        kept = jnp.maximum(-jnp.expm1(lambda_u - lambda_t), 0)  # not below by rounding
+        eps = noise(key, x_t, u, strength=self.churn)
+        x_u = alpha_u / alpha_t * x_t + scale * (sigma_u * jnp.sqrt(kept + TINY)) * eps
+        return x_u.astype(x_t.dtype), u
+
+    def draw(self, key: jax.Array | None, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Add noise, then make Heun's step."""
+        x_u, u = self._raised(key, x_t, t)
+        level_u, level_s = level(self.schedule, u, x_t), level(self.schedule, s, x_t)
+        x_0 = x_0_of(self.denoiser(x_u, u), x_u)
+        x_s = exponential_euler(level_u, level_s, x_u, x_0).astype(x_t.dtype)
+        h = (level_s.log_snr - level_u.log_snr) / 2  # r_u / r_s - 1 = e^h - 1
+        change = x_0_of(self.denoiser(x_s, s), x_s) - x_0
+        change = level_s.alpha * jnp.expm1(h) / 2 * change
+        return x_s + jnp.where(h > jnp.log(REACH), 0, change)
 
 
 def euler_maruyama(denoiser: Callable, schedule: Schedule) -> Kernel:
     """Return the Euler-Maruyama method for the reverse SDE in the schedule's time t.
 
-        x_s = x_t + (s - t) (f x_t - g^2 score) + g sqrt(t - s) eps,   f = alpha' / alpha,   g^2 = -sigma^2 lambda'
+        x_s = x_t + (s - t) (f x_t - g^2 score) + g sqrt(t - s) eps
+        f = alpha' / alpha,   g^2 = -sigma^2 lambda'
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -120,31 +160,33 @@ def euler_maruyama(denoiser: Callable, schedule: Schedule) -> Kernel:
     Source: Song et al. 2021, arXiv:2011.13456, Eq. (6); g^2 in this form: Kingma et al. 2021,
     arXiv:2107.00630.
     """
-    return without_memory(
-        Partial(_euler_maruyama_step, as_function("denoiser", denoiser), schedule)
-    )
+    return lift(EulerMaruyama(denoiser, schedule))
 
 
-def _euler_maruyama_step(
-    denoiser: Partial,
-    schedule: Schedule,
-    key: jax.Array,
-    carry: Any,
-    x_t: jax.Array,
-    t: Any,
-    s: Any,
-) -> tuple[Any, jax.Array, jax.Array]:
-    late, x_0 = level(schedule, t, x_t), x_0_of(denoiser(x_t, t), x_t)
-    d_alpha, d_sigma = rates(schedule, t, x_t)
-    infinite = is_noise(late)
-    alpha = jnp.where(infinite, 1, late.alpha)
-    eps = (x_t - late.alpha * x_0) / late.sigma
-    # f x - g^2 score with g^2 = 2 sigma (sigma' - f sigma) and score = -eps / sigma; x = alpha x_0
-    # + sigma eps.
-    drift = d_alpha * x_0 + (2 * d_sigma - d_alpha * late.sigma / alpha) * eps
-    squared = jnp.maximum(2 * late.sigma * (d_sigma - d_alpha * late.sigma / alpha), 0)
-    back = _rows.expand(jnp.asarray(t - s, late.sigma.dtype), x_t)
-    mean, variance = q_posterior(schedule, x_t, x_0, t, s)
-    mean = jnp.where(infinite, mean, x_t - back * drift)
-    variance = jnp.where(infinite, variance, squared * back)
-    return carry, (mean + jnp.sqrt(variance) * noise(key, x_t, s)).astype(x_t.dtype), no_weight(x_t)
+@pytree
+class EulerMaruyama(Drawing):
+    """The algorithm of `euler_maruyama`."""
+
+    denoiser: Callable
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def draw(self, key: jax.Array | None, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Go along the drift and add noise."""
+        level_t, x_0 = level(self.schedule, t, x_t), x_0_of(self.denoiser(x_t, t), x_t)
+        alpha_t, sigma_t, _ = level_t
+        d_alpha, d_sigma = rates(self.schedule, t, x_t)
+        infinite = is_noise(level_t)
+        alpha = jnp.where(infinite, 1, alpha_t)
+        eps = (x_t - alpha_t * x_0) / sigma_t
+        # f x - g^2 score, with g^2 = 2 sigma (sigma' - f sigma), score = -eps / sigma and
+        # x = alpha x_0 + sigma eps.
+        drift = d_alpha * x_0 + (2 * d_sigma - d_alpha * sigma_t / alpha) * eps
+        squared = jnp.maximum(2 * sigma_t * (d_sigma - d_alpha * sigma_t / alpha), 0)
+        back = _rows.expand(jnp.asarray(t - s, sigma_t.dtype), x_t)
+        mean, variance = q_posterior(self.schedule, x_t, x_0, t, s)
+        mean = jnp.where(infinite, mean, x_t - back * drift)
+        variance = jnp.where(infinite, variance, squared * back)
+        return Normal(mean, variance).at(noise(key, x_t, s))

@@ -11,17 +11,25 @@ A method of order p replaces D(v) by the polynomial through p known values of th
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import Level, level
-from jaxdiff.kernels._kernel import TINY, Kernel, is_clean, no_weight, noise, without_memory
+from jaxdiff.kernels._kernel import (
+    TINY,
+    Algorithm,
+    Drawing,
+    Kernel,
+    is_clean,
+    lift,
+    no_weight,
+    noise,
+)
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -82,8 +90,9 @@ def integral(
     return total
 
 
-def _half_step(early: Level, late: Level) -> jax.Array:
-    return (early.log_snr - late.log_snr) / 2
+def _half_step(level_t: Level, level_s: Level) -> jax.Array:
+    """h = l_s - l_t."""
+    return (level_s.log_snr - level_t.log_snr) / 2
 
 
 def _places(now: jax.Array, h: jax.Array, history: History, x: jax.Array) -> list[jax.Array]:
@@ -92,15 +101,17 @@ def _places(now: jax.Array, h: jax.Array, history: History, x: jax.Array) -> lis
     return [(_rows.expand(then, x) - now) / safe for then in history.half_log_snr]
 
 
-def _transport(early: Level, late: Level, x_t: jax.Array, tau: Any) -> jax.Array:
-    return early.sigma / late.sigma * jnp.exp(-(tau**2) * _half_step(early, late)) * x_t
+def _linear(level_t: Level, level_s: Level, x_t: jax.Array, tau: Any) -> jax.Array:
+    """The linear part of a step, (sigma_s / sigma_t) e^(-tau^2 h) x_t."""
+    h = _half_step(level_t, level_s)
+    return level_s.sigma / level_t.sigma * jnp.exp(-(tau**2) * h) * x_t
 
 
-def _start(order: Static, schedule: Schedule, x_init: jax.Array, t: jax.Array) -> History:
-    """A history that knows nothing: every entry at the starting time, which no polynomial uses twice."""
+def _empty(size: int, schedule: Schedule, x_init: jax.Array, t: jax.Array) -> History:
+    """A history without a value: every entry is at the starting time, which no polynomial uses twice."""
     x = jnp.zeros(x_init.shape, _rows.state_dtype(x_init.dtype))
     half = jnp.broadcast_to(level(schedule, t, x).log_snr / 2, x.shape[:1])
-    return History((x,) * (order.value - 1), (half,) * (order.value - 1))
+    return History((x,) * size, (half,) * size)
 
 
 def _push(history: History, x_0: jax.Array, half_log_snr: jax.Array) -> History:
@@ -113,8 +124,8 @@ def _push(history: History, x_0: jax.Array, half_log_snr: jax.Array) -> History:
 def dpmpp_1s(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
     """Return DPM-Solver++ of order 1, the exponential Euler step: DDIM at tau = 0, DDPM ("small") at tau = 1.
 
-        x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (1 - e^(-(1 + tau^2) h)) D(x_t, t) +
-        noise
+        x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (1 - e^(-(1 + tau^2) h)) D(x_t, t)
+            + noise
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -127,7 +138,7 @@ def dpmpp_1s(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
     Source: Lu et al. 2022, arXiv:2211.01095, Eqs. (9) and (17); tau: Xue et al. 2023,
     arXiv:2305.14267, Eq. (7).
     """
-    return _multistep(1, denoiser, schedule, tau)
+    return lift(DPMSolverPP(denoiser, schedule, tau, order=1))
 
 
 def dpmpp_2m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
@@ -147,7 +158,7 @@ def dpmpp_2m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
       the last one to data without noise, are of order 1.
     Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 2 and Appendix B.
     """
-    return _multistep(2, denoiser, schedule, tau)
+    return lift(DPMSolverPP(denoiser, schedule, tau, order=2))
 
 
 def dpmpp_3m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
@@ -173,38 +184,53 @@ def dpmpp_3m(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
     Source: Lu et al. 2022, arXiv:2211.01095, Section 4; the exponential Adams-Bashforth method of
       Hochbruck & Ostermann 2010, Acta Numerica 19, Section 2.7.
     """
-    return _multistep(3, denoiser, schedule, tau)
+    return lift(DPMSolverPP(denoiser, schedule, tau, order=3))
 
 
-def _multistep(order: int, denoiser: Callable, schedule: Schedule, tau: Any) -> Kernel:
-    _checks.values("tau", tau, "a strength of at least 0", lambda v: v >= 0)
-    step = Partial(_multistep_step, Static(order), as_function("denoiser", denoiser), schedule, tau)
-    return Kernel(Partial(_start, Static(order), schedule), step)
+@pytree
+class DPMSolverPP(Algorithm):
+    """The algorithm of `dpmpp_1s`, `dpmpp_2m` and `dpmpp_3m`: order is 1, 2 or 3."""
 
+    denoiser: Callable
+    schedule: Schedule
+    tau: Any = 0.0
+    _: KW_ONLY
+    order: int = static(default=2)
 
-def _multistep_step(
-    order: Static, denoiser: Partial, schedule: Schedule, tau: Any,
-    key: jax.Array, carry: History, x_t: jax.Array, t: Any, s: Any,
-) -> tuple[History, jax.Array, jax.Array]:  # fmt: skip
-    early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    strength, tau = tau, jnp.asarray(tau, late.sigma.dtype)
-    x_0, h, now = x_0_of(denoiser(x_t, t), x_t), _half_step(early, late), late.log_snr / 2
-    nodes = [jnp.zeros_like(h), *_places(now, h, carry, x_t)]
-    coefficients = polynomial(nodes, [x_0, *carry.x_0])
-    moment = moments((1 + tau**2) * h, order.value)
-    if order.value == 2:
-        moment[1] = moment[0] / 2  # the paper's choice: equal up to the order of the method
-    x_s = _transport(early, late, x_t, tau) + early.alpha * integral(nodes, coefficients, moment)
-    x_s = x_s + early.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h)) * noise(
-        key, x_t, s, strength=strength
-    )
-    return _push(carry, x_0, now), x_s.astype(x_t.dtype), no_weight(x_t)
+    def __post_init__(self) -> None:
+        _checks.values("tau", self.tau, "a strength of at least 0", lambda v: v >= 0)
+        _checks.values("order", self.order, "1, 2 or 3", lambda p: 1 <= p <= 3)
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def init(self, x_init: jax.Array, t: jax.Array) -> History:
+        """Return an empty history."""
+        return _empty(self.order - 1, self.schedule, x_init, t)
+
+    def step(
+        self, key: Any, carry: History, x_t: jax.Array, t: Any, s: Any
+    ) -> tuple[History, jax.Array, jax.Array]:
+        """Integrate the polynomial through D at t and at earlier times."""
+        level_t, level_s = level(self.schedule, t, x_t), level(self.schedule, s, x_t)
+        tau = jnp.asarray(self.tau, level_t.sigma.dtype)
+        x_0, h = x_0_of(self.denoiser(x_t, t), x_t), _half_step(level_t, level_s)
+        now = level_t.log_snr / 2
+        nodes = [jnp.zeros_like(h), *_places(now, h, carry, x_t)]
+        coefficients = polynomial(nodes, [x_0, *carry.x_0])
+        moment = moments((1 + tau**2) * h, self.order)
+        if self.order == 2:
+            moment[1] = moment[0] / 2  # the paper's choice: equal up to the order of the method
+        drift = level_s.alpha * integral(nodes, coefficients, moment)
+        spread = level_s.sigma * jnp.sqrt(TINY - jnp.expm1(-2 * tau**2 * h))
+        x_s = _linear(level_t, level_s, x_t, tau) + drift
+        x_s = x_s + spread * noise(key, x_t, s, strength=self.tau)
+        return _push(carry, x_0, now), x_s.astype(x_t.dtype), no_weight(x_t)
 
 
 def dpmpp_2s(denoiser: Callable, schedule: Schedule) -> Kernel:
     """Return DPM-Solver++(2S): the exponential midpoint rule in log-SNR.
 
-        l_u = (l_t + l_s) / 2,   x_u = DDIM(x_t, t -> u),   x_s = DDIM(x_t, t -> s) with D(x_u, u) in place of D(x_t, t)
+        l_u = (l_t + l_s) / 2,   x_u = DDIM(x_t, t -> u)
+        x_s = DDIM(x_t, t -> s) with D(x_u, u) in place of D(x_t, t)
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -214,36 +240,45 @@ def dpmpp_2s(denoiser: Callable, schedule: Schedule) -> Kernel:
     Numerics: a step to data without noise takes D(x_t, t), the denoised state itself.
     Source: Lu et al. 2022, arXiv:2211.01095, Algorithm 1 with r = 1/2.
     """
-    return without_memory(Partial(_2s_step, as_function("denoiser", denoiser), schedule))
+    return lift(DPMSolverPP2S(denoiser, schedule))
 
 
-def _2s_step(
-    denoiser: Partial,
-    schedule: Schedule,
-    key: jax.Array,
-    carry: Any,
-    x_t: jax.Array,
-    t: Any,
-    s: Any,
-) -> tuple[Any, jax.Array, jax.Array]:
-    early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    u = schedule.time((early.log_snr + late.log_snr) / 2)
-    middle = level(schedule, u, x_t)
-    x_0 = x_0_of(denoiser(x_t, t), x_t)
-    x_u = exponential_euler(middle, late, x_t, x_0).astype(x_t.dtype)
-    x_0 = jnp.where(is_clean(early), x_0, x_0_of(denoiser(x_u, u), x_u))
-    return carry, exponential_euler(early, late, x_t, x_0).astype(x_t.dtype), no_weight(x_t)
+@pytree
+class DPMSolverPP2S(Drawing):
+    """The algorithm of `dpmpp_2s`."""
+
+    denoiser: Callable
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def draw(self, key: jax.Array | None, x_t: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Go to the middle in log-SNR, and step with the denoiser there."""
+        level_t, level_s = level(self.schedule, t, x_t), level(self.schedule, s, x_t)
+        u = self.schedule.time((level_s.log_snr + level_t.log_snr) / 2)
+        level_u = level(self.schedule, u, x_t)
+        x_0 = x_0_of(self.denoiser(x_t, t), x_t)
+        x_u = exponential_euler(level_t, level_u, x_t, x_0).astype(x_t.dtype)
+        x_0 = jnp.where(is_clean(level_s), x_0, x_0_of(self.denoiser(x_u, u), x_u))
+        return exponential_euler(level_t, level_s, x_t, x_0)
 
 
-def exponential_euler(early: Level, late: Level, x_t: jax.Array, x_0: jax.Array) -> jax.Array:
+def exponential_euler(level_t: Level, level_s: Level, x_t: jax.Array, x_0: jax.Array) -> jax.Array:
     """The ODE from x_t to s with a constant denoiser: DDIM."""
-    return (
-        _transport(early, late, x_t, 0.0) - early.alpha * jnp.expm1(-_half_step(early, late)) * x_0
-    )
+    decayed = -jnp.expm1(-_half_step(level_t, level_s))
+    return _linear(level_t, level_s, x_t, 0.0) + level_s.alpha * decayed * x_0
 
 
-class Corrected(NamedTuple):
-    """UniPC's memory: the last corrected state and the prediction made from it, [B, *D], its sigma [B], the history."""
+class UniPCMemory(NamedTuple):
+    """What UniPC remembers.
+
+    Fields:
+      x: the last corrected state, [B, *D].
+      predicted: the prediction made from it, [B, *D].
+      sigma: sigma at its time, [B].
+      history: the denoised states.
+    """
 
     x: jax.Array
     predicted: jax.Array
@@ -255,8 +290,8 @@ def unipc(denoiser: Callable, schedule: Schedule, order: int = 2) -> Kernel:
     """Return UniPC-p: predict with p denoised states, then correct with the new one as well.
 
         predict  x_s from the polynomial through D at t and p - 1 earlier times (order p)
-        correct  x_s from the last corrected state, with D(x_s, s) added to the polynomial (order p
-        + 1)
+        correct  x_s from the last corrected state, with D(x_s, s) added to the polynomial
+                 (order p + 1)
 
     The correction of x_t takes place at the beginning of the step from t, with the denoiser call
     that this step needs anyway; the last state of a run is a prediction.
@@ -274,38 +309,62 @@ def unipc(denoiser: Callable, schedule: Schedule, order: int = 2) -> Kernel:
       `dpmpp_2m`.
     Source: Zhao et al. 2023, arXiv:2302.04867, Algorithms 1 and 2.
     """
-    _checks.positive_int("order", order)
-    _checks.values("order", order, "1, 2 or 3", lambda p: p <= 3)
-    step = Partial(_unipc_step, Static(order), as_function("denoiser", denoiser), schedule)
-    return Kernel(Partial(_unipc_start, Static(order), schedule), step)
+    return lift(UniPC(denoiser, schedule, order))
 
 
-def _unipc_start(order: Static, schedule: Schedule, x_init: jax.Array, t: jax.Array) -> Corrected:
-    x = x_init.astype(_rows.state_dtype(x_init.dtype))
-    sigma = jnp.broadcast_to(level(schedule, t, x).sigma, x.shape[:1])
-    return Corrected(x, x, sigma, _start(Static(order.value + 1), schedule, x_init, t))
+@pytree
+class UniPC(Algorithm):
+    """The algorithm of `unipc`."""
 
+    denoiser: Callable
+    schedule: Schedule
+    order: int = static(default=2)
 
-def _unipc_step(
-    order: Static, denoiser: Partial, schedule: Schedule,
-    key: jax.Array, carry: Corrected, x_t: jax.Array, t: Any, s: Any,
-) -> tuple[Corrected, jax.Array, jax.Array]:  # fmt: skip
-    early, late = level(schedule, s, x_t), level(schedule, t, x_t)
-    x_0, now, history = x_0_of(denoiser(x_t, t), x_t), late.log_snr / 2, carry.history
-    # Correct: from the last state, over the step that led here. The history's newest entry is where
-    # it began.
-    last = _rows.expand(history.half_log_snr[0], x_t)
-    taken = now - last
-    nodes = [jnp.ones_like(taken), *_places(last, taken, history, x_t)]
-    total = integral(nodes, polynomial(nodes, [x_0, *history.x_0]), moments(taken, order.value + 1))
-    corrected = late.sigma / _rows.expand(carry.sigma, x_t) * carry.x + late.alpha * total
-    # What another kernel did to the prediction in between, such as Langevin steps, is kept.
-    x = jnp.where(taken == 0, x_t, corrected + (x_t - carry.predicted))
-    # Predict.
-    h = _half_step(early, late)
-    used = History(history.x_0[: order.value - 1], history.half_log_snr[: order.value - 1])
-    nodes = [jnp.zeros_like(h), *_places(now, h, used, x_t)]
-    total = integral(nodes, polynomial(nodes, [x_0, *used.x_0]), moments(h, order.value))
-    x_s = (_transport(early, late, x, 0.0) + early.alpha * total).astype(x_t.dtype)
-    sigma = jnp.broadcast_to(late.sigma, x_t.shape[:1])
-    return Corrected(x, x_s.astype(x.dtype), sigma, _push(history, x_0, now)), x_s, no_weight(x_t)
+    def __post_init__(self) -> None:
+        _checks.positive_int("order", self.order)
+        _checks.values("order", self.order, "1, 2 or 3", lambda p: p <= 3)
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def init(self, x_init: jax.Array, t: jax.Array) -> UniPCMemory:
+        """Return the start as if it were corrected, and an empty history."""
+        x = x_init.astype(_rows.state_dtype(x_init.dtype))
+        sigma = jnp.broadcast_to(level(self.schedule, t, x).sigma, x.shape[:1])
+        return UniPCMemory(x, x, sigma, _empty(self.order, self.schedule, x_init, t))
+
+    def step(
+        self, key: Any, carry: UniPCMemory, x_t: jax.Array, t: Any, s: Any
+    ) -> tuple[UniPCMemory, jax.Array, jax.Array]:
+        """Correct x_t with the denoiser there, then predict x_s."""
+        level_t, level_s = level(self.schedule, t, x_t), level(self.schedule, s, x_t)
+        x_0 = x_0_of(self.denoiser(x_t, t), x_t)
+        x = self._corrected(carry, level_t, x_t, x_0)
+        x_s = self._predicted(carry.history, (level_t, level_s), x, x_0).astype(x_t.dtype)
+        sigma = jnp.broadcast_to(level_t.sigma, x_t.shape[:1])
+        history = _push(carry.history, x_0, level_t.log_snr / 2)
+        return UniPCMemory(x, x_s.astype(x.dtype), sigma, history), x_s, no_weight(x_t)
+
+    def _corrected(
+        self, carry: UniPCMemory, level_t: Level, x_t: jax.Array, x_0: jax.Array
+    ) -> jax.Array:
+        """x_t again, from the last corrected state: the history's newest entry is where that began."""
+        history, now = carry.history, level_t.log_snr / 2
+        last = _rows.expand(history.half_log_snr[0], x_t)
+        taken = now - last
+        nodes = [jnp.ones_like(taken), *_places(last, taken, history, x_t)]
+        coefficients = polynomial(nodes, [x_0, *history.x_0])
+        total = integral(nodes, coefficients, moments(taken, self.order + 1))
+        ratio = level_t.sigma / _rows.expand(carry.sigma, x_t)
+        corrected = ratio * carry.x + level_t.alpha * total
+        # What another kernel did to the prediction in between, such as Langevin steps, is kept.
+        return jnp.where(taken == 0, x_t, corrected + (x_t - carry.predicted))
+
+    def _predicted(
+        self, history: History, levels: tuple[Level, Level], x: jax.Array, x_0: jax.Array
+    ) -> jax.Array:
+        """x_s from the corrected x at t."""
+        level_t, level_s = levels
+        h, now = _half_step(level_t, level_s), level_t.log_snr / 2
+        used = History(*(entries[: self.order - 1] for entries in history))
+        nodes = [jnp.zeros_like(h), *_places(now, h, used, x)]
+        total = integral(nodes, polynomial(nodes, [x_0, *used.x_0]), moments(h, self.order))
+        return _linear(level_t, level_s, x, 0.0) + level_s.alpha * total

@@ -25,7 +25,6 @@ from jaxdiff.prediction._conversions import (
 from jaxdiff.prediction._denoiser import (
     THRESHOLDS,
     Denoised,
-    Denoiser,
     clip,
     dynamic_threshold,
     edm_input,
@@ -39,7 +38,6 @@ __all__ = [
     "THRESHOLDS",
     "Affine",
     "Denoised",
-    "Denoiser",
     "affine",
     "check_start",
     "clip",

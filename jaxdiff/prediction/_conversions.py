@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import _checks
+from jaxdiff import _checks, _rows
 from jaxdiff._functions import known_ahead
 from jaxdiff.forward import level, no_noise, rates
 from jaxdiff.schedules import Schedule
@@ -74,6 +74,7 @@ def affine(
         )  # positive, since lambda decreases; 0 where it is at its limit
         wronskian = jnp.maximum(wronskian, jnp.finfo(wronskian.dtype).tiny)
         return Affine(d_sigma / wronskian, -sigma / wronskian)
+    (sigma_data,) = _rows.cast(sigma.dtype, sigma_data)
     # EDM's network sees x_t / alpha, whose noise level is the ratio sigma / alpha.
     total = jnp.hypot(sigma, alpha * sigma_data)
     return Affine(alpha * sigma_data**2 / total**2, sigma * sigma_data / total)
@@ -202,6 +203,7 @@ def target(
         d_alpha, d_sigma = rates(schedule, t, x_0)
         value = d_alpha * x_0 + d_sigma * eps
     elif prediction == "edm":
+        (sigma_data,) = _rows.cast(sigma.dtype, sigma_data)
         value = (sigma / sigma_data * x_0 - alpha * sigma_data * eps) / jnp.hypot(
             sigma, alpha * sigma_data
         )

@@ -1,33 +1,37 @@
-"""What a denoiser is and says, and how a network of any prediction becomes one."""
+"""What a denoiser returns, and how a network of any prediction becomes one.
+
+A denoiser is a function (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D]. It returns a `Denoised`
+where it knows more.
+"""
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
-from jaxdiff.prediction._conversions import affine, check_sigma_data, check_start, says_nothing
+from jaxdiff.prediction._conversions import (
+    PREDICTIONS,
+    affine,
+    check_sigma_data,
+    check_start,
+    says_nothing,
+)
 from jaxdiff.schedules import Schedule
-
-Denoiser = Callable[[jax.Array, jax.Array], Any]
-"""(x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D]; or a `Denoised`, where the reverse variance is learned."""
-
-THRESHOLDS = ("static", "dynamic")
 
 
 class Denoised(NamedTuple):
-    """What a denoiser says of x_t where it says more than the mean.
+    """What a denoiser returns where it knows more than the mean.
 
     Fields:
       x_0: E[x_0 | x_t], [B, *D].
       fraction: position between the smallest (0) and the largest (1) log-variance of the reverse
-        step, [B, *D], or None; a network with a learned variance gives it.
-      variance: Var[x_0 | x_t] of each component, [B, *D], or None; an oracle gives it.
+        step, [B, *D], or None. A network with a learned variance gives it.
+      variance: Var[x_0 | x_t] of each component, [B, *D], or None. An oracle gives it.
     """
 
     x_0: jax.Array
@@ -52,7 +56,7 @@ def x_0_of(denoised: Any, x_t: jax.Array) -> jax.Array:
     return x_0
 
 
-def clip(limit: Any = 1.0) -> Partial:
+def clip(limit: Any = 1.0) -> Callable:
     """Return static thresholding: x_0 clipped to [-limit, limit].
 
     Args:
@@ -63,16 +67,26 @@ def clip(limit: Any = 1.0) -> Partial:
       ValueError: limit is not positive.
     Source: Ho et al. 2020, released code (clip_denoised).
     """
-    _checks.values("limit", limit, "a positive bound", lambda bound: bound > 0)
-    return Partial(_clip, limit)
+    return Clip(limit)
 
 
-def _clip(limit: Any, x_0: jax.Array) -> jax.Array:
-    return jnp.clip(x_0, -limit, limit)
+@pytree
+class Clip:
+    """The threshold of `clip`."""
+
+    limit: Any = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.values("limit", self.limit, "a positive bound", lambda bound: bound > 0)
+
+    def __call__(self, x_0: jax.Array) -> jax.Array:
+        """Clip."""
+        (limit,) = _rows.cast(x_0.dtype, self.limit)
+        return jnp.clip(x_0, -limit, limit)
 
 
-def dynamic_threshold(quantile: Any = 0.995, limit: Any = 1.0) -> Partial:
-    """Return dynamic thresholding: each example clipped to a quantile of its own |x_0|, then rescaled to the limit.
+def dynamic_threshold(quantile: Any = 0.995, limit: Any = 1.0) -> Callable:
+    """Return dynamic thresholding: each example is clipped to a quantile of its own |x_0|.
 
         s = max(limit, quantile(|x_0|)),   x_0 -> clip(x_0, -s, s) limit / s
 
@@ -85,15 +99,30 @@ def dynamic_threshold(quantile: Any = 0.995, limit: Any = 1.0) -> Partial:
       ValueError: quantile outside [0, 1], or limit is not positive.
     Source: Saharia et al. 2022, arXiv:2205.11487, Section 2.3.
     """
-    _checks.values("quantile", quantile, "a fraction in [0, 1]", lambda q: (q >= 0) & (q <= 1))
-    _checks.values("limit", limit, "a positive bound", lambda bound: bound > 0)
-    return Partial(_dynamic, quantile, limit)
+    return DynamicThreshold(quantile, limit)
 
 
-def _dynamic(quantile: Any, limit: Any, x_0: jax.Array) -> jax.Array:
-    size = jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)
-    bound = _rows.expand(jnp.maximum(size, limit).astype(x_0.dtype), x_0)
-    return jnp.clip(x_0, -bound, bound) * (limit / bound)
+@pytree
+class DynamicThreshold:
+    """The threshold of `dynamic_threshold`."""
+
+    quantile: Any = 0.995
+    limit: Any = 1.0
+
+    def __post_init__(self) -> None:
+        expected = "a fraction in [0, 1]"
+        _checks.values("quantile", self.quantile, expected, lambda q: (q >= 0) & (q <= 1))
+        _checks.values("limit", self.limit, "a positive bound", lambda bound: bound > 0)
+
+    def __call__(self, x_0: jax.Array) -> jax.Array:
+        """Clip each row, and bring it back to the limit."""
+        quantile, limit = _rows.cast(_rows.state_dtype(x_0.dtype), self.quantile, self.limit)
+        size = jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)
+        bound = _rows.expand(jnp.maximum(size, limit).astype(x_0.dtype), x_0)
+        return (jnp.clip(x_0, -bound, bound) * (limit / bound)).astype(x_0.dtype)
+
+
+THRESHOLDS: dict[str, Callable] = {"static": clip, "dynamic": dynamic_threshold}
 
 
 def make_denoiser(
@@ -105,7 +134,7 @@ def make_denoiser(
     sigma_data: Any = 0.5,
     learned_variance: bool = False,
     start: Any = 1.0,
-) -> Partial:
+) -> Callable:
     """Turn a network with any prediction type into a denoiser.
 
         D(x_t, t) = threshold(skip_t x_t + out_t apply(x_t, t))
@@ -135,39 +164,63 @@ def make_denoiser(
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15), for the learned variance.
     """
     check_start(schedule, prediction, start)
-    check_sigma_data(sigma_data)
-    if isinstance(threshold, str):
-        _checks.choice("threshold", threshold, THRESHOLDS)
-        threshold = clip() if threshold == "static" else dynamic_threshold()
-    limiter = None if threshold is None else as_function("threshold", threshold)
-    options = Static((prediction, learned_variance))
-    return Partial(_denoise, options, as_function("apply", apply), schedule, limiter, sigma_data)
-
-
-def _denoise(
-    options: Static,
-    apply: Partial,
-    schedule: Schedule,
-    threshold: Partial | None,
-    sigma_data: Any,
-    x_t: jax.Array,
-    t: Any,
-) -> Any:
-    _checks.floating("x_t", x_t)
-    prediction, learned_variance = options.value
-    t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
-    skip, out = affine(schedule, t, x_t, prediction=prediction, sigma_data=sigma_data)
-    out = jnp.where(says_nothing(schedule, t, out, prediction), jnp.nan, out)
-    output = apply(
-        edm_input(schedule, t, x_t, sigma_data=sigma_data) if prediction == "edm" else x_t, t
+    return NetworkDenoiser(
+        apply,
+        schedule,
+        prediction,
+        threshold,
+        sigma_data=sigma_data,
+        learned_variance=learned_variance,
     )
-    if learned_variance:
-        output, fraction = jnp.split(output, 2, axis=-1)
-    _checks.same_shape("the network's output", output, "x_t", x_t)
-    x_0 = skip * x_t + out * output
-    x_0 = (x_0 if threshold is None else threshold(x_0)).astype(x_t.dtype)
-    # Networks speak of the fraction in [-1, 1], centred on zero.
-    return Denoised(x_0, ((fraction + 1) / 2).astype(x_t.dtype)) if learned_variance else x_0
+
+
+@pytree
+class NetworkDenoiser:
+    """The denoiser of `make_denoiser`."""
+
+    apply: Callable
+    schedule: Schedule
+    prediction: str = static(default="eps")
+    threshold: Any = None
+    _: KW_ONLY
+    sigma_data: Any = 0.5
+    learned_variance: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        _checks.choice("prediction", self.prediction, PREDICTIONS)
+        check_sigma_data(self.sigma_data)
+        threshold = self.threshold
+        if isinstance(threshold, str):
+            _checks.choice("threshold", threshold, tuple(THRESHOLDS))
+            threshold = THRESHOLDS[threshold]()
+        if threshold is not None:
+            threshold = as_function("threshold", threshold)
+        put(self, apply=as_function("apply", self.apply), threshold=threshold)
+
+    def __call__(self, x_t: jax.Array, t: Any) -> Any:
+        """Return E[x_0 | x_t], or a `Denoised`."""
+        _checks.floating("x_t", x_t)
+        t = jnp.broadcast_to(jnp.asarray(t, _rows.state_dtype(x_t.dtype)), x_t.shape[:1])
+        options = {"prediction": self.prediction, "sigma_data": self.sigma_data}
+        skip, out = affine(self.schedule, t, x_t, **options)
+        out = jnp.where(says_nothing(self.schedule, t, out, self.prediction), jnp.nan, out)
+        seen = x_t
+        if self.prediction == "edm":
+            seen = edm_input(self.schedule, t, x_t, sigma_data=self.sigma_data)
+        output = self.apply(seen, t)
+        if self.learned_variance:
+            output, fraction = jnp.split(output, 2, axis=-1)
+        _checks.same_shape("the network's output", output, "x_t", x_t)
+        x_0 = skip * x_t + out * output
+        x_0 = (x_0 if self.threshold is None else self.threshold(x_0)).astype(x_t.dtype)
+        if not self.learned_variance:
+            return x_0
+        # A network's own range is [-1, 1], centred on zero.
+        return Denoised(x_0, ((fraction + 1) / 2).astype(x_t.dtype))
+
+    def short_name(self) -> str:
+        """What stands for the denoiser in the line of an algorithm."""
+        return f"{self.prediction}-prediction"
 
 
 def edm_input(schedule: Schedule, t: Any, x_t: jax.Array, *, sigma_data: Any = 0.5) -> jax.Array:
@@ -188,4 +241,5 @@ def edm_input(schedule: Schedule, t: Any, x_t: jax.Array, *, sigma_data: Any = 0
     """
     check_sigma_data(sigma_data)
     alpha, sigma, _ = level(schedule, t, x_t)
+    (sigma_data,) = _rows.cast(sigma.dtype, sigma_data)
     return (x_t / jnp.hypot(sigma, alpha * sigma_data)).astype(x_t.dtype)

@@ -77,7 +77,15 @@ class Dataset:
 
 
 def of(config: Any) -> Dataset:
-    """The data set of a run."""
+    """Return the data set of a run.
+
+    Args:
+      config: of the run.
+    Returns:
+      Dataset, whose examples are read when they are first asked for.
+    Raises:
+      ValueError: there is no such set, or it has no held-out examples.
+    """
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)

@@ -10,6 +10,7 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import likelihood, work
+from jaxdiff._extras import needs
 from jaxdiff.runs import loading, memory
 from jaxdiff.runs.probability import CHUNK, Estimators, Probability, Row
 
@@ -260,9 +261,8 @@ def _spread(estimators: Estimators, seed: int, x: np.ndarray) -> np.ndarray:
 
 def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     """Densities without a network, of the data spread over their bins; they are chosen on training data alone."""
-    from sklearn.mixture import GaussianMixture
-    from sklearn.neighbors import KernelDensity
-
+    mixtures = needs("sklearn.mixture", extra="cli")
+    neighbors = needs("sklearn.neighbors", extra="cli")
     train, _ = _train(estimators)
 
     null(estimators, held_out)
@@ -275,12 +275,12 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
         return max(models, key=lambda model: model.fit(fit).score_samples(validate).mean())
 
     def mixture(number: int) -> Any:
-        return GaussianMixture(
+        return mixtures.GaussianMixture(
             number, covariance_type="full", reg_covar=1e-3, random_state=estimators.seed
         )
 
     chosen = best([mixture(number) for number in (5, 10, 20, 40) if number <= len(fit)])
-    kernel = best([KernelDensity(bandwidth=width) for width in np.geomspace(0.1, 0.8, 8)])
+    kernel = best([neighbors.KernelDensity(bandwidth=width) for width in np.geomspace(0.1, 0.8, 8)])
     models = {
         "full Gaussian": mixture(1).fit(train).score_samples,
         f"mixture of {chosen.n_components} Gaussians": chosen.fit(train).score_samples,

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 import jaxdiff as jd
+from jaxdiff._extras import needs
 from jaxdiff.metrics import Comparison
 from jaxdiff.runs import loading, memory, recogniser
 from jaxdiff.runs.datasets import Dataset
@@ -99,8 +99,10 @@ def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     distance, index = np.full(len(x), np.inf), np.zeros(len(x), int)
     for start in range(0, dataset.splits["train"].num_examples, step):
         train, _ = dataset.examples("train", slice(start, start + step))
-        search = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(
-            train.reshape(len(train), -1)
+        search = (
+            needs("sklearn.neighbors", extra="cli")
+            .NearestNeighbors(n_neighbors=1, algorithm="brute")
+            .fit(train.reshape(len(train), -1))
         )
         here, place = (a[:, 0] for a in search.kneighbors(x.reshape(len(x), -1)))
         distance, index = np.where(here < distance, (here, start + place), (distance, index))

@@ -33,7 +33,7 @@ def _corrected(denoiser: Any, schedule: jd.Schedule, noise: Any) -> jd.Kernel:
 SAMPLERS = {
     "ancestral": Sampler(lambda d, s, n: kernels.ancestral(d, s), ode=False),
     "ddim": Sampler(lambda d, s, n: kernels.ddim(d, s, n), noise="eta"),
-    "euler": Sampler(lambda d, s, n: kernels.euler(d, s)),
+    "euler_t": Sampler(lambda d, s, n: kernels.euler_t(d, s)),
     "heun": Sampler(lambda d, s, n: kernels.heun(d, s, n), 2, "churn, gamma of each step"),
     "dpmpp_2s": Sampler(lambda d, s, n: kernels.dpmpp_2s(d, s), 2),
     "dpmpp_2m": Sampler(lambda d, s, n: kernels.dpmpp_2m(d, s, n), noise="tau"),
@@ -45,7 +45,7 @@ SAMPLERS = {
     "corrected": Sampler(_corrected, 2, "eta of the predictor", ode=False),
 }
 SamplerName = Literal[
-    "ancestral", "ddim", "euler", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",
+    "ancestral", "ddim", "euler_t", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",
     "euler_maruyama", "corrected",
 ]  # fmt: skip
 DEFAULT: SamplerName = "unipc_2"

@@ -10,6 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff import observations
+from jaxdiff._extras import needs
 from jaxdiff.runs import memory
 from jaxdiff.runs.datasets import Dataset
 
@@ -174,8 +175,7 @@ def _class(dataset: Dataset, seed: int) -> Task:
 
 def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     """A perceptron trained on noisy training images, as logits of one image, and the mean image of each class."""
-    from sklearn.neural_network import MLPClassifier
-
+    neural_network = needs("sklearn.neural_network", extra="cli")
     x, label = dataset.head("train", memory.affordable(10_000, dataset.event_shape))
     if label is None or dataset.num_classes is None:
         raise ValueError(f"task: expected a data set with labels for class, got {dataset.name}")
@@ -189,7 +189,9 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     noisy = np.concatenate([x, x + CLASSIFIER_NOISE * random.normal(size=x.shape)]).reshape(
         2 * len(x), -1
     )
-    network = MLPClassifier((64,), alpha=1e-2, early_stopping=True, random_state=seed)
+    network = neural_network.MLPClassifier(
+        (64,), alpha=1e-2, early_stopping=True, random_state=seed
+    )
     network.fit(noisy, np.concatenate([label, label]))
     hidden, last = zip(network.coefs_, network.intercepts_, strict=True)
     layers = [hidden, _of_all_classes(last, network.classes_, num_classes)]

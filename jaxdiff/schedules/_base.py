@@ -1,54 +1,54 @@
-"""What a schedule is, and the three families."""
+"""What a schedule is."""
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
+from jaxdiff._tree import one_line
 
 LOG_SNR_LIMIT = 80.0
 TINY = math.exp(-LOG_SNR_LIMIT / 2)  # an amplitude; its square is still a normal float32
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["log_snr_fn", "time_fn", "coefficients_fn"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
 class Schedule:
     """A noise schedule: lambda(t), its inverse, and the family that turns lambda into (alpha, sigma).
 
-    Fields:
-      log_snr_fn: t -> lambda, strictly decreasing.
-      time_fn: lambda -> t, its inverse.
-      coefficients_fn: (t, lambda) -> (alpha, sigma).
+    Times lie in [0, 1] and may have any shape (else ValueError; integer arrays: TypeError). Results
+    have their shape and dtype.
 
-    Times lie in [0, 1], of any shape (else ValueError; integer arrays: TypeError). Results have
-    their shape and dtype.
+    Each schedule is a subclass with its options as fields, and a pytree. It defines `log_snr_at`
+    and `time_at`; and `coefficients`, unless it preserves variance.
     """
 
-    log_snr_fn: Partial
-    time_fn: Partial
-    coefficients_fn: Partial
+    name = "schedule"
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """lambda_t, strictly decreasing in t."""
+        raise NotImplementedError
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The inverse of `log_snr_at`."""
+        raise NotImplementedError
+
+    def coefficients(self, t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(alpha_t, sigma_t) from t and lambda_t."""
+        return vp(log_snr)
 
     def log_snr(self, t: Any) -> jax.Array:
         """lambda_t = log(alpha_t^2 / sigma_t^2), in nats."""
-        return self.log_snr_fn(_as_time(t))
+        return self.log_snr_at(_as_time(t))
 
     def time(self, log_snr: Any) -> jax.Array:
         """The t at which lambda_t = log_snr: the inverse of `log_snr`, clipped to [0, 1]."""
-        return jnp.clip(self.time_fn(_as_float(log_snr)), 0.0, 1.0)
+        return jnp.clip(self.time_at(_as_float(log_snr)), 0.0, 1.0)
 
     def alpha_sigma(self, t: Any) -> tuple[jax.Array, jax.Array]:
         """The pair (alpha_t, sigma_t) of x_t = alpha_t x_0 + sigma_t eps."""
         t = _as_time(t)
-        return self.coefficients_fn(t, self.log_snr_fn(t))
+        return self.coefficients(t, self.log_snr_at(t))
 
     def alpha(self, t: Any) -> jax.Array:
         """alpha_t, the scale of the signal."""
@@ -63,6 +63,14 @@ class Schedule:
         t = _as_time(t)
         return jax.jvp(self.alpha_sigma, (t,), (jnp.ones_like(t),))[1]
 
+    def __repr__(self) -> str:
+        options: Any = self
+        return one_line(options, name=self.name)
+
+    def short_name(self) -> str:
+        """What stands for the schedule in the line of an algorithm."""
+        return self.name
+
 
 def _as_float(value: Any) -> jax.Array:
     value = jnp.asarray(value)
@@ -75,27 +83,18 @@ def _as_time(t: Any) -> jax.Array:
     return _as_float(t)
 
 
-def vp(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # The roots of sigmoid(lambda) and sigmoid(-lambda), accurate however small they are.
+def vp(log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The variance-preserving family: alpha^2 = sigmoid(lambda), sigma^2 = sigmoid(-lambda)."""
+    # The roots of the sigmoids, accurate however small they are.
     return jnp.exp(-jax.nn.softplus(-log_snr) / 2), jnp.exp(-jax.nn.softplus(log_snr) / 2)
 
 
-def ve(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.ones_like(log_snr), jnp.exp(-log_snr / 2)
-
-
-def flow(t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # Straight from t, not through lambda: alpha' = -1 and sigma' = 1 hold at the end-points too.
-    return lifted(1 - t), lifted(t)
-
-
 def lifted(x: jax.Array) -> jax.Array:
-    """max(x, TINY), with the derivative of x. (1 - t + TINY would do, but XLA folds the two constants into one.)"""
+    """max(x, TINY), with the derivative of x.
+
+    1 - t + TINY would be the same, but XLA folds the two constants into one.
+    """
     return x + jax.lax.stop_gradient(jnp.where(x < TINY, TINY - x, 0))
-
-
-def make(log_snr: Partial, time: Partial, coefficients: Any = vp) -> Schedule:
-    return Schedule(log_snr, time, Partial(coefficients))
 
 
 def log_snr_from_decay(decay: jax.Array) -> jax.Array:

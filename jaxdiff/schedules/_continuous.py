@@ -5,26 +5,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from jaxdiff import _checks
-from jaxdiff.schedules._base import (
-    LOG_SNR_LIMIT,
-    TINY,
-    Schedule,
-    flow,
-    lifted,
-    log_snr_from_decay,
-    make,
-    ve,
-)
+from jaxdiff import _checks, _rows
+from jaxdiff._tree import pytree
+from jaxdiff.schedules._base import LOG_SNR_LIMIT, TINY, Schedule, lifted, log_snr_from_decay
 
 
 def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Schedule:
     """Return the cosine schedule with log-SNR between two bounds.
 
-        alpha_t = cos(theta_t),  sigma_t = sin(theta_t),  lambda_t = -2 log tan(theta_t),  theta_t
-        linear in t
+        alpha_t = cos(theta_t),   sigma_t = sin(theta_t),   lambda_t = -2 log tan(theta_t)
+
+    theta_t is linear in t.
 
     Args:
       log_snr_min: lambda at t = 1; -inf for zero terminal SNR, where an eps prediction says nothing
@@ -38,32 +30,42 @@ def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Sche
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (17); bounds: Hoogeboom et al. 2023,
     arXiv:2301.11093.
     """
-    below = f"a value below log_snr_max = {log_snr_max}"
-    _checks.values("log_snr_min", log_snr_min, below, lambda v: v < log_snr_max, finite=False)
-    bounds = (log_snr_min, log_snr_max)
-    return make(Partial(_cosine_log_snr, *bounds), Partial(_cosine_time, *bounds))
+    return Cosine(log_snr_min, log_snr_max)
 
 
-def _cosine_angles(
-    log_snr_min: Any, log_snr_max: Any, dtype: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """theta_0, pi/2 - theta_1 (without the cancellation) and the span between the two angles."""
-    low = jnp.arctan(jnp.exp(-jnp.asarray(log_snr_max, dtype) / 2))
-    high = jnp.arctan(jnp.exp(jnp.asarray(log_snr_min, dtype) / 2))
-    return low, high, jnp.pi / 2 - low - high
+@pytree
+class Cosine(Schedule):
+    """The schedule of `cosine`."""
 
+    log_snr_min: Any = -15.0
+    log_snr_max: Any = math.inf
 
-def _cosine_log_snr(log_snr_min: Any, log_snr_max: Any, t: jax.Array) -> jax.Array:
-    low, high, span = _cosine_angles(log_snr_min, log_snr_max, t.dtype)
-    # cos(theta) as the sine of the complement: exact at both ends.
-    return 2 * (
-        jnp.log(jnp.sin(high + (1 - t) * span) + TINY) - jnp.log(jnp.sin(low + t * span) + TINY)
-    )
+    name = "cosine"
 
+    def __post_init__(self) -> None:
+        below = f"a value below log_snr_max = {self.log_snr_max}"
+        _checks.values(
+            "log_snr_min", self.log_snr_min, below, lambda v: v < self.log_snr_max, finite=False
+        )
 
-def _cosine_time(log_snr_min: Any, log_snr_max: Any, log_snr: jax.Array) -> jax.Array:
-    low, _, span = _cosine_angles(log_snr_min, log_snr_max, log_snr.dtype)
-    return (jnp.arctan(jnp.exp(-log_snr / 2)) - low) / span
+    def _angles(self, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """theta_0, pi/2 - theta_1 (without the cancellation) and the span between the two angles."""
+        low = jnp.arctan(jnp.exp(-jnp.asarray(self.log_snr_max, dtype) / 2))
+        high = jnp.arctan(jnp.exp(jnp.asarray(self.log_snr_min, dtype) / 2))
+        return low, high, jnp.pi / 2 - low - high
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """-2 log tan(theta_t)."""
+        low, high, span = self._angles(t.dtype)
+        # cos(theta) as the sine of the complement: exact at both ends.
+        return 2 * (
+            jnp.log(jnp.sin(high + (1 - t) * span) + TINY) - jnp.log(jnp.sin(low + t * span) + TINY)
+        )
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The angle's place between its ends."""
+        low, _, span = self._angles(log_snr.dtype)
+        return (jnp.arctan(jnp.exp(-log_snr / 2)) - low) / span
 
 
 def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
@@ -80,22 +82,33 @@ def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
       ValueError: not 0 < beta_min <= beta_max.
     Source: Song et al. 2021, arXiv:2011.13456, Eq. (33).
     """
-    _checks.values("beta_min", beta_min, "a positive rate", lambda v: v > 0)
-    _checks.values(
-        "beta_max", beta_max, f"a rate of at least beta_min = {beta_min}", lambda v: v >= beta_min
-    )
-    return make(
-        Partial(_linear_log_snr, beta_min, beta_max), Partial(_linear_time, beta_min, beta_max)
-    )
+    return Linear(beta_min, beta_max)
 
 
-def _linear_log_snr(beta_min: Any, beta_max: Any, t: jax.Array) -> jax.Array:
-    return log_snr_from_decay(beta_min * t + (beta_max - beta_min) * t**2 / 2)
+@pytree
+class Linear(Schedule):
+    """The schedule of `linear`."""
 
+    beta_min: Any = 0.1
+    beta_max: Any = 20.0
 
-def _linear_time(beta_min: Any, beta_max: Any, log_snr: jax.Array) -> jax.Array:
-    decay = jax.nn.softplus(-log_snr)
-    return 2 * decay / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * decay))
+    name = "linear"
+
+    def __post_init__(self) -> None:
+        least = f"a rate of at least beta_min = {self.beta_min}"
+        _checks.values("beta_min", self.beta_min, "a positive rate", lambda v: v > 0)
+        _checks.values("beta_max", self.beta_max, least, lambda v: v >= self.beta_min)
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """-log(exp(B(t)) - 1)."""
+        beta_min, beta_max = _rows.cast(t.dtype, self.beta_min, self.beta_max)
+        return log_snr_from_decay(beta_min * t + (beta_max - beta_min) * t**2 / 2)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The root of the quadratic equation B(t) = log(1 + exp(-lambda))."""
+        beta_min, beta_max = _rows.cast(log_snr.dtype, self.beta_min, self.beta_max)
+        decay = jax.nn.softplus(-log_snr)
+        return 2 * decay / (beta_min + jnp.sqrt(beta_min**2 + 2 * (beta_max - beta_min) * decay))
 
 
 def sigmoid(
@@ -120,38 +133,55 @@ def sigmoid(
     Source: Jabri et al. 2022, arXiv:2212.11972, Algorithm 1, with its clipping at clip_min made
     affine: no plateau.
     """
-    _checks.finite("start", start)
-    _checks.values("end", end, f"a value above start = {start}", lambda v: v > start)
-    _checks.values("tau", tau, "a positive temperature", lambda v: v > 0)
-    _checks.values("clip_min", clip_min, "a value in (0, 1)", lambda v: (v > 0) & (v < 1))
-    options = (start / tau, end / tau, clip_min)
-    return make(Partial(_sigmoid_log_snr, *options), Partial(_sigmoid_time, *options))
+    return Sigmoid(start, end, tau, clip_min)
 
 
-def _sigmoid_log_snr(start: Any, end: Any, clip_min: Any, t: jax.Array) -> jax.Array:
-    # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)); the common 1 / cosh(z / 2)
-    # cancels in g / (1 - g).
-    span = end - start
-    left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(
-        end / 2, -end / 2
-    )  # log g, but for a constant
-    gone = _log_sinh(t * span / 2) - jnp.logaddexp(
-        start / 2, -start / 2
-    )  # log(1 - g), with the same constant
-    gone_clipped = jnp.logaddexp(gone + jnp.log1p(-clip_min), left - LOG_SNR_LIMIT)
-    return (jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone_clipped).astype(t.dtype)
+@pytree
+class Sigmoid(Schedule):
+    """The schedule of `sigmoid`."""
+
+    start: Any = -3.0
+    end: Any = 3.0
+    tau: Any = 1.0
+    clip_min: Any = 1e-9
+
+    name = "sigmoid"
+
+    def __post_init__(self) -> None:
+        above = f"a value above start = {self.start}"
+        _checks.finite("start", self.start)
+        _checks.values("end", self.end, above, lambda v: v > self.start)
+        _checks.values("tau", self.tau, "a positive temperature", lambda v: v > 0)
+        _checks.values("clip_min", self.clip_min, "a value in (0, 1)", lambda v: (v > 0) & (v < 1))
+
+    def _options(self, dtype: Any) -> tuple[Any, Any, Any]:
+        """Both ends, in units of the temperature, and clip_min."""
+        start, end, tau, clip_min = _rows.cast(dtype, self.start, self.end, self.tau, self.clip_min)
+        return start / tau, end / tau, clip_min
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """The log of alpha^2 / (1 - alpha^2)."""
+        start, end, clip_min = self._options(t.dtype)
+        # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)), and the common 1 / cosh(z / 2)
+        # cancels in g / (1 - g). Below are log g and log(1 - g), but for the same constant.
+        span = end - start
+        left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(end / 2, -end / 2)
+        gone = _log_sinh(t * span / 2) - jnp.logaddexp(start / 2, -start / 2)
+        gone_clipped = jnp.logaddexp(gone + jnp.log1p(-clip_min), left - LOG_SNR_LIMIT)
+        return (jnp.logaddexp(left, gone + jnp.log(clip_min)) - gone_clipped).astype(t.dtype)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The place on the logistic curve."""
+        start, end, clip_min = self._options(log_snr.dtype)
+        gone = jax.nn.sigmoid(-log_snr) / (1 - clip_min)  # 1 - g
+        low, high = jax.nn.sigmoid(start), jax.nn.sigmoid(end)
+        level = jnp.clip(low + gone * (high - low), low, high)
+        return (jnp.log(level) - jnp.log1p(-level) - start) / (end - start)
 
 
 def _log_sinh(x: jax.Array) -> jax.Array:
     """log(2 sinh(x)) for x >= 0, however large."""
     return x + jnp.log(-jnp.expm1(-2 * x) + TINY**2)
-
-
-def _sigmoid_time(start: Any, end: Any, clip_min: Any, log_snr: jax.Array) -> jax.Array:
-    gone = jax.nn.sigmoid(-log_snr) / (1 - clip_min)  # 1 - g
-    low, high = jax.nn.sigmoid(start), jax.nn.sigmoid(end)
-    level = jnp.clip(low + gone * (high - low), low, high)
-    return (jnp.log(level) - jnp.log1p(-level) - start) / (end - start)
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
@@ -170,23 +200,37 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
     Source: Song et al. 2021, arXiv:2011.13456, Eq. (31); levels: Karras et al. 2022,
     arXiv:2206.00364, Table 1.
     """
-    _checks.values("sigma_min", sigma_min, "a positive noise level", lambda v: v > 0)
-    _checks.values(
-        "sigma_max", sigma_max, f"a level above sigma_min = {sigma_min}", lambda v: v > sigma_min
-    )
-    return make(
-        Partial(_edm_log_snr, sigma_min, sigma_max), Partial(_edm_time, sigma_min, sigma_max), ve
-    )
+    return EDM(sigma_min, sigma_max)
 
 
-def _edm_log_snr(sigma_min: Any, sigma_max: Any, t: jax.Array) -> jax.Array:
-    return -2 * ((1 - t) * jnp.log(sigma_min) + t * jnp.log(sigma_max)).astype(t.dtype)
+@pytree
+class EDM(Schedule):
+    """The schedule of `edm`."""
 
+    sigma_min: Any = 0.002
+    sigma_max: Any = 80.0
 
-def _edm_time(sigma_min: Any, sigma_max: Any, log_snr: jax.Array) -> jax.Array:
-    return ((-log_snr / 2 - jnp.log(sigma_min)) / jnp.log(sigma_max / sigma_min)).astype(
-        log_snr.dtype
-    )
+    name = "edm"
+
+    def __post_init__(self) -> None:
+        above = f"a level above sigma_min = {self.sigma_min}"
+        _checks.values("sigma_min", self.sigma_min, "a positive noise level", lambda v: v > 0)
+        _checks.values("sigma_max", self.sigma_max, above, lambda v: v > self.sigma_min)
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """-2 log sigma_t."""
+        low, high = (jnp.log(jnp.asarray(v, t.dtype)) for v in (self.sigma_min, self.sigma_max))
+        return -2 * ((1 - t) * low + t * high)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The place of log sigma between its ends."""
+        sigma_min, sigma_max = _rows.cast(log_snr.dtype, self.sigma_min, self.sigma_max)
+        low = jnp.log(jnp.asarray(sigma_min, log_snr.dtype))
+        return (-log_snr / 2 - low) / jnp.log(jnp.asarray(sigma_max / sigma_min, log_snr.dtype))
+
+    def coefficients(self, t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The variance-exploding family: (1, exp(-lambda / 2))."""
+        return jnp.ones_like(log_snr), jnp.exp(-log_snr / 2)
 
 
 def rectified_flow() -> Schedule:
@@ -198,12 +242,23 @@ def rectified_flow() -> Schedule:
       A flow-family Schedule, with lambda = +inf at t = 0 and -inf at t = 1 (+-LOG_SNR_LIMIT).
     Source: Liu et al. 2022, arXiv:2209.03003, Eq. (1); Lipman et al. 2022, arXiv:2210.02747.
     """
-    return make(Partial(_flow_log_snr), Partial(_flow_time), flow)
+    return RectifiedFlow()
 
 
-def _flow_log_snr(t: jax.Array) -> jax.Array:
-    return 2 * (jnp.log(lifted(1 - t)) - jnp.log(lifted(t)))
+@pytree
+class RectifiedFlow(Schedule):
+    """The schedule of `rectified_flow`."""
 
+    name = "rectified_flow"
 
-def _flow_time(log_snr: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(-log_snr / 2)
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """2 log((1 - t) / t)."""
+        return 2 * (jnp.log(lifted(1 - t)) - jnp.log(lifted(t)))
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """sigmoid(-lambda / 2)."""
+        return jax.nn.sigmoid(-log_snr / 2)
+
+    def coefficients(self, t: jax.Array, log_snr: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The flow family, (1 - t, t), from t itself: so the derivatives hold at both ends too."""
+        return lifted(1 - t), lifted(t)

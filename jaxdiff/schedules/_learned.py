@@ -4,11 +4,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from jaxdiff import _checks
+from jaxdiff import _checks, _rows
 from jaxdiff._functions import known_ahead
-from jaxdiff.schedules._base import Schedule, make
+from jaxdiff._tree import pytree
+from jaxdiff.schedules._base import Schedule
 
 
 @known_ahead
@@ -69,22 +69,32 @@ def learned(parameters: dict[str, Any]) -> Schedule:
         raise ValueError(
             f"parameters: expected {', '.join(names)} of shapes (), (), (num_bins,), got {shapes}"
         )
-    fields = tuple(parameters[name] for name in names)
-    return make(Partial(_log_snr, *fields), Partial(_time, *fields))
+    return Learned(*(parameters[name] for name in names))
 
 
-def _knots(low: Any, high: Any, logits: Any, dtype: Any) -> tuple[jax.Array, jax.Array]:
-    """Times and log-SNRs of the bins' edges, from t = 0 on."""
-    shares = jax.nn.softmax(jnp.asarray(logits, dtype))
-    ts = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(shares)[:-1], jnp.ones(1, dtype)])
-    fractions = jnp.arange(len(shares) + 1, dtype=dtype) / len(shares)
-    return ts, high + fractions * (low - high)
+@pytree
+class Learned(Schedule):
+    """The schedule of `learned`, with its parameters as fields."""
 
+    log_snr_min: Any
+    log_snr_max: Any
+    logits: Any
 
-def _log_snr(low: Any, high: Any, logits: Any, t: jax.Array) -> jax.Array:
-    return jnp.interp(t, *_knots(low, high, logits, t.dtype)).astype(t.dtype)
+    name = "learned"
 
+    def _knots(self, dtype: Any) -> tuple[jax.Array, jax.Array]:
+        """Times and log-SNRs of the bins' edges, from t = 0 on."""
+        shares = jax.nn.softmax(jnp.asarray(self.logits, dtype))
+        ts = jnp.concatenate([jnp.zeros(1, dtype), jnp.cumsum(shares)[:-1], jnp.ones(1, dtype)])
+        fractions = jnp.arange(len(shares) + 1, dtype=dtype) / len(shares)
+        low, high = _rows.cast(dtype, self.log_snr_min, self.log_snr_max)
+        return ts, high + fractions * (low - high)
 
-def _time(low: Any, high: Any, logits: Any, log_snr: jax.Array) -> jax.Array:
-    ts, levels = _knots(low, high, logits, log_snr.dtype)
-    return jnp.interp(-log_snr, -levels, ts)
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """Linear in t within a bin."""
+        return jnp.interp(t, *self._knots(t.dtype)).astype(t.dtype)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """Linear in lambda within a bin."""
+        ts, levels = self._knots(log_snr.dtype)
+        return jnp.interp(-log_snr, -levels, ts)

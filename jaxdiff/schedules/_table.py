@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from jaxdiff import _checks
-from jaxdiff.schedules._base import LOG_SNR_LIMIT, Schedule, log_snr_from_decay, make
+from jaxdiff._tree import pytree
+from jaxdiff.schedules._base import LOG_SNR_LIMIT, Schedule, log_snr_from_decay
 
 
 def from_betas(betas: Any) -> Schedule:
@@ -40,7 +40,37 @@ def from_betas(betas: Any) -> Schedule:
     _checks.values("betas", betas, "non-decreasing values", lambda b: np.diff(b) >= 0)
     table = _checks.known(betas)
     decay = _decay(jnp, betas) if table is None else _decay(np, np.asarray(table, np.float64))
-    return make(Partial(_table_log_snr, decay), Partial(_table_time, decay))
+    return Table(decay)
+
+
+@pytree
+class Table(Schedule):
+    """The schedule of `from_betas`.
+
+    Fields:
+      decay: -log alpha_bar_i for i = 0 .. T, [T + 1].
+    """
+
+    decay: Any
+
+    name = "from_betas"
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        """-log alpha_t^2 between the table's times, and lambda from it."""
+        decay = jnp.asarray(self.decay, t.dtype)
+        steps = decay.shape[0] - 1
+        index = jnp.clip(jnp.floor(t * steps).astype(int), 0, steps - 1)
+        place = t * steps - index.astype(t.dtype)
+        return log_snr_from_decay(decay[index] + place * (decay[index + 1] - decay[index]))
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        """The place of -log alpha^2 in the table."""
+        decay = jnp.asarray(self.decay, log_snr.dtype)
+        times = jnp.arange(decay.shape[0], dtype=log_snr.dtype) / (decay.shape[0] - 1)
+        return jnp.interp(jax.nn.softplus(-log_snr), decay, times)
+
+    def __repr__(self) -> str:
+        return f"from_betas(<{jnp.size(self.decay) - 1} betas>)"
 
 
 def _decay(numpy: Any, betas: Any) -> Any:
@@ -52,18 +82,3 @@ def _decay(numpy: Any, betas: Any) -> Any:
 
 def _last(betas: np.ndarray) -> np.ndarray:
     return np.arange(betas.size) == betas.size - 1
-
-
-def _table_log_snr(decay: Any, t: jax.Array) -> jax.Array:
-    decay = jnp.asarray(decay, t.dtype)
-    steps = decay.shape[0] - 1
-    index = jnp.clip(jnp.floor(t * steps).astype(int), 0, steps - 1)
-    return log_snr_from_decay(
-        decay[index] + (t * steps - index) * (decay[index + 1] - decay[index])
-    )
-
-
-def _table_time(decay: Any, log_snr: jax.Array) -> jax.Array:
-    decay = jnp.asarray(decay, log_snr.dtype)
-    times = jnp.arange(decay.shape[0], dtype=log_snr.dtype) / (decay.shape[0] - 1)
-    return jnp.interp(jax.nn.softplus(-log_snr), decay, times)

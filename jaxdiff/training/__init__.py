@@ -1,5 +1,10 @@
 """Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
 
+from jaxdiff._extras import needs
+
+for _library in ("optax", "orbax.checkpoint", "filelock", "tensorboardX"):
+    needs(_library, extra="train")
+
 from jaxdiff.training.checkpoints import Checkpoints
 from jaxdiff.training.loop import Progress, Stop, fit, run_updates, stopping
 from jaxdiff.training.objective import (

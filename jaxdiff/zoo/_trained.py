@@ -118,7 +118,17 @@ class Trained:
 def network_denoiser(
     model: Any, prediction: str, *, levels: int | None = None, sigma_data: float = 0.5
 ) -> Callable:
-    """Make denoisers of a network: (params, schedule, threshold=, label=, dropout_key=) -> denoiser."""
+    """Return what makes denoisers of a network.
+
+    Args:
+      model: the network, `models.Model`.
+      prediction: as `make_denoiser` takes it, or "levels".
+      levels: grey levels of the data, which "levels" needs.
+      sigma_data: standard deviation of the data.
+    Returns:
+      A function (params, schedule, *, threshold=None, **inputs) -> denoiser, where the inputs are
+      the network's, such as label and dropout_key.
+    """
 
     def make(params: Any, schedule: Schedule, *, threshold: Any = None, **inputs: Any) -> Callable:
         apply = Partial(model.apply, params, **inputs)

@@ -33,7 +33,7 @@ KERNELS = {
     "ancestral_half": Contract(lambda d, s: kernels.ancestral(d, s, 0.5), False),
     "ddim": Contract(kernels.ddim, True, 1),
     "ddim_half": Contract(lambda d, s: kernels.ddim(d, s, 0.5), False),
-    "euler": Contract(kernels.euler, True, 1, denoises=False),
+    "euler_t": Contract(kernels.euler_t, True, 1, denoises=False),
     "heun": Contract(kernels.heun, True, 2),
     "heun_churn": Contract(
         lambda d, s: kernels.heun(d, s, 0.1), False, continuous=False, denoises=False
@@ -63,7 +63,7 @@ KERNELS = {
 COSTLY = {"adaptive", "langevin", "unipc_1", "sde_dpmpp_3m", "ancestral_half"}
 # The contract of these, and of close relatives of others, is proved behind the slow marker.
 SLOW = COSTLY | {
-    "ancestral_large", "ddim_half", "dpmpp_1s", "dpmpp_2s", "euler", "euler_maruyama", "heun_churn", "sde_dpmpp_2m", "unipc_3",
+    "ancestral_large", "ddim_half", "dpmpp_1s", "dpmpp_2s", "euler_t", "euler_maruyama", "heun_churn", "sde_dpmpp_2m", "unipc_3",
 }  # fmt: skip
 
 
