@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from jaxdiff import training
 from jaxdiff.cli import errors, pictures
-from jaxdiff.runs import machine, require, samplers, sampling
+from jaxdiff.runs import loading, machine, require, samplers, sampling
 from jaxdiff.runs.samplers import SamplerName
 
 
@@ -51,20 +51,22 @@ class Options:
     """How often each is timed. They take turns, so that other work on the machine slows all."""
 
 
-def prepared(run: sampling.Run, sampler: str, steps: int, options: Options) -> Any:
+def prepared(run: loading.Run, sampler: str, steps: int, options: Options) -> Any:
     """Compile a function that draws one batch and returns its samples a second."""
     devices = jax.local_device_count()
     per_device = options.batch // devices
-    ts = samplers.make_grid(run.schedule, "uniform", steps)
-    program = sampling.program(run, per_device, ts, sampler=sampler, guidance=options.guidance)
+    ts = samplers.make_grid(run.trained.schedule, "uniform", steps)
+    program = sampling.program(
+        run.trained, per_device, ts, sampler=sampler, guidance=options.guidance
+    )
     first = jnp.arange(devices) * per_device
-    classes = run.model.num_classes
+    classes = run.trained.num_classes
     rows = jnp.arange(devices * per_device).reshape(devices, per_device)
     labels = None if classes is None else rows % classes
 
     def draw() -> float:
         began = time.monotonic()
-        jax.block_until_ready(program(run.params, first, labels))
+        jax.block_until_ready(program(run.trained.params, first, labels))
         return devices * per_device / (time.monotonic() - began)
 
     draw()
@@ -75,12 +77,12 @@ def main(options: Options) -> list[dict[str, Any]]:
     """Time every sampler, print a table and draw it."""
     require.counts(options, batch=1, rounds=1, steps=1)
     require.numbers(options, guidance=require.FINITE)
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     if options.batch % jax.local_device_count():
         raise ValueError(
             f"batch: expected a multiple of {jax.local_device_count()} devices, got {options.batch}"
         )
-    if run.model.num_classes is None and options.guidance != 1:
+    if run.trained.num_classes is None and options.guidance != 1:
         raise ValueError(
             f"guidance: expected 1, because the run does not have classes, got {options.guidance}"
         )

@@ -34,7 +34,7 @@ from matplotlib import pyplot as plt
 import jaxdiff as jd
 from jaxdiff import binomial, metrics, models, oracles, training
 from jaxdiff.cli import errors, pictures
-from jaxdiff.runs import estimates, loop, machine, records, require, samplers, sampling
+from jaxdiff.runs import estimates, loading, loop, machine, records, require, samplers, sampling
 from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.probability import Estimators, Probability
 from jaxdiff.runs.seeds import another, key_of
@@ -234,7 +234,7 @@ def heartbeat(options: Heartbeat) -> bool:
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
 
-    def denoiser_of(params: Any) -> Partial:
+    def denoiser_of(params: Any) -> Callable:
         return binomial.make_denoiser(Partial(model.apply, params), schedule)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
@@ -242,7 +242,8 @@ def heartbeat(options: Heartbeat) -> bool:
             rows.key, len(x_0), first=rows.first, total=rows.total
         )
         index = (times * options.chain_steps).astype(int)
-        return binomial.vlb(rows.keys, denoiser_of(params), schedule, ts, x_0, index=index) / BIT
+        denoiser = denoiser_of(params)
+        return binomial.vlb(rows.keys, denoiser, schedule, x_0, ts=ts, index=index) / BIT
 
     def batch(step: int) -> np.ndarray:
         chosen = np.random.default_rng([options.seed, step]).integers(5, size=options.batch_size)
@@ -253,11 +254,11 @@ def heartbeat(options: Heartbeat) -> bool:
     if params is None:
         return False
 
-    def bound(denoiser: Partial) -> tuple[float, float]:
+    def bound(denoiser: Callable) -> tuple[float, float]:
         """The bound's mean over all five sequences, which is exact, and over paths, which is not."""
         x_0 = jnp.tile(law.sequences, (options.examples, 1))
         terms = jax.jit(binomial.vlb_terms)(
-            jax.random.key(options.seed), denoiser, schedule, ts, x_0
+            jax.random.key(options.seed), denoiser, schedule, x_0, ts=ts
         )
         return mean_bits(-terms.sum(0).reshape(-1, 5).mean(1))
 
@@ -500,7 +501,7 @@ def mnist(options: Mnist) -> bool:
     require.seed(options.seed)
     require.counts(options, num=2, examples=2, steps=1, chain_steps=1)
     require.numbers(options, guidance=require.FINITE)
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     most = len(others_and_last(run.dataset)[0])
@@ -512,22 +513,24 @@ def mnist(options: Mnist) -> bool:
         raise ValueError(
             f"num: expected at most {most}, as many as a perfect model has, got {options.num}"
         )
-    if run.model.num_classes is None and options.guidance != 1:
+    if run.trained.num_classes is None and options.guidance != 1:
         raise ValueError(
             f"guidance: expected 1, because the run has no classes, got {options.guidance}"
         )
     labels = (
-        None if run.model.num_classes is None else np.arange(options.num) % run.model.num_classes
+        None
+        if run.trained.num_classes is None
+        else np.arange(options.num) % run.trained.num_classes
     )
     x = sampling.generate(
-        run,
+        run.trained,
         options.num,
         seed=options.seed,
         labels=labels,
         guidance=options.guidance,
         sampler=options.sampler,
         steps=options.steps,
-        keep=True,
+        keep=run.folder / "samples" / "parts",
         batch_size=run.config.batch_size,
     ).x
     ours, floor = parzen(x, run.dataset)

@@ -9,7 +9,7 @@ from helpers import build, png
 
 from jaxdiff import training
 from jaxdiff.cli import evaluate, posterior, sample, train
-from jaxdiff.runs import sampling
+from jaxdiff.runs import loading
 from jaxdiff.runs.config import PRESETS, Config, Network
 from jaxdiff.runs.methods import Particles
 from jaxdiff.runs.probability import Probability
@@ -74,8 +74,8 @@ def test_the_scripts_take_it(
         line["held_out_loss"] for line in training.read_log(config.run) if "held_out_loss" in line
     ]
     assert losses[-1] < losses[0]
-    run = sampling.load_run(config.run)
-    assert (run.dataset.event_shape, run.model.num_classes) == ((32, 32, 3), 3)
+    run = loading.load_run(config.run)
+    assert (run.dataset.event_shape, run.trained.num_classes) == ((32, 32, 3), 3)
     sample.main(sample.Options(run=config.run, num=2, steps=2))
     assert np.load(config.run / "samples" / "samples.npz")["x"].shape == (2, 32, 32, 3)
 

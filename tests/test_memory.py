@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import data, training
+from jaxdiff import data, training, zoo
 from jaxdiff.cli import errors, evaluate, interpolate, train
 from jaxdiff.runs import (
     build,
     calibration,
     datasets,
     denoising,
+    loading,
     loop,
     memory,
     quality,
     recogniser,
-    sampling,
     tasks,
 )
 from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network
@@ -88,7 +88,7 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(
         ("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f"))
     )
     points = datasets.Dataset("points", (2,), None, None, lambda: splits)
-    dataset = points if config.dataset == TINY.dataset else datasets.load(config)
+    dataset = points if config.dataset == TINY.dataset else datasets.of(config)
     model = build.make_model(config, dataset)
     learned = jd.schedules.learned_parameters() if objective == "learned" else {}
     params = {"network": model.init(jax.random.key(0), dataset.event_shape), "schedule": learned}
@@ -307,16 +307,14 @@ class Watched:
         return jnp.zeros_like(x)
 
 
-def untrained(
-    config: Config, splits: dict[str, data.Split], shape: tuple[int, ...]
-) -> sampling.Run:
+def untrained(config: Config, splits: dict[str, data.Split], shape: tuple[int, ...]) -> loading.Run:
     """A run with a network as it is initialised."""
     dataset = datasets.Dataset(
         "points", shape, None, None if len(shape) == 1 else 256, lambda: splits
     )
     model = build.make_model(config, dataset)
     params = model.init(jax.random.key(0), shape)
-    return sampling.Run(config.run, config, dataset, jd.schedules.cosine(), model, params, 0)
+    return loading.assemble(config, dataset, model, {"network": params, "schedule": {}})
 
 
 def test_no_script_gives_the_network_more_rows_than_a_batch(
@@ -332,7 +330,7 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(
     }
     config = dataclasses.replace(DIGITS, run=tmp_path, batch_size=12)
     run, watched = untrained(config, images, (8, 8, 1)), Watched(set())
-    monkeypatch.setattr(sampling.Run, "denoiser", lambda *_, **__: watched)
+    monkeypatch.setattr(zoo.Trained, "denoiser", lambda *_, **__: watched)
     errors = denoising.denoising_errors(run, num_times=1, examples=30, seed=0)
     assert errors[0]["x_0_error"] > 0
     x_0, y_0 = interpolate.pairs(run, interpolate.Options(tmp_path, strips=4))

@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 import jaxdiff as jd
 from jaxdiff import data as jd_data
 from jaxdiff.cli import posterior, posterior_pictures, train
-from jaxdiff.runs import cache, calibration, datasets, methods, posteriors, sampling, tasks
+from jaxdiff.runs import calibration, datasets, loading, methods, posteriors, sampling, tasks
 from jaxdiff.runs.config import PRESETS, Network
 
 CONFIG = dataclasses.replace(
@@ -31,7 +31,7 @@ TASKS = typing.get_args(tasks.TaskName)
 
 @pytest.fixture(scope="module")
 def dataset() -> datasets.Dataset:
-    return datasets.load(CONFIG)
+    return datasets.of(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -172,11 +172,10 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
 def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option in turn, with methods that it is nothing to; more images draw the new ones alone."""
     drawn: list[int] = []
-    read = sampling.load_run(run)
+    read = loading.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
-    def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
-        drawn.extend(missing)
+    def instead(run, problem, name, number, *_):  # of the programs
         sizes = {
             "x": (number, 8, 8, 1),
             "log_weights": (number,),
@@ -184,17 +183,20 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
             "ess": (2,),
             "seconds": (),
         }
-        return {
-            i: cache.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing
-        }
 
-    monkeypatch.setattr(posteriors, "_draw_missing", instead)
+        def make(numbers: list[int]) -> list[dict]:
+            drawn.extend(numbers)
+            return [{f: np.ones(s) for f, s in sizes.items()} for _ in numbers]
+
+        return make
+
+    monkeypatch.setattr(posteriors, "_maker", instead)
 
     def made(
         method: str,
         num: int = 2,
         seed: int = 0,
-        run: sampling.Run = read,
+        run: loading.Run = read,
         noise: float = 0.1,
         **options,
     ) -> list:
@@ -217,7 +219,8 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     assert {field.name for field in dataclasses.fields(FEW)} < set(changes)
     for option, (value, expected) in changes.items():
         assert [m for m in names if made(m, **{option: value})] == expected.split(), option
-    moved = read.with_params(jax.tree.map(lambda leaf: leaf + 1, read.params))
+    params = jax.tree.map(lambda leaf: leaf + 1, read.trained.params)
+    moved = dataclasses.replace(read, trained=read.trained.with_params(params))
     assert [made(method, run=moved) for method in names] == [[0, 1]] * 4
     assert [made(method) for method in names] == [[]] * 4
     part = next(run.glob("posterior/parts/dps-1-*.npz"))

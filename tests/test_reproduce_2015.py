@@ -14,9 +14,8 @@ from PIL import Image
 from reproduce_2015 import Heartbeat, SwissRoll
 from scipy import stats
 
-import jaxdiff as jd
 from jaxdiff import data, training
-from jaxdiff.runs import datasets, estimates, probability, sampling
+from jaxdiff.runs import datasets, estimates, loading, probability
 from jaxdiff.runs.config import PRESETS
 
 SMALL = {"steps": 3, "chain_steps": 4, "batch_size": 8, "width": 8, "depth": 1, "examples": 3}
@@ -145,7 +144,7 @@ def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
     splits = {"train": data.Split(levels[:8000]), "test": data.Split(levels[8000:])}
     dataset = datasets.Dataset("two pixels", (1, 2, 1), None, 256, lambda: splits)
     config = dataclasses.replace(PRESETS["digits"][1], run=tmp_path)
-    run = sampling.Run(tmp_path, config, dataset, jd.schedules.cosine(), None, {}, 0)
+    run = loading.assemble(config, dataset, None, {"network": {}, "schedule": {}})
     found = estimates.null(
         probability.Estimators(run, probability.Probability(), seed=0),
         dataset.examples("test")[0],

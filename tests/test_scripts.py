@@ -39,7 +39,7 @@ from jaxdiff.cli import (
     sample,
     train,
 )
-from jaxdiff.runs import build, datasets, folders, quality, sampling
+from jaxdiff.runs import build, datasets, folders, loading, quality, sampling
 from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, as_json
 from jaxdiff.runs.probability import Probability, Row
 
@@ -74,8 +74,8 @@ def test_training_leaves_what_it_promises(tiny_run: Path) -> None:
     for name in ("samples.png", "forward.png", "loss.png"):
         assert width_and_frames(tiny_run / name)[0] > 300
     assert (
-        width_and_frames(tiny_run / "reverse.gif")[1] == 26
-    )  # the start, and every second of 50 steps
+        width_and_frames(tiny_run / "reverse.gif")[1] == 21
+    )  # the start, and every one of 20 steps
     assert list(tiny_run.glob("events.out.tfevents.*"))
     log = training.read_log(tiny_run)
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4, 5, 6]
@@ -136,10 +136,11 @@ def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
 
 
 def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
-    run = sampling.load_run(tiny_run)
+    run = loading.load_run(tiny_run)
     labels = np.arange(10) % 10
     whole, parts = (
-        sampling.generate(run, 10, labels=labels, steps=3, batch_size=size).x for size in (12, 4)
+        sampling.generate(run.trained, 10, labels=labels, steps=3, batch_size=size).x
+        for size in (12, 4)
     )
     np.testing.assert_allclose(
         whole, parts, atol=1e-4
@@ -147,14 +148,15 @@ def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
 
 
 def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = sampling.load_run(tiny_run)
-    options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4, "keep": True}
-    first = sampling.generate(run, 10, **options)
+    run = loading.load_run(tiny_run)
+    options: dict = {"labels": np.arange(10) % 10, "steps": 3, "batch_size": 4}
+    options["keep"] = tiny_run / "samples" / "parts"
+    first = sampling.generate(run.trained, 10, **options)
     parts = sorted((tiny_run / "samples" / "parts").glob("*.npz"))
     assert len(parts) == 3
     parts[1].unlink()  # as an interrupted run leaves it
     written = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
-    chex.assert_trees_all_equal(sampling.generate(run, 10, **options), first)
+    chex.assert_trees_all_equal(sampling.generate(run.trained, 10, **options), first)
     assert {part: part.stat().st_mtime_ns for part in parts if part != parts[1]} == written
     before = set(parts)
     others: list[dict] = [
@@ -165,11 +167,11 @@ def test_kept_samples_are_read_again(tiny_run: Path, monkeypatch: pytest.MonkeyP
         sampling, "program", lambda *args, **_: lambda *_: np.zeros((1, 4, 1, 8, 8, 1))
     )
     for other in others:
-        sampling.generate(run, 10, **options | other)
+        sampling.generate(run.trained, 10, **options | other)
         now = set((tiny_run / "samples" / "parts").glob("*.npz"))
         assert len(now - before) == 3, other  # nothing is read where it does not belong
         before = now
-    sampling.generate(run, 14, **options | {"labels": np.arange(14) % 10})
+    sampling.generate(run.trained, 14, **options | {"labels": np.arange(14) % 10})
     assert (
         len(set((tiny_run / "samples" / "parts").glob("*.npz")) - before) == 2
     )  # two whole chunks are there
@@ -179,7 +181,7 @@ def test_interpolation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     options = interpolate.Options(run=tiny_run, strips=2, columns=4, steps=40)
     strips = interpolate.main(options)
     assert strips.shape == (2, 4, 8, 8, 1)
-    x_0, y_0 = interpolate.pairs(sampling.load_run(tiny_run), options)
+    x_0, y_0 = interpolate.pairs(loading.load_run(tiny_run), options)
     # There and back with 40 steps: a few percent of a grey range of 2.
     np.testing.assert_allclose(strips[:, 0], x_0, atol=0.1)
     np.testing.assert_allclose(strips[:, -1], y_0, atol=0.1)
@@ -208,7 +210,7 @@ def test_evaluation(tiny_run: Path, capsys: pytest.CaptureFixture) -> None:
     assert result["features_recall"] < 0.3 < 0.8 < result["features_recall_real_vs_real"]
     assert result["training_distance_ratio"] > 1  # and no copies
     assert width_and_frames(tiny_run / "neighbours.png")[0] > 300
-    run = sampling.load_run(tiny_run)
+    run = loading.load_run(tiny_run)
     without = quality.measure(
         run, run.dataset.head("train", 40)[0], None, seed=0, classifier_steps=100
     ).figures
@@ -236,7 +238,7 @@ def test_a_run_is_exported_and_read_back(tiny_run: Path, capsys: pytest.CaptureF
     assert losses is not None
     np.testing.assert_allclose(*map(float, losses.groups()), rtol=0.01)
     content = output.read_bytes()
-    run, read = sampling.load_run(tiny_run), zoo.read("digits", content)
+    run, read = loading.load(tiny_run), zoo.read("digits", content)
     assert read.model == run.model
     assert read.about["source"] == "drawn by hand"
     chex.assert_trees_all_close(
@@ -300,8 +302,8 @@ def test_a_likelihood_run_and_its_table(tmp_path: Path, capsys: pytest.CaptureFi
         network=Network(channels=8, multipliers=(1,), attention=(), fourier=(3,)),
     )  # fmt: skip
     assert train.main(config)
-    run = sampling.load_run(config.run)
-    logits = run.schedule.logits
+    run = loading.load_run(config.run)
+    logits = run.trained.schedule.logits
     assert np.abs(np.asarray(logits)).max() > 0  # the interior has moved
     options = evaluate.Options(run=config.run, num_times=2, examples=8, samples=0, probability=FEW)
     first = evaluate.main(options)
@@ -377,12 +379,12 @@ def test_a_finite_chain_is_trained_resumed_and_evaluated(
     assert [row["kind"] for row in rows] == ["lower", "lower", "lower", "upper"]
     assert all(np.isfinite(row["nats"]) for row in rows)
     assert np.isfinite(
-        sampling.generate(sampling.load_run(config.run), 2, sampler="ancestral", steps=3).x
+        sampling.generate(loading.load(config.run), 2, sampler="ancestral", steps=3).x
     ).all()
 
 
 def last_state(config: Config) -> training.TrainState:
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     model = build.make_model(config, dataset)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         return checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
@@ -500,7 +502,7 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     assert f"is in use by process {first.pid} on " in second.stderr
     assert len([line for line in second.stderr.splitlines() if line.startswith("error:")]) == 1
     assert "Traceback" not in second.stderr
-    steps = [sampling.load_run(run, best=best).step for best in (False, True)]
+    steps = [loading.load(run, best=best).step for best in (False, True)]
     assert min(steps) >= 10
     assert max(steps) < STEPS
     sample.main(sample.Options(run=run, num=4, steps=2))
@@ -510,7 +512,7 @@ def test_a_second_process_is_refused_and_readers_are_not(tmp_path: Path) -> None
     assert first.returncode == 0, err
     losses = [line["step"] for line in training.read_log(run) if "loss" in line]
     assert losses == list(range(1, STEPS + 1))
-    assert sampling.load_run(run).step == STEPS
+    assert loading.load(run).step == STEPS
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -571,7 +573,7 @@ def test_samples_that_are_not_finite_are_not_saved(
     assert "error: samples: 2 of 4 are not finite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     with pytest.raises(FloatingPointError, match="samples: 2 of 4"):
-        sampling.generate(sampling.load_run(tiny_run), 4, steps=2, keep=True, seed=99)
+        sampling.generate(loading.load(tiny_run), 4, steps=2, keep=tmp_path, seed=99)
     (tiny_run / "interpolation.npz").unlink(missing_ok=True)
     monkeypatch.setattr(interpolate, "between", lambda *_: np.full((6, 10, 8, 8, 1), np.nan))
     with pytest.raises(FloatingPointError, match="samples: 6 of 6"):
@@ -738,7 +740,7 @@ def test_a_checkpoint_of_another_model_is_refused(tiny_run: Path) -> None:
         with pytest.raises(
             ValueError, match=r"is of another model: .* leaves differ, the first: expected"
         ):
-            sampling.load_run(tiny_run)
+            loading.load_run(tiny_run)
     finally:
         path.write_text(before)
 

@@ -15,7 +15,6 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import models, testing
-from jaxdiff._tree import pytree
 
 SHAPE = (3,)
 SCHEDULE = jd.schedules.cosine()
@@ -88,6 +87,7 @@ def test_the_models_that_ship_pass() -> None:
 
 def test_a_users_schedule_passes() -> None:
     testing.check_schedule(SCHEDULE)
+    testing.check_schedule(Cosine())
     testing.check_schedule(jd.schedules.linear(0.1, 20.0), other=jd.schedules.linear(0.2, 19.0))
 
 
@@ -151,7 +151,11 @@ WRONG_KERNELS: dict[str, tuple[Any, str]] = {
     ),
     "weights of half precision": (
         altered(lambda out, *_: (*out[:2], out[2].astype(jnp.bfloat16))),
-        "float32 at least for x_t of float32: got bfloat16",
+        "float32 at least and no wider than x_t for x_t of float32: got bfloat16",
+    ),
+    "weights in float64": (
+        altered(lambda out, *_: (*out[:2], out[2] + np.zeros(len(out[2])))),
+        "no wider than x_t for x_t of float32 where float64 exists: got float64",
     ),
     "another memory": (
         altered(lambda out, *_: ((out[0], out[0]), *out[1:])),
@@ -274,33 +278,46 @@ def test_wrong_models_are_rejected(fault: str) -> None:
         testing.check_model(network(**functions), SHAPE)
 
 
-def schedule_with(methods: dict) -> jd.Schedule:
-    """The schedule with other methods."""
-    return pytree(type("Wrong", (type(SCHEDULE),), methods))()
+@jax.tree_util.register_static
+class Cosine(jd.Schedule):
+    """The cosine schedule, as a user would write one."""
+
+    def log_snr_at(self, t: jax.Array) -> jax.Array:
+        return SCHEDULE.log_snr_at(t)
+
+    def time_at(self, log_snr: jax.Array) -> jax.Array:
+        return SCHEDULE.time_at(log_snr)
 
 
 WRONG_SCHEDULES: dict[str, tuple[dict, str]] = {
-    "t runs from the noise": ({"log_snr_at": lambda self, t: SCHEDULE.log_snr(1 - t)}, "log_snr falls with t"),
-    "another inverse": (
-        {"time_at": lambda self, log_snr: jax.nn.sigmoid(log_snr)},
-        "time is the inverse of log_snr",
+    "t runs from the noise": (
+        {"log_snr_at": lambda t: SCHEDULE.log_snr_at(1 - t)},
+        "log_snr falls with t",
     ),
+    "another inverse": ({"time_at": jax.nn.sigmoid}, "time is the inverse of log_snr"),
     "sigma^2 for sigma": (
-        {"coefficients": lambda self, t, log_snr: (jnp.sqrt(jax.nn.sigmoid(log_snr)), jax.nn.sigmoid(-log_snr))},
+        {
+            "coefficients": lambda t, log_snr: (
+                jnp.sqrt(jax.nn.sigmoid(log_snr)),
+                jax.nn.sigmoid(-log_snr),
+            )
+        },
         r"log_snr is log\(alpha\^2 / sigma\^2\)",
     ),
     "a constant in float64": (
-        {"log_snr_at": lambda self, t: type(SCHEDULE).log_snr_at(self, t) * np.float64(1.0)},
+        {"log_snr_at": lambda t: SCHEDULE.log_snr_at(t) * np.float64(1.0)},
         "it takes any shape for t of float32 where float64 exists",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("fault", WRONG_SCHEDULES)
 def test_wrong_schedules_are_rejected(fault: str) -> None:
     methods, said = WRONG_SCHEDULES[fault]
+    named = {name: staticmethod(method) for name, method in methods.items()}
+    faulty = jax.tree_util.register_static(type("Faulty", (Cosine,), named))
     with pytest.raises(AssertionError, match=f"schedule: .*{said}"):
-        testing.check_schedule(schedule_with(methods))
+        testing.check_schedule(faulty())
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import pictures
-from jaxdiff.runs import machine, memory, require, samplers, sampling
+from jaxdiff.runs import loading, machine, memory, require, samplers, sampling
 from jaxdiff.runs.samplers import SamplerName
 from jaxdiff.runs.seeds import another
 
@@ -195,13 +195,33 @@ def on_mixture(options: Options) -> dict[str, Any]:
     }
 
 
-def on_run(options: Options, run: sampling.Run) -> dict[str, Any]:
+def error_by_time(run: loading.Run) -> Callable[[jax.Array], float]:
+    """The network's denoising error on held-out data, as a function of time."""
+    x_0, label = run.dataset.head("test", 256)
+    given = None if run.trained.num_classes is None else label
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0)))
+
+    @jax.jit
+    def errors(
+        params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
+    ) -> jax.Array:
+        denoiser = run.trained.with_params(params).denoiser(label)
+        return jd.losses.denoising_error(key, denoiser, run.trained.schedule, x_0, t=t)
+
+    def error(t: jax.Array) -> float:
+        at = Partial(errors, run.trained.params, t)
+        return float(np.mean(memory.in_chunks(at, run.config.batch_size, keys, x_0, given)))
+
+    return error
+
+
+def on_run(options: Options, run: loading.Run) -> dict[str, Any]:
     """All samplers on a trained network, against many steps of the same network."""
-    num, num_classes = options.run_num, run.model.num_classes
+    num, num_classes = options.run_num, run.trained.num_classes
     labels = None if num_classes is None else np.arange(num) % num_classes
     reference, other = (
         sampling.generate(
-            run,
+            run.trained,
             num,
             seed=another(options.seed, 1 + i),
             labels=labels,
@@ -212,35 +232,24 @@ def on_run(options: Options, run: sampling.Run) -> dict[str, Any]:
         ).x
         for i in range(2)
     )
-    x_0, label = run.dataset.head("test", 256)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0)))
-    size = run.config.batch_size
-
-    @jax.jit
-    def errors(
-        params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
-    ) -> jax.Array:
-        return jd.losses.denoising_error(
-            key, run.with_params(params).denoiser(label), run.schedule, x_0, t=t
-        )
-
-    def error(t: jax.Array) -> float:
-        given = None if num_classes is None else label
-        found = memory.in_chunks(Partial(errors, run.params, t), size, keys, x_0, given)
-        return float(np.mean(found))
-
-    grid_of = grids(options, error, run.schedule)
+    grid_of = grids(options, error_by_time(run), run.trained.schedule)
 
     def draw(name: str, ts: jax.Array) -> np.ndarray:
         return sampling.generate(
-            run, num, seed=options.seed, labels=labels, sampler=name, ts=ts, batch_size=size
+            run.trained,
+            num,
+            seed=options.seed,
+            labels=labels,
+            sampler=name,
+            ts=ts,
+            batch_size=run.config.batch_size,
         ).x
 
     def moments_error(x: np.ndarray) -> float:
         return jd.metrics.frechet_distance(x, reference).value
 
     return {
-        "title": f"{run.dataset.name}, a trained network, step {run.step}",
+        "title": f"{run.dataset.name}, a trained network, step {run.trained.step}",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
         "moments_floor": moments_error(other),
         "rows": measure(options, run.dataset.name, draw, grid_of, reference, moments_error),
@@ -321,7 +330,7 @@ def main(options: Options) -> list[dict[str, Any]]:
     require.counts(options, num=2, run_num=2)
     if min(options.calls, default=0) < 3:
         raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
-    run = None if options.run is None else sampling.load_run(options.run)
+    run = None if options.run is None else loading.load_run(options.run)
     chosen = dataclasses.asdict(options) | {"run": str(options.run), "output": str(options.output)}
     found: dict[str, Any] = {"machine": machine.describe(), "options": chosen}
     if options.orders:

@@ -10,7 +10,7 @@ import tyro
 
 from jaxdiff import training
 from jaxdiff.cli import pictures, tables
-from jaxdiff.runs import denoising, estimates, quality, require, samplers, sampling
+from jaxdiff.runs import denoising, estimates, loading, quality, require, samplers, sampling
 from jaxdiff.runs.probability import Probability
 
 
@@ -41,20 +41,20 @@ class Options:
     probability: Probability = field(default_factory=Probability)
 
 
-def sample_quality(run: sampling.Run, options: Options) -> dict[str, Any]:
+def sample_quality(run: loading.Run, options: Options) -> dict[str, Any]:
     """What an independent classifier, two-sample metrics and a search for copies say of samples."""
     sizes = (split.num_examples for split in run.dataset.splits.values())
     num = min(options.samples, *sizes)  # as many real ones
-    labels = None if run.model.num_classes is None else np.arange(num) % run.model.num_classes
+    labels = None if run.trained.num_classes is None else np.arange(num) % run.trained.num_classes
     x = sampling.generate(
-        run,
+        run.trained,
         num,
         seed=options.seed,
         labels=labels,
         guidance=options.guidance,
         sampler=options.sampler,
         steps=options.steps,
-        keep=True,
+        keep=run.folder / "samples" / "parts",
         batch_size=run.config.batch_size,
     ).x
     measured = quality.measure(
@@ -66,7 +66,7 @@ def sample_quality(run: sampling.Run, options: Options) -> dict[str, Any]:
     return measured.figures
 
 
-def estimate_probability(run: sampling.Run, options: Options) -> list[dict[str, Any]]:
+def estimate_probability(run: loading.Run, options: Options) -> list[dict[str, Any]]:
     """The table of the model's probability and its pictures. Parts that are there are not made again."""
     rows, shown = estimates.estimate(run, options.probability, seed=options.seed)
     tables.print_probability(rows)
@@ -101,7 +101,7 @@ def check(options: Options) -> None:
             )
 
 
-def possible(run: sampling.Run, options: Options) -> Options:
+def possible(run: loading.Run, options: Options) -> Options:
     """The options without what so few examples do not allow, each left out with a line; said before any work."""
     num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
     if min(num_train, num_held_out) < 2:
@@ -121,14 +121,14 @@ def possible(run: sampling.Run, options: Options) -> Options:
 def main(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     check(options)
-    run = sampling.load_run(options.run, best=options.best)
+    run = loading.load_run(options.run, best=options.best)
     options = possible(run, options)
     rows = denoising.denoising_errors(
         run, num_times=options.num_times, examples=options.examples, seed=options.seed
     )
     tables.print_denoising(rows)
     pictures.error_by_time(rows, run.folder / "denoising.png")
-    result: dict[str, Any] = {"step": run.step, "denoising": rows}
+    result: dict[str, Any] = {"step": run.trained.step, "denoising": rows}
     if options.probability.examples:
         result["probability"] = estimate_probability(run, options)
     if options.samples:

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from jaxdiff import models, training, zoo
-from jaxdiff.runs import loop, sampling
+from jaxdiff.runs import loading, loop
 from jaxdiff.runs.config import as_json
 
 
@@ -32,7 +32,7 @@ class Options:
     """Where the data come from, and their licence, to be kept in the file."""
 
 
-def about(run: sampling.Run, source: str) -> dict[str, Any]:
+def about(run: loading.Run, source: str) -> dict[str, Any]:
     """What `zoo.read` needs beside the parameters, and how they came about."""
     config = run.config
     if (
@@ -49,33 +49,34 @@ def about(run: sampling.Run, source: str) -> dict[str, Any]:
         config, run=Path("runs") / config.run.name, data_dir=None
     )  # nothing of this machine
     return {
-        "unet": {name: getattr(run.model.module, name) for name in arguments},
+        "unet": {name: getattr(run.trained.model.module, name) for name in arguments},
         "schedule": config.diffusion.schedule,
         "prediction": config.diffusion.prediction,
         "sigma_data": config.diffusion.sigma_data,
         "event_shape": run.dataset.event_shape,
         "levels": run.dataset.levels,
-        "step": run.step,
+        "step": run.trained.step,
         "source": source,
         "config": json.loads(as_json(config)),
     }
 
 
 def main(options: Options) -> Path:
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     output = options.output or run.folder / f"{run.config.dataset}.npz"
     if output.suffix != ".npz":
         raise ValueError(f"output: expected a name that ends in .npz, got {output}")
     arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(
-        run.params
+        run.trained.params
     )
     with training.atomic(output) as draft:
         np.savez_compressed(draft, **arrays)
     content = output.read_bytes()
     read = zoo.read(output.stem, content)
-    loss = loop.held_out_loss(run.config, run.dataset, run.model)
+    loss = loop.held_out_loss(run.config, run.dataset, run.trained.model)
     before, after = (
-        float(loss({"network": params, "schedule": {}})) for params in (run.params, read.params)
+        float(loss({"network": params, "schedule": {}}))
+        for params in (run.trained.params, read.params)
     )
     num = sum(leaf.size for leaf in jax.tree.leaves(read.params))
     print(f"{output}: {num} parameters in {len(content) / 1e6:.2f} MB")

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import pictures
-from jaxdiff.runs import memory, require, samplers, sampling
+from jaxdiff.runs import loading, memory, require, samplers, sampling
 from jaxdiff.runs.seeds import key_of
 
 END = 1e-3  # where encoding starts: data without any noise say nothing of eps
@@ -38,7 +38,7 @@ class Options:
     """Which held-out images, and which latents."""
 
 
-def between(run: sampling.Run, x_0: jax.Array, y_0: jax.Array, options: Options) -> np.ndarray:
+def between(run: loading.Run, x_0: jax.Array, y_0: jax.Array, options: Options) -> np.ndarray:
     """Strips [K, columns, *D] between images [K, *D]: encoded, interpolated on the great circle, decoded."""
     ts = jd.grids.uniform(options.steps, end=END)
     num = options.columns
@@ -53,20 +53,20 @@ def between(run: sampling.Run, x_0: jax.Array, y_0: jax.Array, options: Options)
         return jd.sample(jax.random.key(0), _kernel(run, params, None), mixed, ts).x
 
     size = run.config.batch_size
-    both = memory.in_chunks(Partial(encode, run.params), size, np.concatenate([x_0, y_0]))
+    both = memory.in_chunks(Partial(encode, run.trained.params), size, np.concatenate([x_0, y_0]))
     ends = [np.repeat(latents, num, axis=0) for latents in np.split(both, 2)]
     weights = np.tile(np.linspace(0, 1, num, dtype=np.float32), len(x_0))
-    x = memory.in_chunks(Partial(decode, run.params), size, *ends, weights)
+    x = memory.in_chunks(Partial(decode, run.trained.params), size, *ends, weights)
     return x.reshape(-1, num, *run.dataset.event_shape)
 
 
-def through_classes(run: sampling.Run, options: Options) -> np.ndarray:
+def through_classes(run: loading.Run, options: Options) -> np.ndarray:
     """One latent in every class, [K, num_classes, *D]."""
-    num_classes, event = run.model.num_classes, run.dataset.event_shape
+    num_classes, event = run.trained.num_classes, run.dataset.event_shape
     assert num_classes is not None  # the caller has seen to it
     labels = np.tile(np.arange(num_classes), options.strips)
     latents = jd.prior_sample(
-        key_of(options.seed, "latents"), run.schedule, (options.strips, *event)
+        key_of(options.seed, "latents"), run.trained.schedule, (options.strips, *event)
     )
 
     @jax.jit
@@ -76,16 +76,18 @@ def through_classes(run: sampling.Run, options: Options) -> np.ndarray:
         ).x
 
     repeated = np.repeat(latents, num_classes, axis=0)
-    x = memory.in_chunks(Partial(decode, run.params), run.config.batch_size, repeated, labels)
+    x = memory.in_chunks(
+        Partial(decode, run.trained.params), run.config.batch_size, repeated, labels
+    )
     return x.reshape(options.strips, num_classes, *event)
 
 
-def _kernel(run: sampling.Run, params: object, labels: jax.Array | None) -> jd.Kernel:
-    denoiser = run.with_params(params).denoiser(labels)
-    return samplers.make_kernel("unipc_2", denoiser, run.schedule, 0.0)
+def _kernel(run: loading.Run, params: object, labels: jax.Array | None) -> jd.Kernel:
+    denoiser = run.trained.with_params(params).denoiser(labels)
+    return samplers.make_kernel("unipc_2", denoiser, run.trained.schedule, 0.0)
 
 
-def pairs(run: sampling.Run, options: Options) -> tuple[jax.Array, jax.Array]:
+def pairs(run: loading.Run, options: Options) -> tuple[jax.Array, jax.Array]:
     """Held-out images and as many others, of another class each, where there are classes."""
     split = run.dataset.splits["test"]
     images, labels = split.images, split.labels
@@ -108,7 +110,7 @@ def main(options: Options) -> np.ndarray:
     """Make the strips, draw them and save them."""
     require.seed(options.seed)
     require.counts(options, strips=1, columns=2, steps=2)
-    run = sampling.load_run(options.run)
+    run = loading.load_run(options.run)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
     x_0, y_0 = pairs(run, options)
@@ -124,7 +126,7 @@ def main(options: Options) -> np.ndarray:
             [ends[0], strips, ends[1]], axis=1
         )
     }
-    if run.model.num_classes is not None:
+    if run.trained.num_classes is not None:
         shown["one latent in every class"] = through_classes(run, options)
     pictures.strips(shown, run.folder / "interpolation.png")
     with training.atomic(run.folder / "interpolation.npz") as draft:

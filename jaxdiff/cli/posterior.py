@@ -21,7 +21,7 @@ import tyro
 
 from jaxdiff import training
 from jaxdiff.cli import posterior_pictures, tables
-from jaxdiff.runs import machine, methods, posteriors, require, sampling, tasks
+from jaxdiff.runs import loading, machine, methods, posteriors, require, tasks
 from jaxdiff.runs.seeds import key_of
 
 
@@ -58,14 +58,14 @@ class Options:
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
 
 
-def held_out(run: sampling.Run, task: tasks.Task, options: Options) -> posteriors.Observed:
+def held_out(run: loading.Run, task: tasks.Task, options: Options) -> posteriors.Observed:
     """The first held-out images, observed."""
     x_0, labels = run.dataset.head("test", options.images)
     return posteriors.observe(task, x_0, labels, seed=options.seed, what=f"observe {task.name}")
 
 
 def one_method(
-    run: sampling.Run,
+    run: loading.Run,
     problem: methods.Problem,
     name: str,
     options: Options,
@@ -98,10 +98,10 @@ def one_method(
 
 
 def by_class(
-    run: sampling.Run, problem: methods.Problem, options: Options, seen: posteriors.Observed
+    run: loading.Run, problem: methods.Problem, options: Options, seen: posteriors.Observed
 ) -> dict[str, Any]:
     """The evidence of each class's own model, image by image: Bayes' rule makes a classifier of it."""
-    num_classes = run.model.num_classes
+    num_classes = run.trained.num_classes
     if num_classes is None or not methods.METHODS[options.method].weighted:
         raise ValueError("classes: expected a class-conditional run, and a method with evidence")
     log_evidence = []
@@ -142,7 +142,7 @@ def check(options: Options) -> None:
 def main(options: Options) -> dict[str, Any]:
     """Observe, draw, measure, print, draw pictures and save."""
     check(options)
-    run = sampling.load_run(options.run, best=options.best)
+    run = loading.load_run(options.run, best=options.best)
     task = tasks.make_task(
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
     )
@@ -166,7 +166,7 @@ def main(options: Options) -> dict[str, Any]:
     tables.print_posteriors(found, task)
     result: dict[str, Any] = {
         "machine": machine.describe(),
-        "step": run.step,
+        "step": run.trained.step,
         "task": task.name,
         "methods": found,
     }

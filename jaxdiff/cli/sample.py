@@ -10,7 +10,7 @@ import tyro
 
 from jaxdiff import training
 from jaxdiff.cli import pictures
-from jaxdiff.runs import require, samplers, sampling
+from jaxdiff.runs import loading, require, samplers, sampling
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Options:
     """Hide the label from a class-conditional network."""
     guidance: float = 1.0
     """Classifier-free guidance: 1 is the model, more follows the label harder (needs a label)."""
-    sampler: samplers.SamplerName = "ddim"
-    """ancestral is DDPM's, ddim is deterministic without noise; the README says which to use when."""
-    steps: int = 50
+    sampler: samplers.SamplerName = samplers.DEFAULT
+    """unipc_2 is the one to start with, ancestral is DDPM's; the README says which to use when."""
+    steps: int = samplers.STEPS
     """Number of steps, each one network call (heun, dpmpp_2s and corrected: two)."""
     noise: float = 0.0
     """eta of ddim, tau of dpmpp_2m and dpmpp_3m, churn of heun: 0 is the probability-flow ODE."""
@@ -47,9 +47,9 @@ class Options:
     """Folder for the results; RUN/samples if not given."""
 
 
-def labels_of(options: Options, run: sampling.Run) -> np.ndarray | None:
+def labels_of(options: Options, run: loading.Run) -> np.ndarray | None:
     """The label of each sample, None without."""
-    num_classes = run.model.num_classes
+    num_classes = run.trained.num_classes
     if num_classes is None or options.unconditional:
         if options.labels or options.guidance != 1:
             why = "the run has no classes" if num_classes is None else "--unconditional hides them"
@@ -74,11 +74,11 @@ def check(options: Options) -> None:
 
 def main(options: Options) -> None:
     check(options)
-    run = sampling.load_run(options.run, best=options.best)
+    run = loading.load_run(options.run, best=options.best)
     labels = labels_of(options, run)
     began = time.monotonic()
     generated = sampling.generate(
-        run,
+        run.trained,
         options.num,
         seed=options.seed,
         labels=labels,
@@ -99,6 +99,5 @@ def main(options: Options) -> None:
     real = run.dataset.head("train", min(options.num, 100))[0] if run.dataset.is_here else None
     pictures.samples(run.dataset, generated.x[:100], real, folder / "samples.png")
     pictures.reverse(run.dataset, generated.trajectory[:, :64], folder / "reverse.gif")
-    print(
-        f"{options.num} samples of step {run.step} in {seconds:.1f} s with compilation: {folder / 'samples.png'}"
-    )
+    print(f"{options.num} samples of step {run.trained.step} in {seconds:.1f} s with compilation")
+    print(f"look at {folder / 'samples.png'}")

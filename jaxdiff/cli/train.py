@@ -9,7 +9,7 @@ import tyro
 
 from jaxdiff import training
 from jaxdiff.cli import pictures, typed
-from jaxdiff.runs import datasets, loop, sampling
+from jaxdiff.runs import datasets, loading, loop, sampling
 from jaxdiff.runs.config import PRESETS, Config
 
 PICTURES = ("loss.png", "forward.png", "samples.png", "reverse.gif")
@@ -39,10 +39,12 @@ def draw_pictures(config: Config, dataset: datasets.Dataset) -> None:
     """Leave what a person looks at first."""
     pictures.loss_curve(training.read_log(config.run), config.run / "loss.png")
     real, _ = dataset.head("train", 64)
-    run = sampling.load_run(config.run)
-    pictures.forward(run.schedule, dataset, real, config.run / "forward.png")
-    labels = None if run.model.num_classes is None else np.arange(64) % run.model.num_classes
-    samples = sampling.generate(run, 64, labels=labels, save_every=2, batch_size=config.batch_size)
+    run = loading.load_run(config.run)
+    pictures.forward(run.trained.schedule, dataset, real, config.run / "forward.png")
+    labels = None if run.trained.num_classes is None else np.arange(64) % run.trained.num_classes
+    samples = sampling.generate(
+        run.trained, 64, labels=labels, save_every=1, batch_size=config.batch_size
+    )
     pictures.samples(dataset, samples.x, real, config.run / "samples.png")
     pictures.reverse(dataset, samples.trajectory, config.run / "reverse.gif")
 

@@ -215,7 +215,6 @@ class MomentMatching:
                 "observation: expected an Observation such as observations.mask(y, observed, "
                 f"noise_std), got {type(self.observation).__name__}"
             )
-        _checks.mask("observation.observed", self.observation.observed)
         _checks.positive_int("num_iterations", self.num_iterations)
         put(self, denoiser=as_function("denoiser", self.denoiser))
 
@@ -240,7 +239,7 @@ class MomentMatching:
         def y_covariance(v: jax.Array) -> jax.Array:
             return noise * v + observe(x_0_covariance(pull_back(v)[0]).astype(x_0.dtype))
 
-        observed = jnp.asarray(seen.observed).astype(bool).astype(x_0.dtype)
+        observed = seen.observed.astype(x_0.dtype)
         residual = _rows.lead(observed, predicted.ndim) * (seen.y[None] - predicted)
         weighted = conjugate_gradients(y_covariance, residual, self.num_iterations)
         score = pull(pull_back(weighted)[0])[0]

@@ -1,6 +1,25 @@
-"""What a run is: configuration, folder, training loop, drawing, measuring. Usable from a notebook; prints no tables.
+"""What a run is: configuration, folder, training, drawing, measuring. Usable from a notebook.
 
-config  dataclasses, presets, JSON         build    schedule, network, loss, optimiser of a configuration
-checks  what a configuration has to be     folders  its folder, and what may change when it goes on
-loop    training, stopped and gone on      sampling samples of a run, chunk by chunk over the devices
+config = dataclasses.replace(runs.PRESETS["digits"][1], run=Path("runs/mine"), steps=2000)
+runs.train(config)
+trained = runs.load("runs/mine")
+x = runs.generate(trained, 64, labels=np.arange(64) % 10).x
 """
+
+from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, Optimizer
+from jaxdiff.runs.loading import Run, load
+from jaxdiff.runs.loop import train
+from jaxdiff.runs.sampling import Generated, generate
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Diffusion",
+    "Generated",
+    "Network",
+    "Optimizer",
+    "Run",
+    "generate",
+    "load",
+    "train",
+]

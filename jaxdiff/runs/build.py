@@ -8,7 +8,7 @@ import jax
 from jax.tree_util import Partial
 
 import jaxdiff as jd
-from jaxdiff import models, training
+from jaxdiff import models, training, zoo
 from jaxdiff.runs import build
 from jaxdiff.runs.config import Config
 from jaxdiff.runs.datasets import Dataset
@@ -60,27 +60,12 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
     )
 
 
-def make_denoiser(config: Config, model: models.Model, num_levels: int | None) -> Any:
+def make_denoiser(config: Config, model: models.Model, levels: int | None) -> Any:
     """The denoiser of a run, as a function of (network's params, schedule, label=, threshold=, dropout_key=)."""
     diffusion = config.diffusion
-
-    def make(params: Any, schedule: jd.Schedule, *, threshold: Any = None, **options: Any) -> Any:
-        apply = Partial(model.apply, params, **options)
-        if diffusion.prediction == "levels":
-            assert num_levels is not None  # make_model has seen to it
-            return jd.make_categorical_denoiser(
-                jd.categorical.on_log_snr(apply, schedule), schedule, num_levels
-            )
-        return jd.make_denoiser(
-            apply,
-            schedule,
-            diffusion.prediction,
-            threshold,
-            sigma_data=diffusion.sigma_data,
-            learned_variance=diffusion.finite,
-        )
-
-    return make
+    return zoo.network_denoiser(
+        model, diffusion.prediction, levels=levels, sigma_data=diffusion.sigma_data
+    )
 
 
 def make_chain(

@@ -76,8 +76,16 @@ class Dataset:
         return images if self.levels is None else data.to_unit(images, self.levels)
 
 
-def load(config: Any) -> Dataset:
-    """The data set of a run."""
+def of(config: Any) -> Dataset:
+    """Return the data set of a run.
+
+    Args:
+      config: of the run.
+    Returns:
+      Dataset, whose examples are read when they are first asked for.
+    Raises:
+      ValueError: there is no such set, or it has no held-out examples.
+    """
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
@@ -93,7 +101,9 @@ def load(config: Any) -> Dataset:
     )
 
 
-def later(name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int) -> Dataset:
+def later(
+    name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int | None
+) -> Dataset:
     """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
     return Dataset(
         name,

@@ -9,11 +9,11 @@ from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff.runs import memory, sampling
+from jaxdiff.runs import loading, memory
 
 
 def denoising_errors(
-    run: sampling.Run, *, num_times: int, examples: int, seed: int
+    run: loading.Run, *, num_times: int, examples: int, seed: int
 ) -> list[dict[str, float]]:
     """Mean squared error of x_0, by time, with its standard error over examples.
 
@@ -21,7 +21,7 @@ def denoising_errors(
     which is the exact denoiser of a normal distribution with the data's mean and covariance.
     """
     x_0, label = run.dataset.head("test", examples)
-    if run.model.num_classes is None:
+    if run.trained.num_classes is None:
         label = None
     train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
     key = jax.random.key(seed)  # of the noise, the same for both
@@ -37,22 +37,25 @@ def denoising_errors(
         x_0: jax.Array,
         label: jax.Array | None,
     ) -> tuple[jax.Array, ...]:
-        network, vectors = run.with_params(params).denoiser(label), x_0.reshape(len(x_0), -1)
-        pairs = ((network, x_0), (Partial(linear, run.schedule), vectors))
+        network, vectors = (
+            run.trained.with_params(params).denoiser(label),
+            x_0.reshape(len(x_0), -1),
+        )
+        pairs = ((network, x_0), (Partial(linear, run.trained.schedule), vectors))
         return tuple(
-            jd.losses.denoising_error(key, d, run.schedule, x, t=t) / vectors.shape[1]
+            jd.losses.denoising_error(key, d, run.trained.schedule, x, t=t) / vectors.shape[1]
             for d, x in pairs
         )
 
     mean_error = float(np.mean((x_0.reshape(len(x_0), -1) - np.asarray(linear.args[0])) ** 2))
     rows = []
     for t in tqdm(np.linspace(0, 1, num_times + 1)[1:], desc="denoising", unit="time"):
-        at = Partial(errors, linear, run.params, jnp.asarray(t, jnp.float32))
+        at = Partial(errors, linear, run.trained.params, jnp.asarray(t, jnp.float32))
         ours, best = memory.in_chunks(at, run.config.batch_size, keys, x_0, label)
         rows.append(
             {
                 "t": float(t),
-                "log_snr": float(run.schedule.log_snr(float(t))),
+                "log_snr": float(run.trained.schedule.log_snr(float(t))),
                 "x_0_error": float(np.mean(ours)),
                 "x_0_error_se": float(np.std(ours) / np.sqrt(len(x_0))),
                 "gaussian_error": float(np.mean(best)),

@@ -11,7 +11,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import likelihood, work
 from jaxdiff._extras import needs
-from jaxdiff.runs import cache, memory, sampling
+from jaxdiff.runs import loading, memory
 from jaxdiff.runs.probability import CHUNK, Estimators, Probability, Row
 
 LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
@@ -23,7 +23,7 @@ AIS_CHUNK, AIS_LEAPFROG = (
 
 
 def estimate(
-    run: sampling.Run, options: Probability, *, seed: int
+    run: loading.Run, options: Probability, *, seed: int
 ) -> tuple[list[Row], dict[str, Any]]:
     """All estimates, and what the pictures show of them."""
     estimators = Estimators(run, options, seed=seed)
@@ -50,7 +50,6 @@ def estimate(
         )
     elif options.baselines:
         _baselines(estimators, held_out)
-    cache.trim(run.folder / "probability")
     return estimators.rows, shown
 
 
@@ -66,7 +65,7 @@ def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
 
     def bound(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         value = likelihood.continuous_lower_bound(
-            key, denoiser, run.schedule, x_0, decoder=decoder, num_times=options.times
+            key, denoiser, run.trained.schedule, x_0, decoder=decoder, num_times=options.times
         )
         return {"log_prob": value}
 
@@ -99,7 +98,7 @@ def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     )
     chain = estimators.chain(lambda x, t: x)
     return {
-        "log_snr": np.asarray(estimators.run.schedule.log_snr(chain.times)),
+        "log_snr": np.asarray(estimators.run.trained.schedule.log_snr(chain.times)),
         "bits": out["terms"].mean(0) / (estimators.size * math.log(2)),
         "bits_se": out["terms"].std(0) / math.sqrt(len(held_out)) / (estimators.size * math.log(2)),
     }
@@ -207,8 +206,8 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
     by_levels = run.config.diffusion.prediction == "levels"
 
     def flow(denoiser: Any, key: jax.Array, x: jax.Array) -> jax.Array:
-        ts = jd.grids.log_snr(run.schedule, options.ode_steps)
-        return likelihood.ode_log_prob(denoiser, run.schedule, ts, x, key=key, num_probes=1)
+        ts = jd.grids.log_snr(run.trained.schedule, options.ode_steps)
+        return likelihood.ode_log_prob(denoiser, run.trained.schedule, ts, x, key=key, num_probes=1)
 
     def density(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         key_spread, key_probe = jax.random.split(key)
@@ -217,10 +216,10 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
 
     def bound(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
         key_state, key_probe = jax.random.split(key)
-        alpha, sigma = run.schedule.alpha_sigma(0.0)
+        alpha, sigma = run.trained.schedule.alpha_sigma(0.0)
         q = jd.Normal(alpha * x_0, jnp.broadcast_to(sigma**2, x_0.shape))
         x = jd.decoders.normal().sample(key_state, q)
-        last = jd.forward.q_likelihood(run.schedule, x, 0.0)
+        last = jd.forward.q_likelihood(run.trained.schedule, x, 0.0)
         reconstruction = jd.decoders.categorical(levels or 2).log_prob(x_0, last)
         return {"log_prob": flow(denoiser, key_probe, x) + reconstruction - q.log_prob(x)}
 

@@ -19,13 +19,28 @@ EVAL_EXAMPLES = 512
 def prepare(config: Config) -> tuple[datasets.Dataset, models.Model]:
     """Check a configuration; return the data and the network that it asks for."""
     checks.check(config)
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     checks.check_network(config, dataset)
     return dataset, build.make_model(config, dataset)
 
 
 def train(config: Config) -> int:
-    """Bring a run to its last step, or to the one at which it is stopped (Ctrl-C, SIGTERM); return that step."""
+    """Train a run until its last step, or until the user stops it (Ctrl-C, SIGTERM).
+
+    A run that is there already goes on from its last checkpoint, bit for bit as if it had never
+    stopped. No two processes train in one folder.
+
+    Args:
+      config: of the run; config.run is its folder.
+    Returns:
+      The number of updates that the run has had.
+    Raises:
+      ValueError: the configuration means nothing, the run was begun with another one, or an update
+        needs more memory than there is left.
+      FileNotFoundError: the data set is not prepared.
+      BlockingIOError: another process trains in the folder.
+      FloatingPointError: the loss is not finite.
+    """
     dataset, model = prepare(config)
     with training.lock(config.run):
         return go_on(config, dataset, model)[1]

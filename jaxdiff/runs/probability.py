@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import likelihood
-from jaxdiff.runs import build, cache, sampling
+from jaxdiff.runs import build, cache, loading
 
 # Rows of one compiled call, on each device: these, or a batch of the run's training if that is
 # smaller. The randomness of a row depends on it, and not on the number of devices.
@@ -81,7 +80,7 @@ class Estimators:
     of its earlier values, as they are.
     """
 
-    def __init__(self, run: sampling.Run, options: Probability, *, seed: int) -> None:
+    def __init__(self, run: loading.Run, options: Probability, *, seed: int) -> None:
         trained = run.config.diffusion.num_steps if run.config.diffusion.finite else 100
         self.steps = trained if options.steps is None else options.steps
         self.run, self.options, self.seed = (
@@ -93,13 +92,13 @@ class Estimators:
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
         self.without_denoiser = build.make_chain(
-            run.config, run.schedule, levels=self.levels, num_steps=self.steps
+            run.config, run.trained.schedule, levels=self.levels, num_steps=self.steps
         )
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
-        self.made_of = sampling.digest(
-            [VERSION, seed, self.levels, network], (run.params, run.schedule)
+        self.made_of = cache.digest(
+            [VERSION, seed, self.levels, network], (run.trained.params, run.trained.schedule)
         )
 
     def chain(self, denoiser: Any) -> jd.Chain:
@@ -125,30 +124,23 @@ class Estimators:
             jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
         )
         compiled = self.compiled(function)
-        parts: list[dict[str, np.ndarray]] = []
-        numbers = range(0, -(-num // size), num_devices)
-        for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
-            group = [n for n in range(first, first + num_devices) if n * size < num]
-            paths = [self.path(name, n, x_0, num, size, settings) for n in group]
-            kept = [cache.read(path) for path in paths]
-            if any(part is None for part in kept):
-                began = time.monotonic()
-                index = [
-                    np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)
-                ]
-                x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
-                keys = jnp.stack(
-                    [jax.random.fold_in(key, n) for n in range(first, first + num_devices)]
-                )
-                out = jax.tree.map(np.asarray, compiled(self.run.params, keys, x))
-                seconds = np.asarray([(time.monotonic() - began) / len(group)])
-                for place, n in enumerate(group):
-                    if kept[place] is None:
-                        made = {
-                            field: value[place][: num - n * size] for field, value in out.items()
-                        }
-                        kept[place] = cache.write(paths[place], made | {"seconds": seconds})
-            parts += [part for part in kept if part is not None]
+
+        def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
+            began = time.monotonic()
+            places = np.resize(numbers, num_devices)  # few numbers fill the devices again and again
+            index = [np.arange(n * size, (n + 1) * size) for n in places]
+            x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
+            keys = jnp.stack([jax.random.fold_in(key, n) for n in places])
+            out = jax.tree.map(np.asarray, compiled(self.run.trained.params, keys, x))
+            seconds = np.asarray([(time.monotonic() - began) / len(numbers)])
+            return [
+                {field: value[place][: num - n * size] for field, value in out.items()}
+                | {"seconds": seconds}
+                for place, n in enumerate(numbers)
+            ]
+
+        paths = [self.path(name, n, x_0, num, size, settings) for n in range(-(-num // size))]
+        parts = cache.resumable(paths, make, at_once=num_devices, name=name)
         joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
         return joined, float(joined.pop("seconds").sum())
 
@@ -156,7 +148,7 @@ class Estimators:
         """The function of (params, keys, x_0), the last two with an axis of devices."""
 
         def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
-            return function(self.run.with_params(params).denoiser(), key, x)
+            return function(self.run.trained.with_params(params).denoiser(), key, x)
 
         return jax.pmap(chunk, in_axes=(None, 0, 0))
 
@@ -166,7 +158,7 @@ class Estimators:
         """Where part n is kept: more rows leave the whole parts as they are."""
         count = min(size, num - n * size)
         rows = None if x_0 is None else x_0[n * size : n * size + count]
-        digest = sampling.digest([self.made_of, name, n, size, count, settings], rows)
+        digest = cache.digest([self.made_of, name, n, size, count, settings], rows)
         return self.run.folder / "probability" / f"{name}-{n}-{digest}.npz"
 
     def add(

@@ -7,7 +7,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff._extras import needs
 from jaxdiff.metrics import Comparison
-from jaxdiff.runs import memory, recogniser, sampling
+from jaxdiff.runs import loading, memory, recogniser
 from jaxdiff.runs.datasets import Dataset
 
 REAL = "_real_vs_real"  # ends the name of a figure's floor
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
 
 
 def measure(
-    run: sampling.Run,
+    run: loading.Run,
     x: np.ndarray,
     labels: np.ndarray | None,
     *,

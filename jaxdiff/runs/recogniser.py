@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxdiff import training
-from jaxdiff.runs import memory, sampling
+from jaxdiff.runs import cache, loading, memory
 from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.seeds import key_of
 
@@ -76,7 +76,7 @@ def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
 
 
-def trained(run: sampling.Run, *, steps: int | None = None) -> Recogniser:
+def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
     """Train the classifier on the run's real training images, or read the one that was trained before."""
     dataset, labels = run.dataset, run.dataset.splits["train"].labels
     assert labels is not None  # the caller has seen to it
@@ -86,7 +86,7 @@ def trained(run: sampling.Run, *, steps: int | None = None) -> Recogniser:
     folder = (
         run.folder
         / "recogniser"
-        / sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+        / cache.digest([VERSION, steps], (dataset.splits["train"].images, labels))
     )
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 
