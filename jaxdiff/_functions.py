@@ -1,27 +1,13 @@
-"""Functions as pytrees: what is static, what is traced, and the one place where it is decided.
-
-Schedules, denoisers and kernels are `jax.tree_util.Partial`: a static function whose array
-arguments are leaves. They go through jit, vmap and pmap as arguments, so new parameters never
-compile a program again.
-"""
+"""Two decorators: known values inside of jit, and full precision."""
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import jax
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@jax.tree_util.register_static
-@dataclass(frozen=True)
-class Static:
-    """A hashable option inside a Partial: part of the compiled program, compared by value."""
-
-    value: Any
 
 
 known_ahead = jax.ensure_compile_time_eval()
