@@ -151,7 +151,11 @@ WRONG_KERNELS: dict[str, tuple[Any, str]] = {
     ),
     "weights of half precision": (
         altered(lambda out, *_: (*out[:2], out[2].astype(jnp.bfloat16))),
-        "float32 at least for x_t of float32: got bfloat16",
+        "float32 at least and no wider than x_t for x_t of float32: got bfloat16",
+    ),
+    "weights in float64": (
+        altered(lambda out, *_: (*out[:2], out[2] + np.zeros(len(out[2])))),
+        "no wider than x_t for x_t of float32 where float64 exists: got float64",
     ),
     "another memory": (
         altered(lambda out, *_: ((out[0], out[0]), *out[1:])),

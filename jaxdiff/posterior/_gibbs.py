@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
-from jaxdiff.guidance import conjugate_gradients
+from jaxdiff.guidance._observed import conjugate_gradients
 from jaxdiff.kernels import Kernel, ancestral
 from jaxdiff.kernels._kernel import Drawing, lift
 from jaxdiff.observations import Observation

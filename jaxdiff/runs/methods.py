@@ -151,7 +151,7 @@ def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = N
     )
 
 
-def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Partial:
+def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Any:
     return guidance.mmps(denoiser, problem.schedule, seen, num_iterations=MMPS_ITERATIONS)
 
 

@@ -29,7 +29,7 @@ def check_kernel(
         row i of step(keys, carry, x_t, t, s) is a function of (keys[i], carry[i], x_t[i], t, s) alone
 
     The claims: x_s has the shape and dtype of x_t (float32 and float64, and nothing becomes float64
-    where it exists); log weights are [B], at least float32 and finite; the memory keeps its
+    where it exists); log weights are [B], finite, float32 or the dtype of x_t; the memory keeps its
     structure and has a leaf's row for each row; a step is a pure function, the same with and
     without jit and under vmap; rows never couple, and their noise does not depend on the batch
     size; the kernel is a pytree; steps at both ends and their gradients are finite; a step from t
@@ -94,9 +94,9 @@ def _check_shapes(kernel: Kernel, x: jax.Array, time: float) -> None:
     with claim(f"kernel: x_s has the shape and the dtype of x_t {where}"):
         _claims.chex().assert_shape(x_s, x.shape)
         _claims.chex().assert_type(x_s, x.dtype)
-    with claim(f"kernel: log weights are [B], floating, float32 at least {where}"):
+    with claim(f"kernel: log weights are [B], float32 at least and no wider than x_t {where}"):
         _claims.chex().assert_shape(increment, x.shape[:1])
-        if increment.dtype not in (np.float32, np.float64):
+        if increment.dtype not in (np.float32, x.dtype):
             raise AssertionError(f"got {increment.dtype}")
     with claim(f"kernel: step returns a memory with the structure and dtypes of init's {where}"):
         _claims.chex().assert_trees_all_equal_shapes_and_dtypes(before, carry)
