@@ -309,9 +309,9 @@ MUTANTS = (
 @pytest.mark.parametrize("broken", ["none", *MUTANTS])
 def test_mutants_are_rejected(broken: str) -> None:
     schedule, mixture = jd.schedules.linear(), asymmetric_mixture()
-    x = mixture_samples(mutant(broken), schedule, mixture, jd.grids.uniform(200), 20_000)
+    x = mixture_samples(mutant(broken), schedule, mixture, jd.grids.uniform(200), 5000)
     worst = np.abs(moment_z_scores(x, mixture)).max()
-    assert worst < 5 if broken == "none" else worst > 5
+    assert worst < 5 if broken == "none" else worst > 50  # Monte Carlo: standard errors
 
 
 COSINE = jd.schedules.cosine()
