@@ -89,7 +89,9 @@ METHODS = {
     "twisted": Method(_twisted, True),
     "twisted_mmps": Method(lambda task, y: _twisted(task, y, proposal=True), True),
     "mcgdiff": Method(
-        lambda task, y: posterior.inpaint(task.denoiser, SCHEDULE, y, task.observed, NOISE_STD),
+        lambda task, y: posterior.inpaint(
+            task.denoiser, SCHEDULE, y, task.observed, noise_std=NOISE_STD
+        ),
         True,
     ),
     "tilted": Method(_tilted, True),
@@ -230,7 +232,7 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     kernel = {
         "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, seen),
         "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, seen, prior_std=1.5),
-        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std),
+        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std=noise_std),
     }[name]()
 
     def one(key: jax.Array) -> jax.Array:

@@ -234,7 +234,7 @@ def heartbeat(options: Heartbeat) -> bool:
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
 
-    def denoiser_of(params: Any) -> Partial:
+    def denoiser_of(params: Any) -> Callable:
         return binomial.make_denoiser(Partial(model.apply, params), schedule)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
@@ -242,7 +242,8 @@ def heartbeat(options: Heartbeat) -> bool:
             rows.key, len(x_0), first=rows.first, total=rows.total
         )
         index = (times * options.chain_steps).astype(int)
-        return binomial.vlb(rows.keys, denoiser_of(params), schedule, ts, x_0, index=index) / BIT
+        denoiser = denoiser_of(params)
+        return binomial.vlb(rows.keys, denoiser, schedule, x_0, ts=ts, index=index) / BIT
 
     def batch(step: int) -> np.ndarray:
         chosen = np.random.default_rng([options.seed, step]).integers(5, size=options.batch_size)
@@ -253,11 +254,11 @@ def heartbeat(options: Heartbeat) -> bool:
     if params is None:
         return False
 
-    def bound(denoiser: Partial) -> tuple[float, float]:
+    def bound(denoiser: Callable) -> tuple[float, float]:
         """The bound's mean over all five sequences, which is exact, and over paths, which is not."""
         x_0 = jnp.tile(law.sequences, (options.examples, 1))
         terms = jax.jit(binomial.vlb_terms)(
-            jax.random.key(options.seed), denoiser, schedule, ts, x_0
+            jax.random.key(options.seed), denoiser, schedule, x_0, ts=ts
         )
         return mean_bits(-terms.sum(0).reshape(-1, 5).mean(1))
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from jaxdiff import runs as runs
     from jaxdiff import testing as testing
     from jaxdiff import training as training
+    from jaxdiff.runs import load as load
 
 __version__ = "0.1.0"
 
@@ -94,7 +95,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a package of LATER where it is first used (PEP 562)."""
+    """Import a package of LATER, or `runs.load`, where it is first used (PEP 562)."""
+    if name == "load":
+        return importlib.import_module("jaxdiff.runs").load
     if name in LATER:
         return importlib.import_module(f"jaxdiff.{name}")
     raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
@@ -102,4 +105,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """List what is here, with what is imported later."""
-    return sorted({*globals(), *LATER})
+    return sorted({*globals(), *LATER, "load"})

@@ -1,4 +1,4 @@
-"""Linear operators of one example as functions, and what their matrix would say, without the matrix."""
+"""Linear operators of one example, and the diagonal of A A^T without the matrix A."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,24 +6,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff._functions import Static
+from jaxdiff._tree import pytree, static
 
-# Rows of A that are counted one by one; where there are more, as many random vectors tell their
-# lengths.
-_EXACT_ROWS = 256
+_EXACT_ROWS = 256  # more rows of A than this are measured with as many random vectors
 
 
 def squared_rows(operator: Callable, like: Any) -> jax.Array:
-    """Return the diagonal of A A^T, the squared lengths of A's rows.
+    """Return the diagonal of A A^T: the squared lengths of A's rows.
 
         (A A^T)_ii = |A^T e_i|^2 = E[(A z)_i^2],   z of independent random signs
 
     Args:
-      operator: A, one x [*D] -> [*M], linear; an offset does not count.
+      operator: A, one x [*D] -> [*M], linear. An offset does not count.
       like: shape and dtype of x.
     Returns:
-      [*M]: exact for 256 rows and fewer; for more within a tenth (standard error at most sqrt(2 /
-      256)), and exact in a row with one entry.
+      [*M]. Up to 256 rows are exact. With more rows the relative standard error is at most
+      sqrt(2 / 256), and a row with one entry is exact.
     Source: Hutchinson 1990, Commun. Stat. Simul. Comput. 19(2); Bekas et al. 2007, Appl. Numer.
     Math. 57.
     """
@@ -44,30 +42,47 @@ def squared_rows(operator: Callable, like: Any) -> jax.Array:
     return jax.lax.fori_loop(0, _EXACT_ROWS, add, jnp.zeros_like(predicted)) / _EXACT_ROWS
 
 
-def multiply(matrix: jax.Array, x_0: jax.Array) -> jax.Array:
-    """A x, [m], of a matrix [m, d] and one example of d entries."""
-    return matrix @ x_0.reshape(-1)
+@pytree
+class Matrix:
+    """x -> A x for a matrix A [m, d]; x's d entries in order."""
+
+    matrix: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return A x, [m]."""
+        return self.matrix.astype(x.dtype) @ x.reshape(-1)
 
 
-def block_means(factor: Static, x_0: jax.Array) -> jax.Array:
-    """The means of blocks of factor x factor pixels, [H / factor, W / factor, C]."""
-    height, width, channels = x_0.shape
-    if height % factor.value or width % factor.value:
-        raise ValueError(
-            f"x_0: expected sides that are multiples of {factor.value}, got {x_0.shape}"
-        )
-    blocks = x_0.reshape(
-        height // factor.value, factor.value, width // factor.value, factor.value, channels
-    )
-    return blocks.mean(axis=(1, 3))
+@pytree
+class BlockMeans:
+    """The means of blocks of factor x factor pixels."""
+
+    factor: int = static()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the means, [H / factor, W / factor, C]."""
+        (height, width, channels), factor = x.shape, self.factor
+        if height % factor or width % factor:
+            raise ValueError(f"x_0: expected sides that are multiples of {factor}, got {x.shape}")
+        blocks = x.reshape(height // factor, factor, width // factor, factor, channels)
+        return blocks.mean(axis=(1, 3))
+
+
+@pytree
+class Blur:
+    """x -> K_H x K_W^T for images [H, W, C]."""
+
+    vertical: jax.Array
+    horizontal: jax.Array
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the blurred image, [H, W, C]."""
+        vertical, horizontal = self.vertical.astype(x.dtype), self.horizontal.astype(x.dtype)
+        return jnp.einsum("ih,hwc,jw->ijc", vertical, x, horizontal)
 
 
 def blur_matrix(size: int, width: Any) -> jax.Array:
     """K_ij = exp(-(i - j)^2 / (2 width^2)) / sum_j, [size, size]."""
-    place = jnp.arange(size)
-    return jax.nn.softmax(-((place[:, None] - place[None]) ** 2) / (2 * width**2), axis=1)
-
-
-def blurred(vertical: jax.Array, horizontal: jax.Array, x_0: jax.Array) -> jax.Array:
-    """K_H x_0 K_W^T of an image [H, W, C]."""
-    return jnp.einsum("ih,hwc,jw->ijc", vertical, x_0, horizontal)
+    index = jnp.arange(size)
+    squared = (index[:, None] - index[None]) ** 2
+    return jax.nn.softmax(-squared / (2 * width**2), axis=1)

@@ -12,46 +12,46 @@ whose negative is the work (Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. 9
 """
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, decoders
-from jaxdiff._tree import as_function
+from jaxdiff._functions import known_ahead
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level, levels, q_between, q_likelihood, q_posterior, q_step
-from jaxdiff.kernels import Kernel, p_given, without_memory
-from jaxdiff.kernels._kernel import is_clean
+from jaxdiff.kernels import Kernel, p_given
+from jaxdiff.kernels._kernel import Algorithm, is_clean, lift
 from jaxdiff.kernels._reverse import step_variance, variance_function
 from jaxdiff.normal import Normal, log_ratio
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
 
-@jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True)
+@pytree
 class Chain:
     """The finite-T model p_theta of data: a pytree, to be passed through jit as an argument.
 
-    A grid that ends where there is no noise (t = 0 of most schedules) has its latents at ts[:-1],
-    and the decoder makes x_0 of p(x_0 | x_t) at the last of them: N(D, v), with v as
-    `kernels.p_mean_variance` has it, where "small", whose v is zero there, takes that of "large". A
-    grid that ends with noise left has its latents at all ts, and the decoder makes x_0 of N(x_t /
-    alpha_t, (sigma_t / alpha_t)^2) at the last: the likelihood q(x_t | x_0), normalised over x_0.
+    A grid may end without noise, as at t = 0 of most schedules. Then the latents are at ts[:-1], and
+    the decoder makes x_0 from p(x_0 | x_t) at the last of them: N(D, v), with v as in
+    `kernels.p_mean_variance`. The v of "small" is zero there, so "small" takes that of "large".
+
+    A grid may end with noise left. Then the latents are at all ts, and the decoder makes x_0 from
+    N(x_t / alpha_t, (sigma_t / alpha_t)^2) at the last: q(x_t | x_0), normalised over x_0.
 
     Fields:
-      denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with the fraction or variance asked for.
+      denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with what the variance needs.
       schedule: the noise schedule.
       ts: the grid, decreasing, [num_steps + 1].
       variance: of the reverse steps, as in `kernels.p_mean_variance`.
       decoder: p(x_0 | the last latent); None is `decoders.normal()`, a density.
-      ends_clean: whether there is no noise at ts[-1]; found from the grid, unless it or the
-        schedule is traced.
+      ends_clean: whether there is no noise at ts[-1]. It is found from the grid. Give it where the
+        grid or the schedule is traced.
     Raises:
-      ValueError: ts is no decreasing grid, or variance is unknown.
-      TypeError: denoiser is no function, or ends_clean is None and the grid is traced.
+      ValueError: ts is not a decreasing grid, or variance is unknown.
+      TypeError: denoiser is not a function, or ends_clean is None and the grid is traced.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2; Ho et al. 2020,
     arXiv:2006.11239, Section 2.
     """
@@ -62,37 +62,18 @@ class Chain:
     _: KW_ONLY
     variance: Any = "small"
     decoder: Any = None
-    ends_clean: Any = None
+    ends_clean: Any = static(default=None)
 
     def __post_init__(self) -> None:
         _checks.grid("ts", self.ts)
-        ends_clean = self.ends_clean
-        if ends_clean is None:
-            ends_clean = _ends_clean(self.schedule, self.ts)
-        fields = {
-            "denoiser": as_function("denoiser", self.denoiser),
-            "ts": jnp.asarray(self.ts),
-            "variance": variance_function(self.variance),
-            "decoder": decoders.normal() if self.decoder is None else self.decoder,
-            "ends_clean": ends_clean,
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def tree_flatten(self) -> tuple[tuple, bool]:
-        """What jax takes a chain apart into."""
-        return (self.denoiser, self.schedule, self.ts, self.variance, self.decoder), self.ends_clean
-
-    @classmethod
-    def tree_unflatten(cls, ends_clean: bool, leaves: tuple) -> "Chain":
-        """Put it together again, without the checks: the leaves may be gradients, or no arrays at all."""
-        chain = object.__new__(cls)
-        for name, value in zip(
-            ("denoiser", "schedule", "ts", "variance", "decoder"), leaves, strict=True
-        ):
-            object.__setattr__(chain, name, value)
-        object.__setattr__(chain, "ends_clean", ends_clean)
-        return chain
+        put(
+            self,
+            denoiser=as_function("denoiser", self.denoiser),
+            ts=jnp.asarray(self.ts),
+            variance=variance_function(self.variance),
+            decoder=decoders.normal() if self.decoder is None else self.decoder,
+            ends_clean=_ends_clean(self.schedule, self.ts, self.ends_clean),
+        )
 
     @property
     def times(self) -> jax.Array:
@@ -115,8 +96,7 @@ class Chain:
     def log_step_ratio(self, x_s: jax.Array, x_t: jax.Array, s: Any, t: Any) -> jax.Array:
         """Return log p(x_s | x_t) - log q(x_t | x_s), [B], in nats, for states [B, *D] at s < t."""
         p, variance = self.p_step(x_t, t, s), q_variance(self.schedule, x_t, s, t)
-        early, late = level(self.schedule, s, x_t), level(self.schedule, t, x_t)
-        eps = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
+        eps = (x_t - _kept(self.schedule, x_t, s, t) * x_s) / jnp.sqrt(variance)
         return log_ratio((x_s - p.mean) / jnp.sqrt(p.variance), p.variance, eps, variance)
 
     def p_last(self, x: jax.Array) -> Normal:
@@ -140,15 +120,18 @@ class Chain:
         return Normal(x_0_of(denoised, x), self.variance(denoised, step))
 
 
-@jax.ensure_compile_time_eval()
-def _ends_clean(schedule: Schedule, ts: Any) -> bool:
+@known_ahead
+def _ends_clean(schedule: Schedule, ts: Any, given: bool | None) -> bool:
+    """Whether there is no noise at ts[-1]: found from the grid; what was given, where it is traced."""
     clean = _checks.known(is_clean(level(schedule, ts[-1], jnp.zeros(1))))
-    if clean is None:
+    if clean is not None:
+        return bool(clean)
+    if given is None:
         raise TypeError(
             "ends_clean: expected True or False where ts or the schedule is traced, got None "
             "(or make the Chain outside of jit and pass it as an argument)"
         )
-    return bool(clean)
+    return given
 
 
 def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
@@ -181,15 +164,24 @@ def diffusing(chain: Chain) -> Kernel:
       A Kernel without memory.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (11).
     """
-    return without_memory(Partial(_diffuse, chain))
+    return lift(Diffusing(chain))
 
 
-def _diffuse(chain: Chain, key: jax.Array, carry: Any, x_s: jax.Array, s: Any, t: Any) -> Any:
-    eps = _rows.normal(key, x_s)
-    x_t = q_step(chain.schedule, x_s, s, t, eps)
-    p = chain.p_step(x_t, t, s)
-    residual = (x_s - p.mean) / jnp.sqrt(p.variance)
-    return carry, x_t, log_ratio(residual, p.variance, eps, q_variance(chain.schedule, x_s, s, t))
+@pytree
+class Diffusing(Algorithm):
+    """The algorithm of `diffusing`: its steps go from s to a later t."""
+
+    chain: Chain
+
+    def step(
+        self, key: Any, carry: Any, x_s: jax.Array, s: Any, t: Any
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Draw x_t, and weight it."""
+        schedule, eps = self.chain.schedule, _rows.normal(key, x_s)
+        x_t = q_step(schedule, x_s, s, t, eps)
+        p = self.chain.p_step(x_t, t, s)
+        residual = (x_s - p.mean) / jnp.sqrt(p.variance)
+        return carry, x_t, log_ratio(residual, p.variance, eps, q_variance(schedule, x_s, s, t))
 
 
 def generating(chain: Chain) -> Kernel:
@@ -204,17 +196,30 @@ def generating(chain: Chain) -> Kernel:
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (9); Grosse et al. 2015,
     arXiv:1511.02543.
     """
-    return without_memory(Partial(_generate, chain))
+    return lift(Generating(chain))
 
 
-def _generate(chain: Chain, key: jax.Array, carry: Any, x_t: jax.Array, t: Any, s: Any) -> Any:
-    noise = _rows.normal(key, x_t)
-    p = chain.p_step(x_t, t, s)
-    x_s = p.at(noise)
-    early, late = level(chain.schedule, s, x_t), level(chain.schedule, t, x_t)
-    variance = q_variance(chain.schedule, x_t, s, t)
-    residual = (x_t - late.alpha / early.alpha * x_s) / jnp.sqrt(variance)
-    return carry, x_s, log_ratio(noise, p.variance, residual, variance)
+@pytree
+class Generating(Algorithm):
+    """The algorithm of `generating`."""
+
+    chain: Chain
+
+    def step(
+        self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any
+    ) -> tuple[Any, jax.Array, jax.Array]:
+        """Draw x_s, and weight it."""
+        schedule, noise = self.chain.schedule, _rows.normal(key, x_t)
+        p = self.chain.p_step(x_t, t, s)
+        x_s = p.at(noise)
+        variance = q_variance(schedule, x_t, s, t)
+        residual = (x_t - _kept(schedule, x_t, s, t) * x_s) / jnp.sqrt(variance)
+        return carry, x_s, log_ratio(noise, p.variance, residual, variance)
+
+
+def _kept(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
+    """alpha_t / alpha_s."""
+    return level(schedule, t, x).alpha / level(schedule, s, x).alpha
 
 
 def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
@@ -230,8 +235,8 @@ def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
     Returns:
       An array that broadcasts against x.
     """
-    late = level(schedule, t, x)
-    return -(late.sigma**2) * jnp.expm1(late.log_snr - level(schedule, s, x).log_snr)
+    _, sigma_t, lambda_t = level(schedule, t, x)
+    return -(sigma_t**2) * jnp.expm1(lambda_t - level(schedule, s, x).log_snr)
 
 
 def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:
@@ -248,10 +253,10 @@ def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) ->
       [B], in nats.
     """
     alpha, sigma, _ = level(chain.schedule, chain.times[-1], x_0)
-    start = level(chain.schedule, chain.times[0], x_0).sigma
-    eps, noise = (first - alpha * x_0) / sigma, last / start
+    prior_std = level(chain.schedule, chain.times[0], x_0).sigma
+    eps, noise = (first - alpha * x_0) / sigma, last / prior_std
     ends = _rows.event_sum(
-        (eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / start), x_0.shape)
+        (eps - noise) * (eps + noise) / 2 + jnp.broadcast_to(jnp.log(sigma / prior_std), x_0.shape)
     )
     return ends + chain.decoder.log_prob(x_0, chain.p_last(first))
 

@@ -177,7 +177,8 @@ def continuous_lower_bound(
 ) -> jax.Array:
     """Estimate the variational lower bound in continuous time, with evenly spread random times.
 
-        -(prior + reconstruction + 1/n sum_j diffusion(t_j)),   t_j = (u + j / n) mod 1,   u ~ U[0, 1)
+        -(prior + reconstruction + 1/n sum_j diffusion(t_j))
+        t_j = (u + j / n) mod 1,   u ~ U[0, 1)
 
     This is minus the cost `losses.continuous_elbo`, averaged over n times: to be maximised.
 
@@ -202,7 +203,7 @@ def continuous_lower_bound(
 
     def cost(j: Any) -> jax.Array:
         row_keys = _rows.fold(keys, j)
-        t = jnp.mod(u + j / num_times, 1)
+        t = jnp.mod(u + (j / num_times).astype(u.dtype), 1)
         terms = losses.continuous_elbo(row_keys, denoiser, schedule, x_0, decoder=decoder, t=t)
         return terms.prior + terms.diffusion + terms.reconstruction
 
@@ -241,7 +242,8 @@ def ode_log_prob(
       probe: "rademacher" or "gaussian".
       tolerance: None, or the tolerance of an adaptive solver for each step of the grid (diffrax,
         extra `ode`).
-      log_snr_range: the log-SNRs between which the ODE is solved. Outside, the state is only scaled.
+      log_snr_range: the range of log-SNR in which the ODE is solved. Outside, the state is only
+        scaled.
     Returns:
       [B], in nats: a density, in the units of x_0.
     Raises:
@@ -262,7 +264,8 @@ def ode_log_prob(
         _checks.values("tolerance", tolerance, "a positive tolerance", lambda v: v > 0)
     if num_probes < 0 or (num_probes > 0) != (key is not None):
         raise ValueError(
-            f"num_probes, key: expected a key with probes and no key without, got {num_probes} and {key}"
+            "num_probes, key: expected a key with probes and no key without, "
+            f"got {num_probes} and {key}"
         )
     probes = None if key is None else _probes(key, probe, num_probes, x_0)
     return density(

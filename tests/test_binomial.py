@@ -54,10 +54,10 @@ def test_transitions_compose_and_the_posterior_is_bayes(
     for x_0, x_t in itertools.product((0, 1), repeat=2):
         joint = early[x_0] * step[:, x_t]
         arguments = jnp.full((1, 1), float(x_t)), jnp.full((1, 1), float(x_0))
-        found = float(binomial.q_posterior(schedule, *arguments, t, s)[0, 0])
+        found = float(binomial.q_posterior(schedule, *arguments, t=t, s=s)[0, 0])
         np.testing.assert_allclose(found, joint[1] / joint.sum(), atol=1e-13)
         if s > 0 and t < 1:  # the mutant takes the late survival for the early one
-            mutant = float(binomial.q_posterior(schedule, *arguments, t, t - 1e-9)[0, 0])
+            mutant = float(binomial.q_posterior(schedule, *arguments, t=t, s=t - 1e-9)[0, 0])
             assert abs(mutant - joint[1] / joint.sum()) > 1e-5
 
 
@@ -83,23 +83,24 @@ def test_ends_and_limits(x64: None) -> None:
     )
     np.testing.assert_array_equal(binomial.q_marginal(schedule, x_0, 0.0), x_0)
     np.testing.assert_allclose(binomial.q_marginal(schedule, x_0, 1.0), 0.5, atol=1e-15)
-    np.testing.assert_array_equal(binomial.q_posterior(schedule, x_t, x_0, 0.7, 0.0), x_0)
+    np.testing.assert_array_equal(binomial.q_posterior(schedule, x_t, x_0, t=0.7, s=0.0), x_0)
     np.testing.assert_allclose(
-        binomial.q_posterior(schedule, x_t, x_0, 0.7, 0.7 - 1e-12), x_t, atol=1e-11
+        binomial.q_posterior(schedule, x_t, x_0, t=0.7, s=0.7 - 1e-12), x_t, atol=1e-11
     )
     # Where nothing is left of the data, x_t says nothing of x_s.
     np.testing.assert_allclose(
-        binomial.q_posterior(schedule, x_t, x_0, 1.0, 0.4),
+        binomial.q_posterior(schedule, x_t, x_0, t=1.0, s=0.4),
         binomial.q_marginal(schedule, x_0, 0.4),
         atol=1e-15,
     )
     # A probability in place of x_0 is the mixture over what x_0 may be.
-    whole = binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, 0.3), 0.7, 0.4)
+    whole = binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, 0.3), t=0.7, s=0.4)
     parts = [
-        binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, bit), 0.7, 0.4) for bit in (0.0, 1.0)
+        binomial.q_posterior(schedule, x_t, jnp.full_like(x_t, bit), t=0.7, s=0.4)
+        for bit in (0.0, 1.0)
     ]
     np.testing.assert_allclose(whole, 0.7 * parts[0] + 0.3 * parts[1], rtol=1e-12)
-    assert not np.isnan(binomial.q_posterior(schedule, x_t, 1 - x_t, 0.0, 0.0)).any()
+    assert not np.isnan(binomial.q_posterior(schedule, x_t, 1 - x_t, t=0.0, s=0.0)).any()
 
 
 @pytest.mark.parametrize("t", [0.0, 0.1, 0.6, 1.0])
@@ -233,7 +234,7 @@ def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
     ]
     many = jnp.tile(x_0, (4000, 1))
     terms = jax.jit(binomial.vlb_terms, static_argnums=1)(
-        jax.random.key(0), ignorant, schedule, ts, many
+        jax.random.key(0), ignorant, schedule, many, ts=ts
     )
     assert terms.shape == (7, 20_000)
     terms = terms.T.reshape(4000, 5, 7)
@@ -244,7 +245,7 @@ def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
 
     assert np.abs(z(terms.sum(2))).max() < 5
     one = jax.jit(binomial.vlb, static_argnums=1)(
-        jax.random.key(1), ignorant, schedule, ts, many
+        jax.random.key(1), ignorant, schedule, many, ts=ts
     ).reshape(4000, 5)
     assert np.abs(z(one)).max() < 5
     # Mutants: the prior forgotten; the sum over steps not weighed by their number.
@@ -263,7 +264,7 @@ def test_the_estimated_bound_has_the_exact_one_as_its_mean(x64: None) -> None:
         5, int
     )  # the only step of a grid of one: what it costs to draw the data from fair bits
     np.testing.assert_allclose(
-        binomial.vlb(jax.random.key(0), lambda x, t: jnp.full_like(x, 0.5), schedule, ts[-2:], x_0, index=last),
+        binomial.vlb(jax.random.key(0), lambda x, t: jnp.full_like(x, 0.5), schedule, x_0, ts=ts[-2:], index=last),
         4 * np.log(2) + binomial.prior_kl(schedule, x_0, ts[-2]), rtol=1e-12,
     )  # fmt: skip
 
@@ -290,12 +291,12 @@ def test_training_by_gradient_finds_the_exact_denoiser(x64: None) -> None:
 S, X = SCHEDULES["paper"](), jnp.zeros((3, 4))
 test_bad_input = rejects({
     "integers": (lambda: binomial.q_marginal(S, jnp.zeros((3, 4), int), 0.5), TypeError, "x_0: expected a floating dtype"),
-    "shapes": (lambda: binomial.q_posterior(S, X, X[:2], 0.5, 0.2), ValueError, "x_0: expected the shape of x_t"),
+    "shapes": (lambda: binomial.q_posterior(S, X, X[:2], t=0.5, s=0.2), ValueError, "x_0: expected the shape of x_t"),
     "time": (lambda: binomial.q_transition(S, X, 0.5, 1.2), ValueError, r"t: expected a time in \[0, 1\]"),
     "logits": (lambda: binomial.make_denoiser(lambda x, t: x[:, 0], S)(X, 0.5), ValueError, "logits: expected the shape of x_t"),
     "denoiser": (lambda: binomial.ancestral(3, S), TypeError, "denoiser: expected a function, got int"),
     "key": (lambda: binomial.prior_sample(jax.random.PRNGKey(0), (3, 4)), TypeError, "key: expected a typed key"),
-    "grid": (lambda: binomial.vlb_terms(jax.random.key(0), ignorant, S, jnp.array([0.0, 1.0]), X), ValueError, "ts: expected decreasing times"),
-    "noisy end": (lambda: binomial.vlb(jax.random.key(0), ignorant, S, jd.grids.uniform(4, end=0.1), X), ValueError, "ts: expected a grid whose end has no noise"),
+    "grid": (lambda: binomial.vlb_terms(jax.random.key(0), ignorant, S, X, ts=jnp.array([0.0, 1.0])), ValueError, "ts: expected decreasing times"),
+    "noisy end": (lambda: binomial.vlb(jax.random.key(0), ignorant, S, X, ts=jd.grids.uniform(4, end=0.1)), ValueError, "ts: expected a grid that ends without noise"),
     "size": (lambda: oracles.binary_states(0), ValueError, "size: expected a positive int"),
 })  # fmt: skip

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import rejects
-from hypothesis import given
+from hypothesis import example, given
 from scipy import stats
 
 import jaxdiff as jd
@@ -28,6 +28,7 @@ def every_level(num_levels: int, mean: float, variance: float) -> tuple[jax.Arra
     num_levels=st.sampled_from([2, 17, 256]),
     name=st.sampled_from(sorted(DISCRETE)),
 )
+@example(mean=0.25, log_variance=-11.0, num_levels=2, name="categorical")  # densities of e^16839
 def test_probabilities_of_all_levels_sum_to_one(
     mean: float, log_variance: float, num_levels: int, name: str
 ) -> None:

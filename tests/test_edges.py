@@ -73,7 +73,7 @@ def chain(**options: Any) -> jd.Chain:
         ),
         lambda index: losses.hybrid(KEY, chain(), X, index=index),
         lambda index: jd.binomial.vlb(
-            KEY, lambda x, t: x / 3, FLOW, jd.grids.uniform(3), X, index=index
+            KEY, lambda x, t: x / 3, FLOW, X, ts=jd.grids.uniform(3), index=index
         ),
     ],
 )
@@ -260,7 +260,7 @@ def test_levels_are_levels_however_they_were_rounded(num_levels: int, dtype: str
 def test_a_traced_row_of_no_bits_has_no_probability() -> None:
     bits = jnp.array([[0.0, 1.0], [0.5, 1.0], [-1.0, 1.0], [255.0, 0.0]])
     for bound in (jd.binomial.vlb_terms, jd.binomial.vlb):
-        found = jax.jit(lambda x: bound(KEY, lambda x, t: x / 3 + 0.3, FLOW, GOOD, x))(bits)  # noqa: B023
+        found = jax.jit(lambda x: bound(KEY, lambda x, t: x / 3 + 0.3, FLOW, x, ts=GOOD))(bits)  # noqa: B023
         np.testing.assert_array_equal(np.isnan(jnp.atleast_2d(found)[0]), [False, True, True, True])
 
 
@@ -461,7 +461,7 @@ BAD = {
     "negative index": (lambda: losses.hybrid(KEY, chain(), X, index=jnp.array([0, -1, 2, 1])), ValueError, r"index: expected 0 \.\. 2, got -1"),
     "floating index": (lambda: losses.vlb(KEY, chain(), X, index=jnp.zeros(4)), TypeError, "index: expected an integer dtype"),
     "index of bits": (
-        lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, GOOD, X, index=jnp.full(4, 2)), ValueError, r"index: expected 0 \.\. 1, got 2"),
+        lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, X, ts=GOOD, index=jnp.full(4, 2)), ValueError, r"index: expected 0 \.\. 1, got 2"),
     "recorded term": (
         lambda: losses.record_terms(losses.term_history(3), jnp.array([3]), jnp.ones(1)), ValueError, r"index: expected 0 \.\. 2, got 3"),
     "observed class": (lambda: observations.classified(lambda x: x, -1), ValueError, "label: expected an integer of at least 0, got -1"),
@@ -497,8 +497,8 @@ BAD = {
     "continuous bound of pixels": (
         lambda: likelihood.continuous_lower_bound(KEY, DENOISER, jd.schedules.edm(), 128 * X, decoder=DECODERS["categorical"]),
         ValueError, "x_0: expected data on the 17 levels"),
-    "signs for bits": (lambda: jd.binomial.vlb_terms(KEY, lambda x, t: x, FLOW, GOOD, -X), ValueError, "x_0: expected zeros and ones, got -1.0"),
-    "pixels for bits": (lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, GOOD, 255 * X), ValueError, "x_0: expected zeros and ones, got 255.0"),
+    "signs for bits": (lambda: jd.binomial.vlb_terms(KEY, lambda x, t: x, FLOW, -X, ts=GOOD), ValueError, "x_0: expected zeros and ones, got -1.0"),
+    "pixels for bits": (lambda: jd.binomial.vlb(KEY, lambda x, t: x, FLOW, 255 * X, ts=GOOD), ValueError, "x_0: expected zeros and ones, got 255.0"),
     "x_0 from eps without data": (
         lambda: jd.prediction.to_x_0(FLOW, X, X, 1.0, prediction="eps"), ValueError, "t: expected a time with data left, of which eps says"),
     "v from x_0 without noise": (

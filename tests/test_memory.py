@@ -88,7 +88,7 @@ def test_the_held_out_loss_does_not_change_with_the_chunk(
         ("train", "test"), data.Split(np.random.default_rng(0).normal(size=(50, 2)).astype("f"))
     )
     points = datasets.Dataset("points", (2,), None, None, lambda: splits)
-    dataset = points if config.dataset == TINY.dataset else datasets.load(config)
+    dataset = points if config.dataset == TINY.dataset else datasets.of(config)
     model = build.make_model(config, dataset)
     learned = jd.schedules.learned_parameters() if objective == "learned" else {}
     params = {"network": model.init(jax.random.key(0), dataset.event_shape), "schedule": learned}

@@ -1,5 +1,6 @@
 """Posteriors: what every kernel keeps, exact evidence, exact posteriors, the 2015 paper's bias, and mutants."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,6 +37,41 @@ def test_it_keeps_the_contract(name: str) -> None:
     """The one that a user's kernel is put through; moves and repeats add noise in any step."""
     kernel = POSTERIORS[name](asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE, "float32")
     testing.check_kernel(kernel, (2,), continuous=False, differentiable=False)
+
+
+def sampler(kernel: jd.Kernel) -> Any:
+    """The algorithm whose methods a kernel is made of."""
+    return kernel.step
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(POSTERIORS) - {"dps", "pigdm", "tmpd", "mmps", "repaint"})
+)
+def test_fields_have_names_and_are_replaced(name: str) -> None:
+    """`dataclasses.replace` gives the algorithm with another field, and checks it; its repr is one line."""
+    kernel = POSTERIORS[name](asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE, "float32")
+    algorithm, other = sampler(kernel), jd.schedules.linear()
+    assert algorithm.schedule is SCHEDULE
+    changed = dataclasses.replace(algorithm, schedule=other)
+    assert changed.schedule is other
+    assert type(changed) is type(algorithm)
+    assert jax.tree.structure(dataclasses.replace(algorithm)) == jax.tree.structure(algorithm)
+    assert repr(algorithm).startswith(f"{type(algorithm).__name__}(")
+    assert "\n" not in repr(algorithm)
+
+
+def test_what_is_replaced_is_checked() -> None:
+    d = asymmetric_mixture().denoiser(SCHEDULE)
+    observed = observations.noisy(jnp.zeros(2), 0.3)
+    for kernel, field, value, message in (
+        (posterior.tilted(d, SCHEDULE, observed), "power", lambda t: t, "power: expected 1 at t = 0"),
+        (posterior.twisted(d, SCHEDULE, observed), "prior_std", -1.0, "prior_std: expected a positive"),
+        (posterior.split_gibbs(d, SCHEDULE, observed), "num_denoising", 0, "num_denoising: expected"),
+        (posterior.composed([d], jnp.ones(1), SCHEDULE), "exponents", jnp.ones(2), "exponents: expected one"),
+        (posterior.mixed([d], jnp.ones(1), SCHEDULE), "log_weights", jnp.ones(2), "log_weights: expected one"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(sampler(kernel), **{field: value})
 
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
@@ -444,7 +480,7 @@ def test_without_an_observation_it_is_ancestral(x64: None) -> None:
     for kernel in (
         posterior.twisted(denoiser, SCHEDULE, lambda x_0: jnp.zeros(())),
         posterior.tilted(denoiser, SCHEDULE, lambda x_0: jnp.zeros(())),
-        posterior.inpaint(denoiser, SCHEDULE, nothing, nothing, 0.1),
+        posterior.inpaint(denoiser, SCHEDULE, nothing, nothing, noise_std=0.1),
     ):
         samples = jd.sample(key, kernel, x, ts)
         np.testing.assert_allclose(samples.x, plain, atol=1e-12)
@@ -457,7 +493,9 @@ def test_bases_and_matrices_agree(x64: None) -> None:
         asymmetric_mixture().denoiser(SCHEDULE),
         jax.random.normal(jax.random.key(0), (6, 2)),
     )
-    pixels = posterior.inpaint(denoiser, SCHEDULE, jnp.array(SHOWN), jnp.array(MASK), MASK_STD)
+    pixels = posterior.inpaint(
+        denoiser, SCHEDULE, jnp.array(SHOWN), jnp.array(MASK), noise_std=MASK_STD
+    )
     rows = posterior.mcgdiff(denoiser, SCHEDULE, jnp.eye(2)[:1], jnp.array(SHOWN[:1]), MASK_STD)
     one, two = (
         jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(10)) for kernel in (pixels, rows)
@@ -763,7 +801,7 @@ def test_no_row_is_left() -> None:
         assert samples.log_evidence == -np.inf
         assert samples.ess[-1] == 0
         assert not (samples.log_weights > -jnp.inf).any()
-        with pytest.raises(ValueError, match="log_weights: expected a row with a weight to draw"):
+        with pytest.raises(ValueError, match="log_weights: expected a row of positive weight"):
             resampling.draw(jax.random.key(0), samples.log_weights, samples.x, 2)
 
     def step(key: Any, carry: Any, x: Any, t: Any, s: Any) -> tuple:
@@ -791,7 +829,9 @@ def test_rows_that_fail_are_dropped(kind: str) -> None:
         return {
             "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
             "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, observations.noisy(y, 0.5)),
-            "inpaint": lambda: posterior.inpaint(denoiser, SCHEDULE, y, jnp.ones(1, bool), 0.5),
+            "inpaint": lambda: posterior.inpaint(
+                denoiser, SCHEDULE, y, jnp.ones(1, bool), noise_std=0.5
+            ),
             "composed": lambda: posterior.composed(
                 [denoiser, denoiser], jnp.array([0.5, 0.5]), SCHEDULE
             ),
@@ -842,7 +882,7 @@ def masked_run(kind: str, mask: Any) -> jd.Samples:
         kernel = posterior.twisted(denoiser, SCHEDULE, seen)
     else:
         belief = posterior.gaussian_belief(SCHEDULE, 0.0, 1.0)
-        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3, belief=belief)
+        kernel = posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, noise_std=0.3, belief=belief)
     x, ts = jd.prior_sample(jax.random.key(0), SCHEDULE, (4000, 4)), jd.grids.uniform(60)
     return jd.sample(jax.random.key(1), kernel, x, ts, resample=resampling.systematic())
 
@@ -868,7 +908,7 @@ def test_masks_of_any_kind_are_the_same() -> None:
         return [
             posterior.twisted(denoiser, SCHEDULE, seen),
             posterior.split_gibbs(denoiser, SCHEDULE, seen),
-            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, 0.3),
+            posterior.inpaint(denoiser, SCHEDULE, MASK_Y, mask, noise_std=0.3),
             guidance.repaint(denoiser, SCHEDULE, MASK_Y, mask),
             guidance.mmps(denoiser, SCHEDULE, seen),
         ]
@@ -922,7 +962,6 @@ def test_a_function_has_the_evidence_of_its_matrix() -> None:
 
 D = jd.oracles.gaussian(jnp.zeros(2), jnp.ones(2)).denoiser(SCHEDULE)
 Z, SEEN = jnp.zeros(2), observations.noisy(jnp.zeros(2), 0.1)
-RAW = observations.Observation(Partial(jnp.asarray), Z, 0.1, 1.0, jnp.array([255, 0]))
 BAD = {
     "power": (lambda: posterior.tilted(D, SCHEDULE, SEEN, power=lambda t: t), ValueError, "power: expected 1 at t = 0, got 0"),
     "variance": (lambda: posterior.twisted(D, SCHEDULE, SEEN, variance="tiny"), ValueError, "variance: expected one of"),
@@ -933,12 +972,11 @@ BAD = {
         ValueError, r"log_likelihood: expected one value an example, shape \(\), got \(2,\)"),
     "A": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.zeros(3), 0.1), ValueError, r"A, y: expected shapes \[m, d\] and \[m\], got \(2, 2\) and \(3,\)"),
     "no noise": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), Z, 0.0), ValueError, "noise_std: expected a positive standard deviation, got 0"),
-    "mask": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.zeros(3), 0.1), ValueError, "observed: expected the shape of y"),
-    "mask of 255": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([255, 0]), 0.1), ValueError, r"observed: expected a mask of 0 and 1 \(for any other array: `mask > 0`\), got 255 at index 0 of 2"),
-    "mask of NaN": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([1.0, jnp.nan]), 0.1), ValueError, "observed: expected a mask of 0 and 1"),
-    "own mask": (lambda: posterior.twisted(D, SCHEDULE, RAW), ValueError, r"log_likelihood.observed: expected a mask of 0 and 1"),
-    "own mask, gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, RAW), ValueError, r"observation.observed: expected a mask of 0 and 1"),
-    "own mask, guided": (lambda: guidance.mmps(D, SCHEDULE, RAW), ValueError, r"observation.observed: expected a mask of 0 and 1"),
+    "mask": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.zeros(3), noise_std=0.1), ValueError, "observed: expected the shape of y"),
+    "mask of 255": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([255, 0]), noise_std=0.1), ValueError, r"observed: expected a mask of 0 and 1 \(for any other array: `mask > 0`\), got 255 at index 0 of 2"),
+    "mask of NaN": (lambda: posterior.inpaint(D, SCHEDULE, Z, jnp.array([1.0, jnp.nan]), noise_std=0.1), ValueError, "observed: expected a mask of 0 and 1"),
+    "own mask": (lambda: observations.Observation(Partial(jnp.asarray), Z, 0.1, observed=jnp.array([255, 0])), ValueError, "observed: expected a mask of 0 and 1"),
+    "replaced mask": (lambda: dataclasses.replace(SEEN, observed=jnp.array([255, 0])), ValueError, "observed: expected a mask of 0 and 1"),
     "y": (lambda: posterior.denoise(D, SCHEDULE, jnp.array([jnp.nan, 0.0]), 0.1), ValueError, "y: expected finite entries where it is observed, got nan"),
     "y of mcgdiff": (lambda: posterior.mcgdiff(D, SCHEDULE, jnp.eye(2), jnp.array([jnp.inf, 0.0]), 0.1), ValueError, "y: expected finite entries, got inf"),
     "models": (lambda: posterior.mixed([D, D], jnp.full(2, -jnp.inf), SCHEDULE), ValueError, "log_weights: expected a model of positive weight"),

@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 import jaxdiff as jd
 from jaxdiff import data as jd_data
 from jaxdiff.cli import posterior, posterior_pictures, train
-from jaxdiff.runs import cache, calibration, datasets, loading, methods, posteriors, sampling, tasks
+from jaxdiff.runs import calibration, datasets, loading, methods, posteriors, sampling, tasks
 from jaxdiff.runs.config import PRESETS, Network
 
 CONFIG = dataclasses.replace(
@@ -31,7 +31,7 @@ TASKS = typing.get_args(tasks.TaskName)
 
 @pytest.fixture(scope="module")
 def dataset() -> datasets.Dataset:
-    return datasets.load(CONFIG)
+    return datasets.of(CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +175,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     read = loading.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
-    def instead(run, problem, name, number, likelihoods, missing, paths, *_):  # of the programs
-        drawn.extend(missing)
+    def instead(run, problem, name, number, *_):  # of the programs
         sizes = {
             "x": (number, 8, 8, 1),
             "log_weights": (number,),
@@ -184,11 +183,14 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
             "ess": (2,),
             "seconds": (),
         }
-        return {
-            i: cache.write(paths[i], {f: np.ones(s) for f, s in sizes.items()}) for i in missing
-        }
 
-    monkeypatch.setattr(posteriors, "_draw_missing", instead)
+        def make(numbers: list[int]) -> list[dict]:
+            drawn.extend(numbers)
+            return [{f: np.ones(s) for f, s in sizes.items()} for _ in numbers]
+
+        return make
+
+    monkeypatch.setattr(posteriors, "_maker", instead)
 
     def made(
         method: str,

@@ -288,14 +288,14 @@ def test_gradients_pass_rows_that_have_failed() -> None:
 X = jnp.zeros((4, 2))
 test_bad_input = rejects(
     {
-        "threshold": (lambda: resampling.residual(-0.1), ValueError, "threshold: expected a share of the rows of at least 0"),
+        "threshold": (lambda: resampling.residual(-0.1), ValueError, "threshold: expected a fraction of the rows of at least 0"),
         "num": (lambda: resampling.draw(jax.random.key(0), jnp.zeros(4), X, 0), ValueError, "num: expected a positive int"),
         "weights": (lambda: resampling.draw(jax.random.key(0), jnp.zeros(3), X, 2), ValueError, r"log_weights: expected one a row of x, \(4,\), got \(3,\)"),
-        "no weight": (lambda: resampling.draw(jax.random.key(0), jnp.full(4, -jnp.inf), X, 2), ValueError, "log_weights: expected a row with a weight to draw, got none"),
-        "all failed": (lambda: resampling.draw(jax.random.key(0), jnp.full(4, jnp.nan), X, 2), ValueError, "log_weights: expected a row with a weight to draw, got none"),
+        "no weight": (lambda: resampling.draw(jax.random.key(0), jnp.full(4, -jnp.inf), X, 2), ValueError, "log_weights: expected a row of positive weight"),
+        "all failed": (lambda: resampling.draw(jax.random.key(0), jnp.full(4, jnp.nan), X, 2), ValueError, "log_weights: expected a row of positive weight"),
         "infinite": (lambda: resampling.draw(jax.random.key(0), jnp.array([0.0, jnp.inf, 0.0, 0.0]), X, 2), ValueError, r"log_weights: expected no weight of \+inf, got inf at index 1 of 4"),
         "infinite size": (lambda: resampling.effective_sample_size(jnp.full(4, jnp.inf)), ValueError, r"log_weights: expected no weight of \+inf"),
         "infinite scheme": (lambda: resampling.systematic()(jax.random.key(0), jnp.full(4, jnp.inf)), ValueError, r"log_weights: expected no weight of \+inf"),
-        "NaN threshold": (lambda: resampling.systematic(jnp.nan), ValueError, "threshold: expected a share of the rows of at least 0"),
+        "NaN threshold": (lambda: resampling.systematic(jnp.nan), ValueError, "threshold: expected a fraction of the rows of at least 0"),
     }
 )  # fmt: skip

@@ -225,7 +225,7 @@ def test_what_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
 
 def test_what_may_change_keeps_the_state_as_it_is() -> None:
     """The structure of the state is that of the run that was begun, for every option that may change."""
-    dataset = datasets.load(DIGITS)
+    dataset = datasets.of(DIGITS)
 
     def state(config: Config) -> Any:
         return build.abstract_state(config, build.make_model(config, dataset), dataset.event_shape)
@@ -257,7 +257,7 @@ def test_the_learning_rate_of_a_run_that_goes_on_for_longer(tmp_path: Path) -> N
 
 def test_options_of_an_mlp_are_used_or_refused() -> None:
     toy = PRESETS["toy"][1]
-    dataset = datasets.load(toy)
+    dataset = datasets.of(toy)
     checks.check_network(toy, dataset)
     given = {"dropout": 0.25, "time_embedding": "fourier", "dtype": "bfloat16"}
     module = build.make_model(dataclasses.replace(toy, network=Network(**given)), dataset).module
@@ -277,7 +277,7 @@ def test_options_of_an_mlp_are_used_or_refused() -> None:
 
 
 def test_attention_that_never_occurs_is_said(capsys: pytest.CaptureFixture) -> None:
-    dataset = datasets.load(DIGITS)
+    dataset = datasets.of(DIGITS)
     checks.check_network(DIGITS, dataset)
     assert capsys.readouterr().err == ""
     checks.check_network(with_option(DIGITS, "network.attention", (4, 7)), dataset)

@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as hnp
 from sklearn.svm import SVC
 
 import jaxdiff as jd
-from jaxdiff import data, zoo
+from jaxdiff import data, runs, zoo
 from jaxdiff.cli import export, sample
 from jaxdiff.runs import build, datasets, loading
-from jaxdiff.runs.config import PRESETS
+from jaxdiff.runs.config import PRESETS, Network
 
 floats = st.floats(-1e3, 1e3, width=32)
 
@@ -136,8 +136,83 @@ def test_a_run_that_cannot_ship_is_refused(preset: str, diffusion: dict[str, Any
     config = dataclasses.replace(
         config, diffusion=dataclasses.replace(config.diffusion, **diffusion)
     )
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     model, schedule = build.make_model(config, dataset), jd.schedules.learned_parameters()
     run = loading.assemble(config, dataset, model, {"network": {}, "schedule": schedule}, step=1)
     with pytest.raises(ValueError, match="run: expected one of images with a named schedule"):
         export.about(run, "")
+
+
+# --- a run of one's own ----------------------------------------------------------------------------------------------
+
+SMALL = {"steps": 2, "batch_size": 8, "eval_every": 2}
+OWN = {
+    "toy": ("toy", {}, {"channels": 8, "num_blocks": 1}),
+    "conditional": ("digits", {}, {"channels": 8, "multipliers": (1,), "attention": ()}),
+    "levels": ("digits-likelihood", {}, {"channels": 8, "multipliers": (1,), "attention": ()}),
+    "learned variance": (
+        "digits",
+        {"objective": "hybrid", "num_steps": 4},
+        {"channels": 8, "multipliers": (1,), "attention": ()},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_notebook_draws_from_a_run_of_its_own(kind: str, tmp_path: Path) -> None:
+    """Three lines from the folder to samples, which are those of `jaxdiff sample`'s network."""
+    preset, diffusion, network = OWN[kind]
+    config = dataclasses.replace(
+        PRESETS[preset][1],
+        run=tmp_path / "mine",
+        network=Network(**network),
+        **SMALL,
+    )
+    config = dataclasses.replace(
+        config, diffusion=dataclasses.replace(config.diffusion, **diffusion)
+    )
+    assert runs.train(config) == 2
+
+    trained = jd.load(tmp_path / "mine")
+    labels = None if trained.num_classes is None else jnp.arange(4)
+    x = jd.draw(
+        jax.random.key(0), trained.denoiser(labels), trained.schedule, (4, *trained.event_shape)
+    ).x
+
+    assert x.shape == (4, *trained.event_shape)
+    assert np.all(np.isfinite(x))
+    assert trained.step == 2
+    assert trained.learned_variance == (kind == "learned variance")
+    assert (trained.levels is None) == (kind == "toy")
+    assert repr(trained).startswith(f"Trained({config.dataset}: 0.0")
+    assert "\n" not in repr(trained)
+    assert len(repr(trained)) < 120
+    if labels is None:
+        with pytest.raises(ValueError, match="guidance: expected 1 without a label, got 2"):
+            trained.denoiser(guidance=2.0)
+        return
+    state, t = jnp.ones((4, *trained.event_shape)), jnp.full(4, 0.5)
+    given, free, guided = (
+        jd.prediction.x_0_of(trained.denoiser(*options)(state, t), state)
+        for options in ((labels,), (), (labels, 3.0))
+    )
+    if kind == "conditional":  # rounding
+        np.testing.assert_allclose(guided, free + 3 * (given - free), rtol=1e-4, atol=1e-5)
+
+
+def test_a_traced_guidance_compiles_once() -> None:
+    mnist, traces = jd.pretrained("mnist"), []
+
+    @jax.jit
+    def denoised(scale: jax.Array) -> jax.Array:
+        traces.append(1)
+        x = jnp.ones((1, *mnist.event_shape))
+        return mnist.denoiser(jnp.array([3]), scale)(x, 0.5)
+
+    assert not np.allclose(denoised(1.0), denoised(3.0))
+    assert len(traces) == 1
+
+
+def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        jd.load(tmp_path)

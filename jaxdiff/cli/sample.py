@@ -27,9 +27,9 @@ class Options:
     """Hide the label from a class-conditional network."""
     guidance: float = 1.0
     """Classifier-free guidance: 1 is the model, more follows the label harder (needs a label)."""
-    sampler: samplers.SamplerName = "ddim"
-    """ancestral is DDPM's, ddim is deterministic without noise; the README says which to use when."""
-    steps: int = 50
+    sampler: samplers.SamplerName = samplers.DEFAULT
+    """unipc_2 is the one to start with, ancestral is DDPM's; the README says which to use when."""
+    steps: int = samplers.STEPS
     """Number of steps, each one network call (heun, dpmpp_2s and corrected: two)."""
     noise: float = 0.0
     """eta of ddim, tau of dpmpp_2m and dpmpp_3m, churn of heun: 0 is the probability-flow ODE."""

@@ -43,7 +43,7 @@ def draw_pictures(config: Config, dataset: datasets.Dataset) -> None:
     pictures.forward(run.trained.schedule, dataset, real, config.run / "forward.png")
     labels = None if run.trained.num_classes is None else np.arange(64) % run.trained.num_classes
     samples = sampling.generate(
-        run.trained, 64, labels=labels, save_every=2, batch_size=config.batch_size
+        run.trained, 64, labels=labels, save_every=1, batch_size=config.batch_size
     )
     pictures.samples(dataset, samples.x, real, config.run / "samples.png")
     pictures.reverse(dataset, samples.trajectory, config.run / "reverse.gif")

@@ -1,10 +1,11 @@
-"""Denoisers given an observation, each with an approximation of its own: D + (sigma^2 / alpha) grad log p(y | x_t).
+"""Denoisers given an observation: D + (sigma^2 / alpha) grad log p(y | x_t), approximately.
 
-The gradient is exact where p(y | x_t) is. With y = A x_0 + noise and x_0 given x_t taken to be N(D,
-V),
+They are exact where p(y | x_t) is. With y = A x_0 + noise, and N(D, V) for x_0 given x_t,
 
     p(y | x_t) ~ N(y; A D, noise_std^2 I + A V A^T)
-    D_y = D + (sigma^2 / alpha) J^T A^T (noise_std^2 I + A V A^T)^-1 (y - A D),   J = dD / dx_t, V held fixed
+    D_y = D + (sigma^2 / alpha) J^T A^T (noise_std^2 I + A V A^T)^-1 (y - A D)
+
+with J = dD / dx_t and V held fixed,
 
 and the methods differ in V: none (DPS), a multiple of the identity (PiGDM), diagonal (TMPD),
 Tweedie's (MMPS).
@@ -15,26 +16,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
-from jaxdiff._tree import as_function
-from jaxdiff.forward import level
-from jaxdiff.observations import Observation, as_likelihood, log_likelihoods
+from jaxdiff._tree import as_function, put, pytree, static
+from jaxdiff.forward import Level, level
+from jaxdiff.observations import Observation, log_likelihoods
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
 
 def dps(
     denoiser: Callable, schedule: Schedule, log_likelihood: Callable, scale: Any = 1.0
-) -> Partial:
-    """Return the denoiser of diffusion posterior sampling: an approximation, biased at every step size.
+) -> Callable:
+    """Return the denoiser of diffusion posterior sampling: an approximation, always biased.
 
         D + scale (sigma_t^2 / alpha_t) grad_x log r(D(x_t))
 
-    It takes p(x_0 | x_t) to be a point at D. The authors' sampler divides the gradient of |y - A
-    D|^2 by |y - A D|: log_likelihood = -|y - A x_0| does that here.
+    It takes p(x_0 | x_t) to be a point at D. The authors' sampler divides the gradient of
+    |y - A D|^2 by |y - A D|: here this is log_likelihood = -|y - A x_0|.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -51,52 +50,60 @@ def dps(
       (noise_std^2 + Var[A x_0 | x_t]) / noise_std^2.
     Source: Chung et al. 2023, arXiv:2209.14687, Theorem 1 and Algorithm 1.
     """
-    _checks.finite("scale", scale)
-    likelihood = as_likelihood("log_likelihood", log_likelihood)
-    return Partial(_dps, as_function("denoiser", denoiser), schedule, likelihood, scale)
+    return DPS(denoiser, schedule, log_likelihood, scale)
 
 
-def _dps(
-    denoiser: Partial,
-    schedule: Schedule,
-    log_likelihood: Partial,
-    scale: Any,
-    x_t: jax.Array,
-    t: Any,
-) -> Any:
-    def total(x: jax.Array) -> tuple[jax.Array, Any]:
-        denoised = denoiser(x, t)
-        return jnp.sum(log_likelihoods(log_likelihood, x_0_of(denoised, x))), denoised
+@pytree
+class DPS:
+    """The denoiser of `dps`."""
 
-    slope, denoised = jax.grad(total, has_aux=True)(x_t)
-    return shifted(
-        denoised, schedule, x_t, t, _rows.expand(jnp.asarray(scale, x_t.dtype), x_t) * slope
-    )
+    denoiser: Callable
+    schedule: Schedule
+    log_likelihood: Callable
+    scale: Any = 1.0
+
+    def __post_init__(self) -> None:
+        _checks.finite("scale", self.scale)
+        put(
+            self,
+            denoiser=as_function("denoiser", self.denoiser),
+            log_likelihood=as_function("log_likelihood", self.log_likelihood),
+        )
+
+    def __call__(self, x_t: jax.Array, t: Any) -> Any:
+        """Return the guided E[x_0 | x_t]."""
+
+        def total(x: jax.Array) -> tuple[jax.Array, Any]:
+            denoised = self.denoiser(x, t)
+            return jnp.sum(log_likelihoods(self.log_likelihood, x_0_of(denoised, x))), denoised
+
+        slope, denoised = jax.grad(total, has_aux=True)(x_t)
+        score = _rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * slope
+        return tweedie(denoised, level(self.schedule, t, x_t), x_t, score)
 
 
-def shifted(denoised: Any, schedule: Schedule, x_t: jax.Array, t: Any, slope: jax.Array) -> Any:
-    """Return what the denoiser would have said given y, from the gradient of log p(y | x_t): Tweedie's formula.
+def tweedie(denoised: Any, level_t: Level, x_t: jax.Array, score: jax.Array) -> Any:
+    """Return what the denoiser would return given y: Tweedie's formula.
 
-        D + (sigma_t^2 / alpha_t) slope
+        D + (sigma_t^2 / alpha_t) grad_x log p(y | x_t)
 
     Args:
-      denoised: what the denoiser said of x_t.
-      schedule: the noise schedule.
+      denoised: what the denoiser returned for x_t.
+      level_t: the schedule at t.
       x_t: state, [B, *D].
-      t: its time, [] or [B].
-      slope: [B, *D].
+      score: grad_x log p(y | x_t), [B, *D].
     Returns:
-      The same, with another x_0; where alpha_t = 0, and a state says nothing of y, as it was. So is
-      a row whose slope is not finite, as where a likelihood is zero.
+      The same with another x_0. Where alpha_t = 0 a state tells nothing about y, and x_0 stays. It
+      stays too in a row whose score is not finite, as where a likelihood is zero.
     """
-    slope = jnp.where(_rows.all_finite(slope), slope, 0)
-    x_0 = (x_0_of(denoised, x_t) + reach(schedule, x_t, t) * slope).astype(x_t.dtype)
+    score = jnp.where(_rows.all_finite(score), score, 0)
+    x_0 = (x_0_of(denoised, x_t) + tweedie_scale(level_t) * score).astype(x_t.dtype)
     return denoised._replace(x_0=x_0) if isinstance(denoised, Denoised) else x_0
 
 
-def reach(schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
-    """Return sigma_t^2 / alpha_t, broadcasting against x_t; 0 where alpha_t is."""
-    alpha, sigma, _ = level(schedule, t, x_t)
+def tweedie_scale(level_t: Level) -> jax.Array:
+    """Return sigma_t^2 / alpha_t; 0 where alpha_t is."""
+    alpha, sigma, _ = level_t
     usable = alpha > jnp.finfo(alpha.dtype).eps
     return jnp.where(usable, sigma**2 / jnp.where(usable, alpha, 1), 0)
 
@@ -126,8 +133,8 @@ def pigdm(
     *,
     prior_std: Any = 1.0,
     num_iterations: int = 20,
-) -> Partial:
-    """Return the pseudo-inverse guided denoiser: an approximation, exact for data ~ N(m, prior_std^2 I).
+) -> Callable:
+    """Return the pseudo-inverse guided denoiser: exact for data ~ N(m, prior_std^2 I).
 
         V = r_t^2 I,   r_t^2 = 1 / (1 / prior_std^2 + alpha_t^2 / sigma_t^2)
 
@@ -136,8 +143,8 @@ def pigdm(
       schedule: the noise schedule.
       observation: linear, with Gaussian noise.
       prior_std: standard deviation of an entry of the data, [], traced.
-      num_iterations: of conjugate gradients, static; as many as y has entries are exact, fewer do
-        where A A^T is near a multiple of the identity (one for inpainting).
+      num_iterations: of conjugate gradients, static. As many as y has entries are exact. Fewer are
+        enough where A A^T is near a multiple of the identity (one for inpainting).
     Returns:
       A denoiser; one call and one vector-Jacobian product.
     Raises:
@@ -145,14 +152,13 @@ def pigdm(
       ValueError: num_iterations < 1, prior_std not positive.
     Source: Song et al. 2023, Pseudoinverse-guided diffusion models, ICLR, Eqs. (7) and (8).
     """
-    _checks.values("prior_std", prior_std, "a positive standard deviation", lambda v: v > 0)
-    return _moment_matched("pigdm", denoiser, schedule, observation, prior_std, num_iterations)
+    return PiGDM(denoiser, schedule, observation, num_iterations, prior_std)
 
 
 def tmpd(
     denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 20
-) -> Partial:
-    """Return the Tweedie moment projected denoiser: an approximation, exact for data with independent normal entries.
+) -> Callable:
+    """Return the Tweedie moment projected denoiser: exact for independent normal entries.
 
         V = diag((sigma_t^2 / alpha_t) J 1),   the row sums of Tweedie's covariance
 
@@ -169,13 +175,13 @@ def tmpd(
     Numerics: a row sum below zero counts as zero.
     Source: Boys et al. 2023, arXiv:2310.06721, Section 3.
     """
-    return _moment_matched("tmpd", denoiser, schedule, observation, 1.0, num_iterations)
+    return TMPD(denoiser, schedule, observation, num_iterations)
 
 
 def mmps(
     denoiser: Callable, schedule: Schedule, observation: Observation, *, num_iterations: int = 5
-) -> Partial:
-    """Return the moment matching denoiser: an approximation, exact for Gaussian data of any covariance.
+) -> Callable:
+    """Return the moment matching denoiser: exact for Gaussian data of any covariance.
 
         V = (sigma_t^2 / alpha_t) J = Cov[x_0 | x_t],   by Tweedie's formula
 
@@ -191,66 +197,91 @@ def mmps(
       ValueError: num_iterations < 1.
     Source: Rozet et al. 2024, arXiv:2405.13712, Section 4.
     """
-    return _moment_matched("mmps", denoiser, schedule, observation, 1.0, num_iterations)
+    return MMPS(denoiser, schedule, observation, num_iterations)
 
 
-def _moment_matched(
-    kind: str,
-    denoiser: Callable,
-    schedule: Schedule,
-    observation: Any,
-    prior_std: Any,
-    num_iterations: int,
-) -> Partial:
-    if not isinstance(observation, Observation):
-        raise TypeError(
-            "observation: expected an Observation such as observations.mask(y, observed, noise_std), "
-            f"got {type(observation).__name__}"
-        )
-    _checks.mask("observation.observed", observation.observed)
-    _checks.positive_int("num_iterations", num_iterations)
-    options = Static((kind, num_iterations))
-    return Partial(
-        _given, options, as_function("denoiser", denoiser), schedule, observation, prior_std
-    )
+@pytree
+class MomentMatching:
+    """A denoiser given a linear observation; the methods differ in `covariance`."""
+
+    denoiser: Callable
+    schedule: Schedule
+    observation: Observation
+    num_iterations: int = static(default=20)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.observation, Observation):
+            raise TypeError(
+                "observation: expected an Observation such as observations.mask(y, observed, "
+                f"noise_std), got {type(self.observation).__name__}"
+            )
+        _checks.positive_int("num_iterations", self.num_iterations)
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def covariance(self, x_t: jax.Array, t: Any, pull: Callable) -> Callable:
+        """Return V as a function u -> V u, [B, *D]; pull is u -> J u of the denoiser."""
+        raise NotImplementedError
+
+    def __call__(self, x_t: jax.Array, t: Any) -> Any:
+        """Return the guided E[x_0 | x_t]."""
+
+        def both(x: jax.Array) -> tuple[jax.Array, Any]:
+            denoised = self.denoiser(x, t)
+            return x_0_of(denoised, x), denoised
+
+        seen = self.observation
+        x_0, pull, denoised = jax.vjp(both, x_t, has_aux=True)
+        observe = jax.vmap(seen.operator)
+        predicted, pull_back = jax.vjp(observe, x_0)
+        x_0_covariance = self.covariance(x_t, t, lambda u: pull(u)[0])
+        noise = _rows.lead(jnp.asarray(seen.noise_std, x_0.dtype) ** 2, predicted.ndim)
+
+        def y_covariance(v: jax.Array) -> jax.Array:
+            return noise * v + observe(x_0_covariance(pull_back(v)[0]).astype(x_0.dtype))
+
+        observed = seen.observed.astype(x_0.dtype)
+        residual = _rows.lead(observed, predicted.ndim) * (seen.y[None] - predicted)
+        weighted = conjugate_gradients(y_covariance, residual, self.num_iterations)
+        score = pull(pull_back(weighted)[0])[0]
+        return tweedie(denoised, level(self.schedule, t, x_t), x_t, score)
 
 
-def _given(
-    options: Static,
-    denoiser: Partial,
-    schedule: Schedule,
-    seen: Observation,
-    prior_std: Any,
-    x_t: jax.Array,
-    t: Any,
-) -> Any:
-    kind, num_iterations = options.value
+@pytree
+class PiGDM(MomentMatching):
+    """The denoiser of `pigdm`."""
 
-    def both(x: jax.Array) -> tuple[jax.Array, Any]:
-        denoised = denoiser(x, t)
-        return x_0_of(denoised, x), denoised
+    prior_std: Any = 1.0
 
-    x_0, pull, denoised = jax.vjp(both, x_t, has_aux=True)
-    observe = jax.vmap(seen.operator)
-    predicted, pull_back = jax.vjp(observe, x_0)
-    scale = reach(schedule, x_t, t)
-    if kind == "tmpd":
-        row_sums = jnp.maximum(scale * pull(jnp.ones_like(x_0))[0], 0)
-    spread = {
-        "pigdm": lambda u: isotropic_spread(schedule, x_t, t, prior_std) * u,
-        "tmpd": lambda u: row_sums * u,
-        "mmps": lambda u: scale * pull(u)[0],
-    }[kind]
-    noise = _rows.lead(jnp.asarray(seen.noise_std, x_0.dtype) ** 2, predicted.ndim)
+    def __post_init__(self) -> None:
+        positive = "a positive standard deviation"
+        _checks.values("prior_std", self.prior_std, positive, lambda v: v > 0)
+        MomentMatching.__post_init__(self)
 
-    def covariance(v: jax.Array) -> jax.Array:
-        return noise * v + observe(spread(pull_back(v)[0]).astype(x_0.dtype))
+    def covariance(self, x_t: jax.Array, t: Any, pull: Callable) -> Callable:
+        """A multiple of the identity."""
+        variance = isotropic_spread(self.schedule, x_t, t, self.prior_std)
+        return lambda u: variance * u
 
-    observed = _rows.lead(seen.shown().astype(x_0.dtype), predicted.ndim)
-    weighted = conjugate_gradients(
-        covariance, observed * (seen.y[None] - predicted), num_iterations
-    )
-    return shifted(denoised, schedule, x_t, t, pull(pull_back(weighted)[0])[0])
+
+@pytree
+class TMPD(MomentMatching):
+    """The denoiser of `tmpd`."""
+
+    def covariance(self, x_t: jax.Array, t: Any, pull: Callable) -> Callable:
+        """Tweedie's row sums on the diagonal."""
+        scale = tweedie_scale(level(self.schedule, t, x_t))
+        row_sums = jnp.maximum(scale * pull(jnp.ones_like(x_t)), 0)
+        return lambda u: row_sums * u
+
+
+@pytree
+class MMPS(MomentMatching):
+    """The denoiser of `mmps`."""
+
+    def covariance(self, x_t: jax.Array, t: Any, pull: Callable) -> Callable:
+        """Tweedie's covariance."""
+        scale = tweedie_scale(level(self.schedule, t, x_t))
+        return lambda u: scale * pull(u)
 
 
 def conjugate_gradients(matrix: Callable, b: jax.Array, num_iterations: int) -> jax.Array:

@@ -49,7 +49,7 @@ class Algorithm:
         """Return what the first step remembers."""
         return ()
 
-    def step(self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any) -> tuple[Any, Any, Any]:
+    def step(self, key: Any, carry: Any, x_t: jax.Array, t: Any, s: Any, /) -> tuple[Any, Any, Any]:
         """Go from x_t to x_s: (carry, x_s, log_weight_increment)."""
         raise NotImplementedError
 

@@ -58,13 +58,13 @@ def continuous_elbo(
       decoder: p(x_0 | x_{t=0}), such as `decoders.discretised_normal(256)`.
       t: times, [B]; None draws them uniformly.
     Returns:
-      BoundTerms; the sum of the three is the loss, whose mean over times and noise bounds -log
-      p(x_0) from above.
+      BoundTerms. The loss is the sum of the three. Its mean over times and noise is at least
+      -log p(x_0).
     Raises:
-      ValueError: the schedule has no noise at t = 0, where this is known; shapes do not fit.
-      TypeError: integer images, or key is no typed key.
-    Numerics: lambda' by forward-mode differentiation. Gradients reach the schedule, its end-points
-      too.
+      ValueError: the schedule is known and has no noise at t = 0, or shapes do not fit.
+      TypeError: x_0 has an integer dtype, or key is not a typed key.
+    Numerics: lambda' by forward-mode differentiation. The schedule and its end-points have
+      gradients.
     Source: Kingma et al. 2021, arXiv:2107.00630, Eqs. (11), (12) and (17).
     """
     _checks.data("x_0", x_0)
@@ -86,7 +86,7 @@ def continuous_elbo(
     error = denoising_error(key_noise, denoiser, schedule, x_0, t=t)
     return BoundTerms(
         prior=prior_kl(schedule, x_0, 1.0),
-        diffusion=-rate * jnp.exp(log_snr) / 2 * error,
+        diffusion=-rate * jnp.exp(log_snr) / 2 * error.astype(rate.dtype),
         reconstruction=reconstruction,
     )
 

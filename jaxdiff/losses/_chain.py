@@ -1,6 +1,6 @@
 """The variational bound of a finite chain, from one random term for each example."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,9 +41,9 @@ def vlb(
     Source: Ho et al. 2020, arXiv:2006.11239, Eq. (5); Nichol & Dhariwal 2021, arXiv:2102.09672, Eq.
     (18), for p_i.
     """
-    x_t, index, key_end = _draw(key, chain, x_0, index)
-    denoised = chain.denoiser(x_t, _rows.pick(chain.ts, index))
-    return _estimate(key_end, chain, x_0, x_t, index, denoised, probability)
+    step = _draw(key, chain, x_0, index)
+    denoised = chain.denoiser(step.x_t, _rows.pick(chain.ts, step.number))
+    return _estimate(chain, step, denoised, probability)
 
 
 def hybrid(
@@ -82,24 +82,40 @@ def hybrid(
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (16).
     """
     _checks.values("vlb_weight", vlb_weight, "a weight of at least 0", lambda w: w >= 0)
-    x_t, index, key_end = _draw(key, chain, x_0, index)
-    t = _rows.pick(chain.ts, index)
+    step = _draw(key, chain, x_0, index)
+    x_t, t = step.x_t, _rows.pick(chain.ts, step.number)
     denoised = chain.denoiser(x_t, t)
     out = affine(chain.schedule, t, x_t, prediction=prediction, sigma_data=sigma_data).out
     size = x_0[0].size
     simple = _rows.event_sum(((x_0_of(denoised, x_t) - x_0) / out) ** 2) / size
     mean = jax.lax.stop_gradient(x_0_of(denoised, x_t))
     fixed = denoised._replace(x_0=mean) if isinstance(denoised, Denoised) else mean
-    bound = _estimate(key_end, chain, x_0, x_t, index, fixed, probability)
+    bound = _estimate(chain, step, fixed, probability)
     if probability is not None:
-        simple = simple / ((len(chain.ts) - 1) * probability)
-    return simple + vlb_weight * bound / (size * jnp.log(2.0).astype(bound.dtype))
+        simple = simple / ((len(chain.ts) - 1) * jnp.asarray(probability, simple.dtype))
+    return simple + jnp.asarray(vlb_weight, bound.dtype) * bound / (
+        size * jnp.log(2.0).astype(bound.dtype)
+    )
 
 
-def _draw(
-    key: jax.Array, chain: Chain, x_0: jax.Array, index: Any
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The rows' noisy states, the steps that start at them, and keys for what is left."""
+class Step(NamedTuple):
+    """A random step of the chain for each row.
+
+    Fields:
+      x_0: data, [B, *D].
+      x_t: states at the start of the step, [B, *D].
+      number: i, the step ts[i] -> ts[i + 1], [B].
+      key: for the end of the path, [B].
+    """
+
+    x_0: jax.Array
+    x_t: jax.Array
+    number: jax.Array
+    key: jax.Array
+
+
+def _draw(key: jax.Array, chain: Chain, x_0: jax.Array, index: Any) -> Step:
+    """Draw a step for each row, and its state."""
     _checks.data("x_0", x_0)
     size, num_steps = x_0.shape[0], len(chain.ts) - 1
     key_index, key_noise, key_end = _rows.split(_rows.keys(key, size), 3)
@@ -108,29 +124,19 @@ def _draw(
     _checks.index("index", index, num_steps)
     if jnp.shape(index) != (size,):
         raise ValueError(f"index: expected shape ({size},), got {jnp.shape(index)}")
-    # One past the last step and below the first have no time: ts has an entry more than there are
-    # steps.
-    index = jnp.where(index == num_steps, -1, index)
+    index = jnp.where(index == num_steps, -1, index)  # ts has this index, but no step starts there
     eps = _rows.normal(key_noise, x_0).astype(x_0.dtype)
-    return q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps), index, key_end
+    x_t = q_sample(chain.schedule, x_0, _rows.pick(chain.ts, index), eps)
+    return Step(x_0, x_t, index, key_end)
 
 
-def _estimate(
-    key: jax.Array,
-    chain: Chain,
-    x_0: jax.Array,
-    x_t: jax.Array,
-    index: jax.Array,
-    denoised: Any,
-    probability: Any,
-) -> jax.Array:
-    """The bound from what the denoiser said at one step of it."""
+def _estimate(chain: Chain, step: Step, denoised: Any, probability: Any) -> jax.Array:
+    """The bound from the denoised states of one step."""
+    x_0, x_t, index, key = step
     num_steps = len(chain.ts) - 1
     t, s = _rows.pick(chain.ts, index), _rows.pick(chain.ts, index + 1)
-    probability = 1 / num_steps if probability is None else probability
     at_end = (index == num_steps - 1) & chain.ends_clean
-    # The step to clean data has no variance: rows that are not at it, and only they, compare normal
-    # distributions.
+    # The step to clean data has no variance. Its rows take the decoder's term instead of the KL.
     s = jnp.where(at_end, t / 2, s)
     cost = q_posterior(chain.schedule, x_t, x_0, t, s).kl(chain.p_given(denoised, x_t, t, s))
     rest = prior_kl(chain.schedule, x_0, chain.ts[0])
@@ -142,4 +148,5 @@ def _estimate(
         eps = _rows.normal(key, x_0).astype(x_0.dtype)
         x = q_sample(chain.schedule, x_0, chain.ts[-1], eps)
         rest = rest - chain.decoder.log_prob(x_0, chain.p_last(x))
+    probability = jnp.asarray(1 / num_steps if probability is None else probability, cost.dtype)
     return rest + cost / probability

@@ -38,14 +38,14 @@ def low_discrepancy_times(
     Source: Kingma et al. 2021, arXiv:2107.00630, Appendix I.1.
     """
     _checks.one_key("key", key)
-    whole = num if total is None else total
-    return jnp.mod(
-        jax.random.uniform(key, (), jnp.float32) + (first + jnp.arange(num)) / whole, 1.0
-    )
+    whole = jnp.asarray(num if total is None else total, jnp.float32)
+    index = jnp.asarray(first, jnp.int32) + jnp.arange(num, dtype=jnp.int32)
+    u = jax.random.uniform(key, (), jnp.float32)
+    return jnp.mod(u + index.astype(jnp.float32) / whole, 1.0)
 
 
 def log_normal_times(
-    key: jax.Array, num: int, schedule: Schedule, *, mean: float = -1.2, std: float = 1.2
+    key: jax.Array, num: int, schedule: Schedule, *, mean: Any = -1.2, std: Any = 1.2
 ) -> jax.Array:
     """Draw times with a normal log(sigma / alpha).
 
@@ -66,6 +66,7 @@ def log_normal_times(
     _checks.finite("mean", mean)
     _checks.values("std", std, "a positive standard deviation", lambda v: v > 0)
     noise = jax.vmap(lambda k: jax.random.normal(k, (), jnp.float32))(_rows.keys(key, num))
+    mean, std = jnp.asarray(mean, noise.dtype), jnp.asarray(std, noise.dtype)
     return schedule.time(-2 * (mean + std * noise))
 
 
@@ -110,7 +111,7 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
       ValueError: index is known and outside 0 .. num_terms - 1.
       TypeError: index is not integer.
     """
-    num_terms = len(history.counts)
+    num_terms, loss = len(history.counts), jnp.asarray(loss, history.losses.dtype)
     _checks.index("index", index, num_terms)
     index = jnp.where(index < 0, num_terms, index)  # a negative index would count from the end
 
@@ -123,7 +124,7 @@ def record_terms(history: TermHistory, index: jax.Array, loss: jax.Array) -> Ter
 
 
 def loss_aware_terms(
-    key: jax.Array, history: TermHistory, num: int, *, uniform: float = 1e-3
+    key: jax.Array, history: TermHistory, num: int, *, uniform: Any = 1e-3
 ) -> tuple[jax.Array, jax.Array]:
     """Draw terms of the bound in proportion to the root mean square of their last losses.
 
@@ -147,7 +148,8 @@ def loss_aware_terms(
     root = jnp.sqrt(jnp.mean(history.losses**2, axis=1))
     known = jnp.all(history.counts >= size) & (jnp.sum(root) > 0)
     probability = jnp.where(known, root / jnp.where(known, jnp.sum(root), 1), 1 / num_terms)
-    probability = (1 - uniform) * probability + uniform / num_terms
+    kept, floor = (jnp.asarray(value, root.dtype) for value in (1 - uniform, uniform / num_terms))
+    probability = kept * probability + floor
     index = jax.vmap(lambda k: jax.random.categorical(k, jnp.log(probability)))(
         _rows.keys(key, num)
     )

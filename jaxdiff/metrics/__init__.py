@@ -1,9 +1,9 @@
-"""Two-sample metrics: how far generated samples are from real ones, beside how far real ones are from each other.
+"""Two-sample metrics: the distance of generated samples from real ones, and its real-vs-real floor.
 
-Every metric is a function of two samples, metric(generated, real) -> `Estimate`: `compare` sets it
-beside the figure of real samples, and `permutation_test` beside its distribution where the two
-samples have one law. A metric sees arrays [n, *D] and takes them for vectors; what it should see
-instead of the data is a feature function, an option of both.
+Every metric is a function of two samples, metric(generated, real) -> `Estimate`. `compare` gives
+the metric of real samples beside it. `permutation_test` gives its distribution for two samples of
+one law. A metric takes arrays [n, *D] as vectors. Both functions have an option `features`, which
+maps data to the vectors that a metric compares.
 """
 
 from jaxdiff.metrics._classifiers import (

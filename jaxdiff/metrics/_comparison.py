@@ -1,4 +1,4 @@
-"""A figure beside what it would be without a difference: the real-vs-real floor, and the permutation null."""
+"""Reference values of a metric: the real-vs-real floor, and the permutation distribution."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,12 +25,12 @@ class Comparison(NamedTuple):
 
 
 class PermutationTest(NamedTuple):
-    """A metric and its distribution where both samples have one law.
+    """A metric, and its distribution for two samples of one law.
 
     Fields:
       estimate: metric(x, y).
-      null: the figures of the pooled sample, split at random, [num_permutations].
-      p_value: probability of a figure at least as extreme where both samples have one law.
+      null: metrics of random splits of the pooled sample, [num_permutations].
+      p_value: probability of a value at least as extreme for two samples of one law.
     """
 
     estimate: Estimate
@@ -46,7 +46,7 @@ def compare(
     *,
     features: Callable | None = None,
 ) -> Comparison:
-    """Set a metric of generated samples beside its floor: the same metric of real samples.
+    """Compare a metric of generated samples with its floor: the same metric of real samples.
 
         metric(f(x), f(real)),   metric(f(other_real), f(real))
 
@@ -55,9 +55,10 @@ def compare(
         num_neighbours=5)`.
       x: generated sample, [n, *D].
       real: real sample, [m, *D].
-      other_real: other real examples, at least n of them: the metrics' bias depends on the number,
-        so n are used.
-      features: f, from a sample [n, *D] to what the metric sees, [n, *F]; None is the identity.
+      other_real: other real examples, at least n. The first n are used, because the bias of a
+        metric depends on the number.
+      features: f, from a sample [n, *D] to the features that the metric compares, [n, *F]. None is
+        the identity.
     Returns:
       Comparison.
     Raises:
@@ -67,7 +68,9 @@ def compare(
         raise ValueError(
             f"other_real: expected at least as many examples as x, {len(x)}, got {len(other_real)}"
         )
-    x, real, other_real = (_seen(sample, features) for sample in (x, real, other_real[: len(x)]))
+    x, real, other_real = (
+        _features(sample, features) for sample in (x, real, other_real[: len(x)])
+    )
     return Comparison(metric(x, real), metric(other_real, real))
 
 
@@ -83,21 +86,21 @@ def permutation_test(
 ) -> PermutationTest:
     """Test whether two samples have one law, with any metric as the statistic.
 
-        p = (1 + #{b: metric(pooled sample, split at random)_b >= metric(x, y)}) / (1 +
-        num_permutations)
+        p = (1 + #{b: metric(random split b of the pooled sample) >= metric(x, y)}) / (1 + B)
 
-    Valid at any sample size, since under one law all splits of the pooled sample are equally
-    likely.
+    B is num_permutations. The test is valid at any sample size, because under one law all splits of
+    the pooled sample are equally likely.
 
     Args:
-      metric: (sample, sample) -> Estimate; it is evaluated once a permutation.
+      metric: (sample, sample) -> Estimate. It is evaluated once for each permutation.
       x: first sample, [n, *D].
       y: second sample, [m, *D].
-      num_permutations: number of random splits; the smallest p-value is 1 / (1 + this).
-      alternative: which figures speak for a difference: "greater" (distances, accuracies), "less"
+      num_permutations: B, the number of random splits. The smallest p-value is 1 / (1 + B).
+      alternative: the values that indicate a difference: "greater" (distances, accuracies), "less"
         (`precision`, `recall`, `parzen_log_likelihood`) or "two-sided".
-      features: from a sample [n, *D] to what the metric sees, [n, *F]; None is the identity.
-      seed: of the splits.
+      features: from a sample [n, *D] to the features that the metric compares, [n, *F]. None is the
+        identity.
+      seed: seed of the splits.
     Returns:
       PermutationTest.
     Raises:
@@ -107,7 +110,7 @@ def permutation_test(
     """
     _checks.positive_int("num_permutations", num_permutations)
     _checks.choice("alternative", alternative, ALTERNATIVES)
-    x, y = _seen(x, features), _seen(y, features)
+    x, y = _features(x, features), _features(y, features)
     pooled = np.concatenate([x, y])
 
     def statistic(i: np.ndarray, j: np.ndarray) -> float:
@@ -125,5 +128,5 @@ def permutation_test(
     return PermutationTest(metric(x, y), result.null_distribution, float(result.pvalue))
 
 
-def _seen(sample: Any, features: Callable | None) -> np.ndarray:
+def _features(sample: Any, features: Callable | None) -> np.ndarray:
     return np.asarray(sample if features is None else features(sample))

@@ -1,4 +1,4 @@
-"""Distances of mean embeddings: the maximum mean discrepancy, and the energy distance, which is one of |x - y|."""
+"""The maximum mean discrepancy, and the energy distance, which is one with the kernel -|x - y|."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,12 @@ from jaxdiff.metrics._samples import Estimate, blocks, pair, require_pairs, squa
 
 
 def energy_distance(x: Any, y: Any) -> Estimate:
-    """Return the squared energy distance of two samples, without bias.
+    """Return an unbiased estimate of the squared energy distance of two samples.
 
         E = 2 E|X - Y| - E|X - X'| - E|Y - Y'|
 
-    Zero for one law and positive for two. The estimate leaves out each point's distance from
-    itself, so that its mean is E; it may be negative.
+    E is 0 for one law and positive for two. The estimate leaves out the distance of a point from
+    itself: its mean is E, and it may be negative.
 
     Args:
       x: first sample, [n, *D].
@@ -34,24 +34,24 @@ def energy_distance(x: Any, y: Any) -> Estimate:
 
 
 def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
-    """Return the squared maximum mean discrepancy of two samples, without bias.
+    """Return an unbiased estimate of the squared maximum mean discrepancy of two samples.
 
         MMD^2 = E k(X, X') - 2 E k(X, Y) + E k(Y, Y'),   k(x, y) = mean_b exp(-|x - y|^2 / (2 b^2))
 
     Args:
       x: first sample, [n, *D].
       y: second sample, [m, *D].
-      bandwidths: one or several b, in units of the data; None is the median distance of the pooled
-        sample's points, which two halves of a pooled sample share, as a permutation test needs it.
+      bandwidths: one or several b, in units of the data. None is the median distance of points of
+        the pooled sample. It is the same for all splits of that sample, as a permutation test
+        needs.
     Returns:
-      Estimate, between -1 and 2; its mean is MMD^2, and it may be negative.
+      Estimate, between -1 and 2. Its mean is MMD^2, and it may be negative.
     Raises:
       ValueError: a bandwidth is not positive; the samples are of different event shapes, have fewer
-        than 2 examples, or are not finite; the median of more than 8192 points' distances is asked
-        for.
-    Numerics: the standard error is of first order in the two samples' projections. For two samples
-      of one law, where that vanishes, it only has the right magnitude, O(1 / n): `permutation_test`
-      has the law of the figure there.
+        than 2 examples, or are not finite; bandwidths is None and there are more than 8192 points.
+    Numerics: the standard error is of first order in the projections of the two samples. For two
+      samples of one law the first order vanishes, and the standard error only has the right order
+      of magnitude, O(1 / n). `permutation_test` gives the law of the estimate there.
     Source: Gretton et al. 2012, JMLR 13, Eq. (3); standard error: Serfling 1980, Section 5.5.1.
     """
     x, y = pair(x, y)
@@ -67,10 +67,8 @@ def mmd(x: Any, y: Any, *, bandwidths: Any = None) -> Estimate:
 
 
 def _median_distance(points: np.ndarray) -> float:
-    """Median distance of two of the points; 1 where more than half are the same point."""
-    require_pairs(
-        "bandwidths", points, points, "widths that are given need no median of all distances"
-    )
+    """The median distance of two points; 1 where more than half of the points are the same."""
+    require_pairs("bandwidths", points, points, "or give the bandwidths")
     return float(np.median(pdist(points))) or 1.0
 
 
@@ -82,7 +80,7 @@ def _discrepancy(
     near, near_y = (_sums(kernel, z, z)[0] / (len(z) - 1) for z in (x, y))
     across, across_y = _sums(kernel, x, y)
     value = np.mean(near) + np.mean(near_y) - 2 * np.mean(across) / m
-    # Half the first variation of the figure in each sample: how far a point moves it.
+    # Half the first variation of the estimate in each sample: the influence of a point.
     moves, moves_y = near - across / m, near_y - across_y / n
     variance = 4 * (np.var(moves, ddof=1) / n + np.var(moves_y, ddof=1) / m)
     return Estimate(float(value), float(np.sqrt(variance)))
@@ -91,13 +89,15 @@ def _discrepancy(
 def _sums(
     kernel: Callable[[np.ndarray], np.ndarray], x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the kernel's matrix over its columns, [n], and its rows, [m], block by block; of one sample with itself
-    the diagonal is left out."""
+    """Sums of the kernel's matrix over its columns, [n], and its rows, [m], block by block.
+
+    For one sample with itself the diagonal is left out.
+    """
     over_y, over_x, start = [], np.zeros(len(y)), 0
     for part in blocks(x, y):
-        values, place = kernel(squared_distances(part, y)), np.arange(len(part))
+        values, row = kernel(squared_distances(part, y)), np.arange(len(part))
         if x is y:
-            values[place, start + place] = 0
+            values[row, start + row] = 0
         over_y.append(np.sum(values, axis=1))
         over_x += np.sum(values, axis=0)
         start += len(part)

@@ -1,4 +1,4 @@
-"""The Parzen-window log-likelihood: what papers reported before bounds on a model's own probability were to be had."""
+"""The Parzen-window log-likelihood, which papers reported before they had bounds of log p."""
 
 from typing import Any
 
@@ -15,24 +15,23 @@ WIDTHS = np.logspace(-1, 0, 10)
 def parzen_log_likelihood(x: Any, y: Any, *, validation: Any, widths: Any = WIDTHS) -> Estimate:
     """Return the mean log-density of test data under a Gaussian Parzen window on generated samples.
 
-        1/m sum_j log 1/n sum_i N(y_j; x_i, w^2 I),   w = argmax over widths of the same for the validation data
+        1/m sum_j log 1/n sum_i N(y_j; x_i, w^2 I),   w = the best of widths for the validation data
 
-    The protocol of the published MNIST figures: data in [0, 1], n = 10,000 generated samples, the
-    width out of logspace(-1, 0, 10) by the first 1,000 of the last 10,000 training images, m =
-    10,000 test images. It is reported in nats (Goodfellow et al. 2014) or in bits, nats / log 2
-    (the 2015 diffusion paper, Table 2, whose "perfect model" is the figure of training images in
-    place of samples: `compare`'s floor). A density of samples spread by a window in hundreds of
-    dimensions says little of a model (Theis et al. 2016), and is not comparable with a bound on its
-    own.
+    The protocol of the published MNIST values: data in [0, 1]; n = 10,000 generated samples; the
+    width from logspace(-1, 0, 10) by the first 1,000 of the last 10,000 training images; m =
+    10,000 test images. Papers report nats (Goodfellow et al. 2014) or bits, nats / log 2 (the 2015
+    diffusion paper, Table 2). The "perfect model" of that table has training images in place of
+    samples: it is the floor of `compare`. In hundreds of dimensions the density of a Parzen window
+    says little about a model (Theis et al. 2016), and it is not comparable with a bound of log p.
 
     Args:
       x: generated sample, [n, *D].
       y: test data, [m, *D].
-      validation: held-out data that are not the test data, [k, *D].
-      widths: one or several w, in units of the data; with one, validation decides nothing.
+      validation: held-out data other than the test data, [k, *D].
+      widths: one or several w, in units of the data. With one width validation has no effect.
     Returns:
-      Estimate, in nats: a density, in the units of the data. The standard error is over the test
-      data.
+      Estimate of a log-density, in nats, in the units of the data. The standard error is over the
+      test data.
     Raises:
       ValueError: a width is not positive; the samples are of different event shapes, or not finite.
     Source: Breuleux et al. 2011, Neural Comput. 23(8), Section 5; Goodfellow et al. 2014,
@@ -47,14 +46,14 @@ def parzen_log_likelihood(x: Any, y: Any, *, validation: Any, widths: Any = WIDT
 
 
 def parzen_width(x: Any, validation: Any, *, widths: Any = WIDTHS) -> float:
-    """Return the width of `parzen_log_likelihood`: that of the largest log-likelihood of held-out data.
+    """Return the width with the largest log-likelihood of held-out data.
 
     Args:
       x: generated sample, [n, *D].
-      validation: held-out data that are not the test data, [k, *D].
+      validation: held-out data other than the test data, [k, *D].
       widths: one or several, in units of the data.
     Returns:
-      One of the widths; at the first or last of several the range was too narrow.
+      One of the widths. The first or last of several means that the range was too narrow.
     Raises:
       ValueError: a width is not positive; the samples are of different event shapes, or not finite.
     Source: Breuleux et al. 2011, Neural Comput. 23(8), Section 5.

@@ -1,4 +1,4 @@
-"""Wasserstein distances: exact, along random directions, and between the normal laws of the moments."""
+"""Wasserstein distances: exact, sliced, and of normal laws with the moments of the samples."""
 
 from typing import Any
 
@@ -19,30 +19,28 @@ def wasserstein(x: Any, y: Any, *, order: float = 2.0) -> Estimate:
       y: second sample, [n, *D].
       order: p, at least 1.
     Returns:
-      Estimate, in units of the data: an upwards biased one of the laws' distance, by O(n^(-1/d))
-      where they are close. The standard error is that of the figure about its own mean, from the
-      optimal potentials.
+      Estimate, in units of the data. It is biased upwards, by O(n^(-1/d)) for close laws. The
+      standard error is that of the estimate about its own mean, from the optimal potentials.
     Raises:
       ValueError: order < 1; the samples are not of one shape, have fewer than 2 examples or more
         than 8192, or are not finite.
-    Numerics: the assignment takes O(n^3) operations and n^2 numbers: seconds for some thousands of
+    Numerics: the assignment takes O(n^3) operations and n^2 numbers: a few seconds for thousands of
       examples.
     Source: Peyre & Cuturi 2019, arXiv:1803.00567, Section 2.2; standard error: del Barrio & Loubes
       2019, arXiv:1705.01299, Theorem 4.1.
     """
     _checks.same_shape("y", y, "x", x)
     _checks.values("order", order, "at least 1", lambda p: p >= 1)
-    require_pairs("x", x, y, "sliced_wasserstein takes any number")
+    require_pairs("x", x, y, "or use sliced_wasserstein")
     cost = squared_distances(*pair(x, y)) ** (order / 2)
     cost = cost[:, linear_sum_assignment(cost)[1]]  # row i is matched with column i
     return _root(float(np.mean(np.diag(cost))), *_potentials(cost), order=order)
 
 
 def _potentials(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """u, v with u_i + v_j <= cost_ij and equality on the diagonal, where that is an optimal matching.
+    """u, v with u_i + v_j <= cost_ij, and equality on the diagonal, which is an optimal matching.
 
-    v_j <= v_i + cost_ij - cost_ii is a problem of shortest paths without negative cycles
-    (Bellman-Ford).
+    v_j <= v_i + cost_ij - cost_ii: shortest paths without negative cycles (Bellman-Ford).
     """
     edges = cost - np.diag(cost)[:, None]
     v = np.zeros(len(cost))
@@ -55,7 +53,7 @@ def _potentials(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _root(total: float, *influences: np.ndarray, order: float = 2.0) -> Estimate:
-    """The root of a distance's power, and its standard error by that of the means of each sample's influences."""
+    """The root of a power of a distance. Its standard error comes from the points' influences."""
     value = max(total, 0.0) ** (1 / order)
     error = float(np.sqrt(sum(np.var(part, ddof=1) / len(part) for part in influences)))
     return Estimate(value, error * value ** (1 - order) / order if value else 0.0)
@@ -72,10 +70,10 @@ def sliced_wasserstein(x: Any, y: Any, *, num_slices: int = 1000, seed: int = 0)
       x: first sample, [n, *D].
       y: second sample, [n, *D].
       num_slices: number of directions.
-      seed: of the directions.
+      seed: seed of the directions.
     Returns:
-      Estimate in units of the data; its standard error is that of the directions, not of the
-      samples: for their part compare with the distance of two samples of one law.
+      Estimate, in units of the data. The standard error is that of the directions, not of the
+      samples. For the error of the samples see the floor of `compare`.
     Raises:
       ValueError: the samples are not of one shape, or num_slices < 2.
     Source: Bonneel et al. 2015, J. Math. Imaging Vis. 51(1), Definition 3.
@@ -85,39 +83,36 @@ def sliced_wasserstein(x: Any, y: Any, *, num_slices: int = 1000, seed: int = 0)
     flat = pair(x, y, least=1)
     theta = np.random.default_rng(seed).normal(size=(num_slices, flat[0].shape[1]))
     theta /= np.linalg.norm(theta, axis=1, keepdims=True)
-    squared = (
-        np.concatenate(  # some directions at a time: the projections of all of them may not fit
-            [
-                np.mean(
-                    (np.sort(flat[0] @ part.T, axis=0) - np.sort(flat[1] @ part.T, axis=0)) ** 2,
-                    axis=0,
-                )
-                for part in np.array_split(theta, -(-num_slices // 100))
-            ]
-        )
+    squared = np.concatenate(  # some directions at a time: all projections may not fit in memory
+        [
+            np.mean(
+                (np.sort(flat[0] @ part.T, axis=0) - np.sort(flat[1] @ part.T, axis=0)) ** 2,
+                axis=0,
+            )
+            for part in np.array_split(theta, -(-num_slices // 100))
+        ]
     )
     return _root(float(np.mean(squared)), squared)
 
 
 def frechet_distance(x: Any, y: Any) -> Estimate:
-    """Return the Frechet distance of two samples: the Wasserstein-2 distance of normal laws with their moments.
+    """Return the Frechet distance: Wasserstein-2 of normal laws with the samples' moments.
 
         d^2 = |m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x^(1/2) C_y C_x^(1/2))^(1/2))
 
-    Of an Inception network's features it is the root of what is known as FID; `compare` takes any
-    feature function.
+    FID is d^2 for the features of an Inception network. `compare` takes any feature function.
 
     Args:
       x: first sample, [n, *D].
       y: second sample, [m, *D].
     Returns:
-      Estimate, in units of the data: d, biased upwards by the moments' own errors. The standard
-      error is of first order in them, about the figure's own mean.
+      Estimate of d, in units of the data. The errors of the moments bias it upwards. The standard
+      error is of first order, about the mean of the estimate.
     Raises:
       ValueError: the samples are of different event shapes, have fewer than 2 examples, or are not
         finite.
-    Numerics: the covariances are taken in the space that the n + m examples span, where that is the
-      smaller one: there they are k x k, k = min(d, n + m), and the figure is the same.
+    Numerics: covariances are k x k with k = min(d, n + m): they are taken in the space that the
+      examples span, if it is smaller than the whole. The result is the same.
     Source: Dowson & Landau 1982, J. Multivar. Anal. 12(3), Eq. (4); Heusel et al. 2017,
     arXiv:1706.08500, Eq. (6).
     """
@@ -134,10 +129,9 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
 
 
 def _coordinates(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The examples in an orthonormal basis of what they span about their centre, [n, k] and [m, k], k = min(d, n + m).
+    """The examples in an orthonormal basis of their span, [n, k] and [m, k], k = min(d, n + m).
 
-    Z^T = Q R: the columns of R are the rows of Z in the basis Q, with the same distances and
-    angles.
+    Z^T = Q R: the columns of R are the rows of Z in the basis Q, with the same distances.
     """
     z = np.concatenate([x, y])
     if z.shape[0] >= z.shape[1]:
@@ -147,7 +141,7 @@ def _coordinates(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _influence(centred: np.ndarray, shift: np.ndarray, transport: np.ndarray) -> np.ndarray:
-    """Twice the normal laws' Kantorovich potential: 2 shift . z + z^T (I - T) z."""
+    """Twice the Kantorovich potential of normal laws: 2 shift . z + z^T (I - T) z."""
     return 2 * centred @ shift + np.sum(centred * (centred - centred @ transport), axis=1)
 
 
@@ -173,7 +167,8 @@ def normal_wasserstein(mean: Any, covariance: Any, other_mean: Any, other_covari
     shapes = [value.shape for value in (*means, *covariances)]
     if shapes != [d, d, 2 * d, 2 * d]:
         raise ValueError(
-            f"mean, other_mean, covariance, other_covariance: expected [d], [d], [d, d], [d, d], got {shapes}"
+            "mean, other_mean, covariance, other_covariance: expected [d], [d], [d, d], [d, d], "
+            f"got {shapes}"
         )
     root = _power(covariances[0], 0.5)
     cross = np.trace(_power(root @ covariances[1] @ root, 0.5))
@@ -187,13 +182,13 @@ def normal_wasserstein(mean: Any, covariance: Any, other_mean: Any, other_covari
 
 
 def _transport_map(covariance: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """T with T C T = C': the optimal map of normal laws is linear. Where C has no variance T is zero."""
+    """The optimal map of normal laws, T with T C T = C'. T is 0 where C has no variance."""
     root, inverse = _power(covariance, 0.5), _power(covariance, -0.5)
     return inverse @ _power(root @ other @ root, 0.5) @ inverse
 
 
 def _power(matrix: np.ndarray, power: float) -> np.ndarray:
-    """The power of a positive semidefinite matrix, on what is not its null space."""
+    """The power of a positive semidefinite matrix, outside its null space."""
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0)
     return (vectors[:, kept] * values[kept] ** power) @ vectors[:, kept].T

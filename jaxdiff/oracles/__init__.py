@@ -1,4 +1,4 @@
-"""Closed-form diffusion models: exact densities, scores, denoisers and posteriors to hold every algorithm against."""
+"""Closed-form diffusion models: exact densities, scores, denoisers and posteriors for tests."""
 
 from jaxdiff.oracles._affine import affine_chain, chain_law
 from jaxdiff.oracles._binary import BinaryLaw, binary_bound, binary_chain, binary_states

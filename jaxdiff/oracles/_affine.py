@@ -1,4 +1,4 @@
-"""The exact law of a discretised reverse process, where the data are Gaussian."""
+"""The exact law of a discretised reverse process for Gaussian data."""
 
 from typing import Any
 
@@ -17,24 +17,24 @@ from jaxdiff.schedules import Schedule
 def affine_chain(
     data: GaussianMixture, schedule: Schedule, ts: jax.Array, *, variance: Any = "small"
 ) -> GaussianMixture:
-    """Return the exact law of the samples that `kernels.ancestral` draws with Gaussian data's own denoiser.
+    """Return the exact law of samples of `kernels.ancestral` with the denoiser of Gaussian data.
 
         mu <- F mu + b,   P <- F P F^T + V,   where E[x_s | x_t] = F x_t + b and V = Var[x_s | x_t]
 
-    from N(0, sigma^2 I) at ts[0] over any number of steps, however coarse: the reverse process is
-    affine, since E[x_0 | x_t] is. It is what the finite chain samples, not the data's law.
+    The recursion starts from N(0, sigma^2 I) at ts[0]. E[x_0 | x_t] is affine, so the reverse
+    process is affine and the law is exact for any grid. It is the law of the finite chain, not the
+    law of the data.
 
     Args:
       data: one component, K = 1.
       schedule: the noise schedule.
       ts: the grid, decreasing, [num_steps + 1].
-      variance: as in `kernels.p_mean_variance`; "learned" is not offered.
+      variance: as in `kernels.p_mean_variance`, except "learned".
     Returns:
       A GaussianMixture of one component, with a full covariance.
     Raises:
-      ValueError: data has more than one component, or ts is no decreasing grid.
-    Numerics: a [d, d] product a step; the variances are those of the coordinates, as the kernel's
-    are.
+      ValueError: data has more than one component, or ts is not a decreasing grid.
+    Numerics: one [d, d] product a step. V is diagonal, as in the kernel.
     """
     if len(data.means) != 1:
         raise ValueError(f"data: expected one component, got {len(data.means)}")
@@ -56,16 +56,15 @@ def affine_chain(
 
 @exactly
 def chain_law(data: GaussianMixture, chain: Chain) -> GaussianMixture:
-    """Return the exact p_theta(x_0) of a chain whose denoiser is Gaussian data's own, with the normal decoder.
+    """Return the exact p_theta(x_0) of a chain with the denoiser of Gaussian data.
 
         x_0 = last mean + sqrt(last variance) z,   after the recursion of `affine_chain`
 
-    Every estimator of a finite chain's probability is to be held against this law, and not against
-    the data's.
+    Compare estimators of a chain's probability with this law, not with the law of the data.
 
     Args:
-      data: one component, K = 1, of which `chain.denoiser` is the denoiser.
-      chain: the model; its decoder is taken to be `decoders.normal()`.
+      data: one component, K = 1. `chain.denoiser` is its denoiser.
+      chain: the model. Its decoder must be `decoders.normal()`; this is not checked.
     Returns:
       A GaussianMixture of one component, with a full covariance.
     Raises:

@@ -1,37 +1,47 @@
-"""A law of a few binary sequences, its exact denoiser, and the exact law of a finite binomial chain."""
+"""Laws of binary sequences: exact denoisers, and the exact law of a finite binomial chain."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp, xlog1py, xlogy
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows, binomial
 from jaxdiff._functions import exactly
+from jaxdiff._tree import pytree
 from jaxdiff.forward import level
 from jaxdiff.schedules import Schedule
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["log_weights", "sequences"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree
 class BinaryLaw:
-    """A law of binary sequences that can be listed: a pytree.
+    """A law of K binary sequences.
 
     Fields:
       log_weights: log-probabilities up to a constant, [K], in nats.
       sequences: zeros and ones, all different, [K, n], floating.
+    Raises:
+      TypeError: a field is not a floating array.
+      ValueError: shapes do not fit, or sequences are known and not zeros and ones.
     """
 
     log_weights: jax.Array
     sequences: jax.Array
 
+    def __post_init__(self) -> None:
+        _checks.floating("log_weights", self.log_weights)
+        _checks.floating("sequences", self.sequences)
+        if self.sequences.shape[:-1] != self.log_weights.shape:
+            raise ValueError(
+                "log_weights, sequences: expected shapes [K] and [K, n], got "
+                f"{self.log_weights.shape} and {self.sequences.shape}"
+            )
+        _checks.values("sequences", self.sequences, "zeros and ones", lambda v: (v == 0) | (v == 1))
+
     def log_prob(self, x: jax.Array) -> jax.Array:
-        """log p(x) of sequences [B, n], in nats, [B]; -inf for one that is not on the list."""
+        """Return log p(x), [B], in nats, for x [B, n]; -inf for a sequence that is not listed."""
         same = jnp.all(x[:, None] == self.sequences[None], axis=-1)
         return logsumexp(
             jnp.where(same, jax.nn.log_softmax(self.log_weights)[None], -jnp.inf), axis=1
@@ -44,27 +54,37 @@ class BinaryLaw:
         )
         return self.sequences[chosen]
 
-    def denoiser(self, schedule: Schedule) -> Partial:
-        """The exact (x_t [B, n], t) -> P(x_0 = 1 | x_t), [B, n], under the binomial process.
+    def denoiser(self, schedule: Schedule) -> "BinaryDenoiser":
+        """Return the exact denoiser of the binomial process: (x_t [B, n], t) -> P(x_0 = 1 | x_t).
 
         p(k | x_t) propto w_k prod_i (1 + alpha_t)^[x_ti = k_i] (1 - alpha_t)^[x_ti != k_i]
         """
-        return Partial(_denoise, self, schedule)
+        return BinaryDenoiser(self, schedule)
 
 
-@exactly
-def _denoise(law: BinaryLaw, schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
-    alpha = level(schedule, jnp.broadcast_to(t, x_t.shape[:1]), x_t).alpha
-    agreements = (2 * x_t - 1) @ (2 * law.sequences.T - 1) / 2  # less a constant
-    share = jax.nn.softmax(law.log_weights[None] + binomial.evidence(alpha) * agreements, axis=1)
-    return (share @ law.sequences).astype(x_t.dtype)
+@pytree
+class BinaryDenoiser:
+    """The exact denoiser of a binary law under the binomial process."""
+
+    law: BinaryLaw
+    schedule: Schedule
+
+    @exactly
+    def __call__(self, x_t: jax.Array, t: Any) -> jax.Array:
+        """Return P(x_0 = 1 | x_t), [B, n]."""
+        sequences = self.law.sequences.astype(x_t.dtype)
+        log_weights = self.law.log_weights.astype(x_t.dtype)
+        alpha = level(self.schedule, jnp.broadcast_to(t, x_t.shape[:1]), x_t).alpha
+        agreements = (2 * x_t - 1) @ (2 * sequences.T - 1) / 2  # up to a constant
+        logits = log_weights[None] + binomial.log_odds(alpha) * agreements
+        return jax.nn.softmax(logits, axis=1) @ sequences
 
 
 def binary_states(size: int) -> jax.Array:
-    """List all binary sequences, the first component changing slowest.
+    """List all binary sequences. The first component changes slowest.
 
     Args:
-      size: n, their length.
+      size: n, the length of a sequence.
     Returns:
       [2^n, n], zeros and ones, default floating dtype.
     Raises:
@@ -76,25 +96,26 @@ def binary_states(size: int) -> jax.Array:
 
 @exactly
 def binary_chain(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: int) -> jax.Array:
-    """Return the exact log p_theta of every sequence: the law of what `binomial.ancestral` draws.
+    """Return the exact log p_theta of every sequence: the law of `binomial.ancestral`.
 
         p_s(x') = sum_x p_t(x) p(x' | x),   p_1 = 2^(-n)
 
     Args:
-      denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, n]; any, not only an exact one.
+      denoiser: any (x_t, t) -> P(x_0 = 1 | x_t), [B, n]; it need not be exact.
       schedule: the schedule.
       ts: the grid, decreasing, [num_steps + 1].
-      size: n: the transition matrices have 4^n entries.
+      size: n. A transition matrix has 4^n entries.
     Returns:
       [2^n], in nats, in the order of `binary_states`.
     Raises:
-      ValueError: ts is no decreasing grid, or size < 1.
+      ValueError: ts is not a decreasing grid, or size < 1.
     """
     _checks.grid("ts", ts)
     states, ts = binary_states(size), jnp.asarray(ts)
 
     def step(n: Any, law: jax.Array) -> jax.Array:
-        p = binomial.q_posterior(schedule, states, denoiser(states, ts[n]), ts[n], ts[n + 1])
+        denoised = denoiser(states, ts[n])
+        p = binomial.q_posterior(schedule, states, denoised, t=ts[n], s=ts[n + 1])
         return law @ jnp.exp(_log_matrix(p, states))
 
     return jnp.log(jax.lax.fori_loop(0, len(ts) - 1, step, jnp.full(2**size, 0.5**size)))
@@ -102,20 +123,22 @@ def binary_chain(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: in
 
 @exactly
 def binary_bound(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: int) -> jax.Array:
-    """Return the exact variational bound of every sequence: the mean of what `binomial.vlb_terms` estimates, negated.
+    """Return the exact variational lower bound of every sequence.
 
-        -KL(q(x_T | x_0) || B(1/2)) - sum_(t, s) sum_x_t q(x_t | x_0) KL(q(x_s | x_t, x_0) || p(x_s
-        | x_t))
+        -KL(q(x_T | x_0) || B(1/2))
+            - sum_(t, s) sum_x_t q(x_t | x_0) KL(q(x_s | x_t, x_0) || p(x_s | x_t))
+
+    It is minus the mean of the sum of `binomial.vlb_terms`.
 
     Args:
-      denoiser: (x_t, t) -> P(x_0 = 1 | x_t), [B, n]; any, not only an exact one.
+      denoiser: any (x_t, t) -> P(x_0 = 1 | x_t), [B, n]; it need not be exact.
       schedule: the schedule.
-      ts: the grid, decreasing, to where no noise is left, [num_steps + 1].
-      size: n: 4^n divergences a step.
+      ts: the grid, decreasing, to a time without noise, [num_steps + 1].
+      size: n. A step takes 4^n divergences.
     Returns:
-      [2^n], in nats, in the order of `binary_states`: at most `binary_chain`.
+      [2^n], in nats, in the order of `binary_states`; at most `binary_chain`.
     Raises:
-      ValueError: ts is no decreasing grid, or size < 1.
+      ValueError: ts is not a decreasing grid, or size < 1.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eq. (14).
     """
     _checks.grid("ts", ts)
@@ -123,13 +146,14 @@ def binary_bound(denoiser: Callable, schedule: Schedule, ts: jax.Array, size: in
 
     def step(n: Any, bound: jax.Array) -> jax.Array:
         t, s = ts[n], ts[n + 1]
-        denoised = denoiser(states, t)
+        p = binomial.q_posterior(schedule, states, denoiser(states, t), t=t, s=s)
 
         def cost(x_0: jax.Array) -> jax.Array:
             tiled = jnp.broadcast_to(x_0, states.shape)
-            divergence = binomial.step_kl(lambda *_: denoised, schedule, tiled, states, t, s)
-            reached = jnp.exp(_log_matrix(binomial.q_marginal(schedule, x_0[None], t), states)[0])
-            return jnp.sum(jnp.where(reached > 0, reached * divergence, 0))
+            q = binomial.q_posterior(schedule, states, tiled, t=t, s=s)
+            divergence = binomial.bernoulli_kl(q, p)
+            weight = jnp.exp(_log_matrix(binomial.q_marginal(schedule, x_0[None], t), states)[0])
+            return jnp.sum(jnp.where(weight > 0, weight * divergence, 0))
 
         return bound - jax.vmap(cost)(states)
 

@@ -1,39 +1,48 @@
-"""Mixtures of normal distributions, one of them, and the kernel density of a data set."""
+"""Mixtures of normal distributions, with one normal and the kernel density as special cases."""
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static, exactly
+from jaxdiff._functions import exactly
+from jaxdiff._tree import brief, put, pytree, static
 from jaxdiff.forward import level
 from jaxdiff.prediction import Denoised
 from jaxdiff.schedules import Schedule
 
-_ENTRIES = 2**24  # of rows x components x dimensions at once; beyond, components take turns
+_ENTRIES = 2**24  # rows x components x dimensions at once; with more, components go one by one
 
 
-@jax.tree_util.register_pytree_node_class
-@dataclass(frozen=True)
+class Spectrum(NamedTuple):
+    """Symmetric matrices by their eigenvalues, [(B,) K, d | 1], and eigenvectors, [K, d, d].
+
+    The eigenvectors are columns; None stands for the axes.
+    """
+
+    values: jax.Array
+    vectors: jax.Array | None
+
+
+@pytree
 class GaussianMixture:
     """A mixture of K normal distributions in d dimensions.
 
         p(x) = sum_k w_k N(x; m_k, C_k)
 
     Fields:
-      log_weights: [K]; normalised by every method, so log w_k + const will do.
+      log_weights: log w_k up to a constant, [K]. Every method normalises them.
       means: [K, d].
       covariances: [K, d, d], symmetric positive semi-definite; or [K, d], their diagonals; or [K],
-        multiples of the identity, for which no [d, d] matrix is ever made.
+        multiples of the identity. The last two never make a [d, d] matrix.
     Raises:
       TypeError: a field is not a floating array.
-      ValueError: shapes do not fit, or values that are known are not those of a mixture.
+      ValueError: shapes do not fit, or known values are not those of a mixture.
     """
 
     log_weights: jax.Array
@@ -41,19 +50,20 @@ class GaussianMixture:
     covariances: jax.Array
 
     def __post_init__(self) -> None:
-        fields = (self.log_weights, self.means, self.covariances)
-        for name, field in zip(("log_weights", "means", "covariances"), fields, strict=True):
-            _checks.floating(name, field)
-        weights, means, covariances = (field.shape for field in fields)
-        # Leading axes make a batch of mixtures, such as vmap returns.
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name, value in fields.items():
+            _checks.floating(name, value)
+        put(self, **{name: jnp.asarray(value) for name, value in fields.items()})
+        weights, means, covariances = (value.shape for value in fields.values())
+        # vmap returns a batch of mixtures, with leading axes.
         if (
             len(means) < 2
             or weights != means[:-1]
             or covariances not in ((*means, means[-1]), means, weights)
         ):
             raise ValueError(
-                "log_weights, means, covariances: expected shapes [K], [K, d], and [K, d, d], [K, d] or [K], got "
-                f"{weights}, {means}, {covariances}"
+                "log_weights, means, covariances: expected shapes [K], [K, d], and [K, d, d], "
+                f"[K, d] or [K], got {weights}, {means}, {covariances}"
             )
         _checks.values(
             "log_weights",
@@ -71,36 +81,25 @@ class GaussianMixture:
             wrong = known[~_may_be_covariance(known)]
             if len(wrong):
                 raise ValueError(
-                    f"covariances: expected symmetric matrices without a variance below 0, got {wrong[0].tolist()}"
+                    "covariances: expected symmetric matrices with variances of at least 0, "
+                    f"got {wrong[0].tolist()}"
                 )
-
-    def tree_flatten(self) -> tuple[tuple, None]:
-        """What jax takes a mixture apart into."""
-        return (self.log_weights, self.means, self.covariances), None
-
-    @classmethod
-    def tree_unflatten(cls, _: None, leaves: tuple) -> "GaussianMixture":
-        """Put it together again, without the checks: the leaves may be gradients, or no arrays at all."""
-        mixture = object.__new__(cls)
-        for name, value in zip(("log_weights", "means", "covariances"), leaves, strict=True):
-            object.__setattr__(mixture, name, value)
-        return mixture
 
     @exactly
     def log_prob(self, x: jax.Array) -> jax.Array:
         """Return log p(x) in nats, [...], for x [..., d]."""
-        rows = self._flat(x)
-        return logsumexp(self._joint(rows, *self._spectrum(), 1.0), axis=-1).reshape(
-            jnp.shape(x)[:-1]
-        )
+        mixture, rows = self._matched(x)
+        joint = mixture._joint(rows, mixture._spectrum(), 1.0)
+        return logsumexp(joint, axis=-1).reshape(jnp.shape(x)[:-1])
 
     @exactly
     def score(self, x: jax.Array) -> jax.Array:
-        """Return grad_x log p(x), [..., d], for x [..., d]: the responsible components' pull, -C_k^-1 (x - m_k)."""
-        values, vectors = self._spectrum()
-        rows = self._flat(x)
-        share = jax.nn.softmax(self._joint(rows, values, vectors, 1.0), axis=-1)
-        return self._pull(rows, share, -1 / values, vectors, 1.0).reshape(jnp.shape(x))
+        """Return grad_x log p(x) = -sum_k p(k | x) C_k^-1 (x - m_k), [..., d], for x [..., d]."""
+        mixture, rows = self._matched(x)
+        values, vectors = spectrum = mixture._spectrum()
+        responsibility = jax.nn.softmax(mixture._joint(rows, spectrum, 1.0), axis=-1)
+        pull = mixture._pull(rows, responsibility, Spectrum(-1 / values, vectors), 1.0)
+        return pull.reshape(jnp.shape(x))
 
     @exactly
     def sample(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -112,15 +111,15 @@ class GaussianMixture:
         noise = jax.random.normal(key_noise, (*shape, self.means.shape[-1]), self.means.dtype)
         noise = jnp.sqrt(values)[component] * noise
         if vectors is not None:
-            # Component by component: a matrix for each draw would not fit where d is large.
-            def turn(k: Any, turned: jax.Array) -> jax.Array:
-                return jnp.where((component == k)[..., None], noise @ vectors[k].T, turned)
+            # One component at a time: a matrix for each draw may not fit into memory.
+            def rotate(k: Any, rotated: jax.Array) -> jax.Array:
+                return jnp.where((component == k)[..., None], noise @ vectors[k].T, rotated)
 
-            noise = jax.lax.fori_loop(0, len(vectors), turn, noise)
+            noise = jax.lax.fori_loop(0, len(vectors), rotate, noise)
         return self.means[component] + noise
 
     def diffuse(self, schedule: Schedule, t: Any) -> "GaussianMixture":
-        """Return the marginal of x_t at one time t []: components N(alpha m_k, alpha^2 C_k + sigma^2 I)."""
+        """Return the law of x_t at one t []: components N(alpha m_k, alpha^2 C_k + sigma^2 I)."""
         if jnp.ndim(t) != 0:
             raise ValueError(f"t: expected one time, shape (), got {jnp.shape(t)}")
         alpha, sigma = (value.astype(self.means.dtype) for value in schedule.alpha_sigma(t))
@@ -131,29 +130,28 @@ class GaussianMixture:
             self.log_weights, alpha * self.means, alpha**2 * self.covariances + noise
         )
 
-    def denoiser(self, schedule: Schedule, *, variance: bool = False) -> Partial:
-        """Return the exact E[x_0 | x_t] as a denoiser: (x_t [B, *D], t [] or [B]) -> [B, *D], where d = prod(D).
+    def denoiser(self, schedule: Schedule, *, variance: bool = False) -> "MixtureDenoiser":
+        """Return the exact denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], d = prod(D).
 
             sum_k r_k(x_t) (m_k + alpha C_k (alpha^2 C_k + sigma^2 I)^-1 (x_t - alpha m_k))
 
-        With variance it returns a `Denoised` with the diagonal of Cov[x_0 | x_t] too, the optimal
-        reverse variance's ingredient. One eigendecomposition serves every t, since noise adds a
-        multiple of the identity.
+        With variance it returns a `Denoised` with the diagonal of Cov[x_0 | x_t], which the optimal
+        reverse variance needs.
         """
-        return Partial(_mixture_denoiser, Static(variance), self, schedule, *self._spectrum())
+        return MixtureDenoiser(self, schedule, variance)
 
     @exactly
     def denoised_covariance(self, schedule: Schedule, x_t: jax.Array, t: Any) -> jax.Array:
-        """Return Cov[x_0 | x_t], [B, d, d], for x_t [B, d]: within the components and between their means."""
-        alpha, sigma, _ = level(schedule, t, x_t)
+        """Return Cov[x_0 | x_t], [B, d, d], for x_t [B, d]: within and between the components."""
+        alpha, sigma, _ = _cast(level(schedule, t, x_t), self.means.dtype)
         eye = jnp.eye(self.means.shape[-1], dtype=self.means.dtype)
 
         def one(x: jax.Array, alpha: jax.Array, sigma: jax.Array) -> jax.Array:
             given = self.posterior(alpha * eye, x, sigma**2 * eye)
-            share = jax.nn.softmax(given.log_weights)
-            centred = given.means - (share @ given.means)[None]
+            weights = jax.nn.softmax(given.log_weights)
+            centred = given.means - (weights @ given.means)[None]
             return jnp.einsum(
-                "k,kij->ij", share, given.covariances + centred[:, :, None] * centred[:, None, :]
+                "k,kij->ij", weights, given.covariances + centred[:, :, None] * centred[:, None, :]
             )
 
         size = x_t.shape[:1]
@@ -163,98 +161,99 @@ class GaussianMixture:
     def posterior(
         self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array
     ) -> "GaussianMixture":
-        """Return p(x | y) for y = A x + noise: again a mixture.
+        """Return p(x | y) for y = A x + noise. It is a mixture again.
 
         Args:
           A: [m, d].
           y: observation, [m].
           noise_covariance: [m, m], positive definite.
         Returns:
-          GaussianMixture with log_weights w_k N(y; A m_k, A C_k A^T + noise_covariance),
-          unnormalised, and full covariances.
-        Source: the Kalman update, per component.
+          GaussianMixture with weights w_k N(y; A m_k, A C_k A^T + noise_covariance), not
+          normalised, and full covariances.
+        Source: the Kalman update of each component.
         """
         evidence, crossed = self._observed(A, noise_covariance)
+        A, y, noise_covariance = (
+            jnp.asarray(value, self.means.dtype) for value in (A, y, noise_covariance)
+        )
         if jnp.shape(y) != (A.shape[0],):
             raise ValueError(f"y: expected shape ({A.shape[0]},), got {jnp.shape(y)}")
         gain = jnp.linalg.solve(evidence.covariances, crossed).mT  # [K, d, m]
         means = self.means + jnp.einsum("kdm,km->kd", gain, y[None] - evidence.means)
-        # Joseph's form keeps the covariance symmetric and positive semi-definite in float32.
+        # The Joseph form keeps covariances symmetric and positive semi-definite in float32.
         left = jnp.eye(A.shape[1], dtype=A.dtype)[None] - gain @ A
         covariances = _scaled(left, self.covariances) @ left.mT + gain @ noise_covariance @ gain.mT
-        log_weights = evidence._joint(y[None], *evidence._spectrum(), 1.0)[0]
+        log_weights = evidence._joint(y[None], evidence._spectrum(), 1.0)[0]
         return GaussianMixture(log_weights, means, covariances)
 
     @exactly
     def log_evidence(self, A: jax.Array, y: jax.Array, noise_covariance: jax.Array) -> jax.Array:
-        """Return log p(y), [], in nats, for y = A x + noise; arguments as in `posterior`."""
+        """Return log p(y), [], in nats, for y = A x + noise. Arguments as in `posterior`."""
         return self._observed(A, noise_covariance)[0].log_prob(y)
 
     def _observed(
         self, A: jax.Array, noise_covariance: jax.Array
     ) -> tuple["GaussianMixture", jax.Array]:
         """The law of y, and Cov[y, x] of each component, [K, m, d]."""
-        size = self.means.shape[1]
-        if (
-            jnp.ndim(A) != 2
-            or A.shape[1] != size
-            or jnp.shape(noise_covariance) != (A.shape[0], A.shape[0])
-        ):
-            shapes = [jnp.shape(A), jnp.shape(noise_covariance)]
+        size, shapes = self.means.shape[1], [jnp.shape(A), jnp.shape(noise_covariance)]
+        if len(shapes[0]) != 2 or shapes != [(shapes[0][0], size), (shapes[0][0],) * 2]:
             raise ValueError(
                 f"A, noise_covariance: expected shapes [m, {size}], [m, m], got {shapes}"
             )
+        A, noise_covariance = (jnp.asarray(v, self.means.dtype) for v in (A, noise_covariance))
         crossed = _scaled(jnp.broadcast_to(A, (len(self.means), *A.shape)), self.covariances)
         covariances = crossed @ A.T + noise_covariance[None]
         return GaussianMixture(self.log_weights, self.means @ A.T, covariances), crossed
 
-    def _spectrum(self) -> tuple[jax.Array, jax.Array | None]:
-        """Eigenvalues, [K, d] or [K, 1], and eigenvectors, [K, d, d] in columns; None where they are the axes."""
+    def _spectrum(self) -> Spectrum:
+        """The spectrum of the covariances, with eigenvalues [K, d] or [K, 1]."""
         if self.covariances.ndim > self.means.ndim:
             values, vectors = jnp.linalg.eigh(self.covariances)
-            return jnp.maximum(values, 0), vectors
-        values = (
-            self.covariances
-            if self.covariances.ndim == self.means.ndim
-            else self.covariances[..., None]
-        )
-        return jnp.maximum(values, 0), None
+            return Spectrum(jnp.maximum(values, 0), vectors)
+        diagonal = self.covariances.ndim == self.means.ndim
+        values = self.covariances if diagonal else self.covariances[..., None]
+        return Spectrum(jnp.maximum(values, 0), None)
 
-    def _flat(self, x: jax.Array) -> jax.Array:
+    def _matched(self, x: jax.Array) -> tuple["GaussianMixture", jax.Array]:
+        """The mixture and the rows of x, [N, d], in one dtype."""
         size = self.means.shape[-1]
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
-        return jnp.reshape(x, (-1, size))
+        rows = jnp.reshape(x, (-1, size))
+        dtype = jnp.promote_types(self.means.dtype, rows.dtype)
+        return _cast(self, dtype), rows.astype(dtype)
 
-    def _joint(
-        self, x: jax.Array, values: jax.Array, vectors: jax.Array | None, alpha: Any
-    ) -> jax.Array:
-        """log w_k + log N(x; alpha m_k, .), [B, K], of x [B, d]; values are variances, [(B,) K, d | 1]."""
+    def _joint(self, x: jax.Array, covariance: Spectrum, alpha: Any) -> jax.Array:
+        """log w_k + log N(x; alpha m_k, covariance_k), [B, K], of x [B, d]."""
 
-        def log_normal(mean: jax.Array, value: jax.Array, vector: jax.Array | None) -> jax.Array:
+        def log_normal(component: tuple) -> jax.Array:
+            mean, value, vector = component
             centred = x - alpha * mean[None]
             centred = centred if vector is None else centred @ vector
             value = jnp.broadcast_to(value, centred.shape)
             return -0.5 * jnp.sum(centred**2 / value + jnp.log(2 * jnp.pi * value), axis=1)
 
-        values = _rows.lead(values, 3)
-        stacked = _each(log_normal, x.size, self.means, jnp.moveaxis(values, 1, 0), vectors)
+        values = jnp.moveaxis(_rows.lead(covariance.values, 3), 1, 0)
+        stacked = _each(log_normal, x.size, (self.means, values, covariance.vectors))
         return _rows.lead(jax.nn.log_softmax(self.log_weights), 2) + stacked.T
 
     def _pull(
-        self, x: jax.Array, share: jax.Array, gain: jax.Array, vectors: jax.Array | None, alpha: Any
+        self, x: jax.Array, responsibility: jax.Array, gain: Spectrum, alpha: Any
     ) -> jax.Array:
-        """sum_k r_k G_k (x - alpha m_k), [B, d], of matrices G_k with eigenvalues `gain`, [(B,) K, d | 1]."""
+        """sum_k r_k G_k (x - alpha m_k), [B, d], of responsibilities [B, K] and matrices G_k."""
 
-        def one(
-            mean: jax.Array, share: jax.Array, gain: jax.Array, vector: jax.Array | None
-        ) -> jax.Array:
+        def one(component: tuple) -> jax.Array:
+            mean, r, value, vector = component
             centred = x - alpha * mean[None]
-            moved = gain * (centred if vector is None else centred @ vector)
-            return share[:, None] * (moved if vector is None else moved @ vector.T)
+            moved = value * (centred if vector is None else centred @ vector)
+            return r[:, None] * (moved if vector is None else moved @ vector.T)
 
-        gain = jnp.moveaxis(_rows.lead(gain, 3), 1, 0)
-        return _total(one, x.size, self.means, share.T, gain, vectors)
+        values = jnp.moveaxis(_rows.lead(gain.values, 3), 1, 0)
+        return _total(one, x.size, (self.means, responsibility.T, values, gain.vectors))
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
 def _scaled(left: jax.Array, covariances: jax.Array) -> jax.Array:
@@ -264,72 +263,94 @@ def _scaled(left: jax.Array, covariances: jax.Array) -> jax.Array:
     return left * covariances.reshape(len(covariances), 1, -1)
 
 
-def _each(function: Callable, entries: int, *components: Any) -> jax.Array:
-    """The function of every component, stacked: all at once where that fits, else in turns."""
+def _each(function: Callable, entries: int, components: tuple) -> jax.Array:
+    """The function of every component, stacked: all at once if they fit, else some at a time."""
     count = max(1, _ENTRIES // max(entries, 1))
     if count >= len(components[0]):
-        return jax.vmap(function)(*components)
-    return jax.lax.map(lambda arguments: function(*arguments), components, batch_size=count)
+        return jax.vmap(function)(components)
+    return jax.lax.map(function, components, batch_size=count)
 
 
-def _total(function: Callable, entries: int, *components: Any) -> jax.Array:
-    """The sum of the function over components, without keeping its terms where they would not fit."""
+def _total(function: Callable, entries: int, components: tuple) -> jax.Array:
+    """The sum of the function over components: all terms at once if they fit, else one by one."""
     number = len(components[0])
     if entries * number <= _ENTRIES:
-        return jnp.sum(jax.vmap(function)(*components), axis=0)
+        return jnp.sum(jax.vmap(function)(components), axis=0)
 
     def term(k: Any) -> jax.Array:
-        return function(*jax.tree.map(lambda leaf: leaf[k], components))
+        return function(jax.tree.map(lambda leaf: leaf[k], components))
 
     return jax.lax.fori_loop(1, number, lambda k, total: total + term(k), term(0))
 
 
-@exactly
-def _mixture_denoiser(
-    options: Static,
-    mixture: GaussianMixture,
-    schedule: Schedule,
-    values: jax.Array,
-    vectors: jax.Array | None,
-    x_t: jax.Array,
-    t: Any,
-) -> Any:
-    size = mixture.means.shape[1]
-    if x_t.ndim < 2 or x_t[0].size != size:
-        raise ValueError(
-            f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}"
-        )
-    rows = x_t.reshape(len(x_t), size)
-    alpha, sigma, _ = (_rows.lead(value, 2) for value in level(schedule, t, rows))  # [B or 1, 1]
-    late = alpha[..., None] ** 2 * values[None] + sigma[..., None] ** 2
-    share = jax.nn.softmax(mixture._joint(rows, late, vectors, alpha), axis=-1)
-    gain = alpha[..., None] * values[None] / late
-    x_0 = share @ mixture.means + mixture._pull(rows, share, gain, vectors, alpha)
-    mean = x_0.reshape(x_t.shape).astype(x_t.dtype)
-    if not options.value:
-        return mean
+@pytree
+class MixtureDenoiser:
+    """The exact denoiser of a mixture. One eigendecomposition serves every t.
 
-    def second(
-        m: jax.Array, share: jax.Array, value: jax.Array, late: jax.Array, vector: jax.Array | None
-    ) -> Any:
-        """r_k (Var of component k + (its mean - x_0)^2), with C_k sigma^2 / (alpha^2 C_k + sigma^2) for the first."""
-        centred = rows - alpha * m[None]
-        gain, kept = (
-            alpha * value[None] / late,
-            jnp.broadcast_to(sigma**2 * value[None] / late, rows.shape),
-        )
-        shift = gain * (centred if vector is None else centred @ vector)
-        shift, kept = (shift, kept) if vector is None else (shift @ vector.T, kept @ (vector**2).T)
-        return share[:, None] * (kept + (m[None] + shift - x_0) ** 2)
+    Fields:
+      mixture: the law of the data.
+      schedule: the noise schedule.
+      variance: whether to return the diagonal of Cov[x_0 | x_t] too.
+      spectrum: eigenvalues and eigenvectors of the mixture's covariances.
+    """
 
-    spread = _total(
-        second, rows.size, mixture.means, share.T, values, jnp.moveaxis(late, 1, 0), vectors
-    )
-    return Denoised(mean, variance=spread.reshape(x_t.shape).astype(x_t.dtype))
+    mixture: GaussianMixture
+    schedule: Schedule
+    variance: bool = static(default=False)
+    spectrum: Spectrum = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        put(self, spectrum=self.mixture._spectrum())
+
+    def short_name(self) -> str:
+        """The mixture's denoiser in a word."""
+        return f"mixture of {self.mixture.means.shape[-2]}"
+
+    def __repr__(self) -> str:
+        count, size = self.mixture.means.shape[-2:]
+        return f"MixtureDenoiser(K={count}, d={size}, schedule={brief(self.schedule)})"
+
+    @exactly
+    def __call__(self, x_t: jax.Array, t: Any) -> Any:
+        """Return E[x_0 | x_t], [B, *D], or a `Denoised` with the variance."""
+        size = self.mixture.means.shape[1]
+        if x_t.ndim < 2 or x_t[0].size != size:
+            raise ValueError(
+                f"x_t: expected shape [B, {size}] or rows of {size} entries, got {x_t.shape}"
+            )
+        mixture, rows = self.mixture._matched(x_t.reshape(len(x_t), size))
+        values, vectors = _cast(self.spectrum, rows.dtype)
+        # [B or 1, 1] each
+        alpha, sigma, _ = (_rows.lead(value, 2) for value in level(self.schedule, t, rows))
+        values_t = alpha[..., None] ** 2 * values[None] + sigma[..., None] ** 2
+        joint = mixture._joint(rows, Spectrum(values_t, vectors), alpha)
+        responsibility = jax.nn.softmax(joint, axis=-1)
+        gain = Spectrum(alpha[..., None] * values[None] / values_t, vectors)
+        x_0 = responsibility @ mixture.means + mixture._pull(rows, responsibility, gain, alpha)
+        mean = x_0.reshape(x_t.shape).astype(x_t.dtype)
+        if not self.variance:
+            return mean
+
+        def second(component: tuple) -> jax.Array:
+            """r_k (v_k + (m_k - x_0)^2), with component k's variance and mean of x_0 given x_t."""
+            m, r, value, value_t, vector = component
+            centred = rows - alpha * m[None]
+            gain, kept = (
+                alpha * value[None] / value_t,
+                jnp.broadcast_to(sigma**2 * value[None] / value_t, rows.shape),
+            )
+            shift = gain * (centred if vector is None else centred @ vector)
+            if vector is not None:
+                shift, kept = shift @ vector.T, kept @ (vector**2).T
+            return r[:, None] * (kept + (m[None] + shift - x_0) ** 2)
+
+        components = mixture.means, responsibility.T, values, jnp.moveaxis(values_t, 1, 0), vectors
+        total = _total(second, rows.size, components)
+        return Denoised(mean, variance=total.reshape(x_t.shape).astype(x_t.dtype))
 
 
 def _may_be_covariance(matrices: np.ndarray) -> np.ndarray:
-    """Which matrices, [..., d, d], are symmetric but for rounding, with a diagonal of at least 0."""
+    """Which matrices, [..., d, d], are symmetric up to rounding, with a diagonal of at least 0."""
     diagonal = np.diagonal(matrices, axis1=-2, axis2=-1)
     odd = np.abs(matrices - np.swapaxes(matrices, -2, -1)).max((-2, -1))
     return (diagonal.min(-1) >= 0) & (odd <= 1e-3 * diagonal.max(-1))
@@ -344,19 +365,19 @@ def gaussian(mean: jax.Array, covariance: jax.Array) -> GaussianMixture:
     Returns:
       A GaussianMixture with K = 1.
     Raises:
-      ValueError: shapes do not fit, or covariance is known and none.
+      ValueError: shapes do not fit, or covariance is known and not a covariance.
     """
     mean = jnp.asarray(mean)
     return GaussianMixture(jnp.zeros(1, mean.dtype), mean[None], jnp.asarray(covariance)[None])
 
 
 def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
-    """Return the kernel density of a data set: the model that has learnt its data by heart.
+    """Return the kernel density of a data set: a model that has memorised its data.
 
         p(x) = 1/N sum_i N(x; x_i, bandwidth^2 I)
 
     Args:
-      points: data, [N, *D], floating; its denoiser works on states [B, *D].
+      points: data, [N, *D], floating. The denoiser takes states [B, *D].
       bandwidth: standard deviation of the kernel, [], traced.
     Returns:
       A GaussianMixture of N components in prod(D) dimensions.

@@ -1,15 +1,18 @@
-"""The model multiplied by another distribution, p(x_0) r(x_0): samples with weights, evidence, effective sample size.
+"""The model multiplied by another law, p(x_0) r(x_0): weighted samples, evidence, sample size.
 
 Every method is a kernel for the one driver. `sample(key, kernel, x_init, ts,
-resample=resampling.systematic())` returns samples x, what is left of their log_weights,
-log_evidence = log E_p[r(x_0)], and the effective sample size after each step; `resampling.draw`
-makes equally weighted samples of them. Rows are particles of one problem: vmap over problems.
+resample=resampling.systematic())` returns samples x, their remaining log_weights, log_evidence =
+log E_p[r(x_0)], and the effective sample size after each step. `resampling.draw` turns them into
+equally weighted samples. Rows are particles of one problem: vmap over problems.
 
-    tilted      2015's: r at the noisy states. Any r; for r and p with one mode.
-    twisted     r at the denoised states. Any differentiable r.
-    mcgdiff     linear observations with Gaussian noise: conjugate steps, no gradients (inpaint, denoise: the same).
-    composed    products, powers and quotients of models; with moves, if wanted. mixed: mixtures of models.
-    split_gibbs linear observations; a Markov chain, without evidence.
+    tilted        2015's: r at the noisy states. Any r, if r and p have one mode.
+    twisted       r at the denoised states. Any differentiable r.
+    mcgdiff       linear observations with Gaussian noise: conjugate steps, no gradients.
+    inpaint       mcgdiff for a mask
+    denoise       mcgdiff for noise alone
+    composed      products, powers and quotients of models; optionally with moves
+    mixed         mixtures of models
+    split_gibbs   linear observations; a Markov chain, without evidence
 """
 
 from jaxdiff.posterior._composed import composed, composed_score, mixed

@@ -1,4 +1,4 @@
-"""Linear observations with Gaussian noise, entry by entry in a basis of their own: conjugate steps, no gradients."""
+"""Linear observations with Gaussian noise: conjugate steps in a diagonal basis, no gradients."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,47 +6,163 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.kernels import Kernel, p_mean_variance
-from jaxdiff.kernels._kernel import noise
+from jaxdiff.kernels._kernel import Algorithm, lift, noise
 from jaxdiff.normal import log_density
 from jaxdiff.observations import masked
-from jaxdiff.posterior._twisted import nothing_yet
+from jaxdiff.posterior._twisted import POSITIVE, no_twist
 from jaxdiff.schedules import Schedule
 
 
-class Basis(NamedTuple):
-    """An observation in coordinates c = project(x) in which it is diagonal: y_i = gain_i c_i + noise_std_i n_i.
+@pytree
+class Diagonal:
+    """A diagonal observation of coordinates c = rows x: y_i = gain_i c_i + noise_std_i n_i.
 
     Fields:
-      project: x [B, *D] -> c [B, *M], with orthonormal rows.
-      lift: its transpose.
-      gain: singular values, [*M].
+      gain: [*M].
       y: [*M].
       noise_std: [] or [*M], positive.
       observed: true where there is a y_i, [] or [*M].
+      rows: orthonormal rows, [M, d]; None where the coordinates are the entries of x.
     """
 
-    project: Partial
-    lift: Partial
     gain: jax.Array
     y: jax.Array
     noise_std: Any
-    observed: Any
+    observed: Any = True
+    rows: jax.Array | None = None
+
+    def __post_init__(self) -> None:
+        _checks.values("noise_std", self.noise_std, POSITIVE, lambda v: v > 0)
+
+    def project(self, x: jax.Array) -> jax.Array:
+        """Return the coordinates of states [B, *D], [B, *M]."""
+        return x if self.rows is None else x.reshape(x.shape[0], -1) @ self.rows.T.astype(x.dtype)
+
+    def lift(self, c: jax.Array, like: jax.Array) -> jax.Array:
+        """Return states of coordinates [B, *M], in the span of the rows, shaped like `like`."""
+        return c if self.rows is None else (c @ self.rows.astype(c.dtype)).reshape(like.shape)
 
 
 class Belief(NamedTuple):
-    """What a noisy state says of x_0 before the network is asked: N(slope x_t + offset, variance), entry by entry.
+    """What x_t says of x_0 without the network: N(slope x_t + offset, variance), entry by entry.
 
-    Each broadcasts against the coordinates [*M] of the observation.
+    Each field broadcasts against the coordinates [*M] of the observation.
     """
 
     slope: Any
     offset: Any
     variance: Any
+
+
+@pytree
+class GaussianBelief:
+    """The belief for entries of the data ~ N(mean, std^2)."""
+
+    schedule: Schedule
+    mean: Any
+    std: Any
+
+    def __post_init__(self) -> None:
+        _checks.values("std", self.std, POSITIVE, lambda v: v > 0)
+
+    def __call__(self, t: Any) -> Belief:
+        """Return the law of x_0 given x_t."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        mean, std = (jnp.asarray(value, alpha.dtype) for value in (self.mean, self.std))
+        squared = std**2
+        total = alpha**2 * squared + sigma**2
+        return Belief(alpha * squared / total, sigma**2 * mean / total, squared * sigma**2 / total)
+
+
+def gaussian_belief(schedule: Schedule, mean: Any, std: Any) -> GaussianBelief:
+    """Return the belief for data of known mean and width, entry by entry.
+
+        slope = alpha_t w / sigma_t^2,   offset = w mean / std^2
+        variance = w,   1 / w = 1 / std^2 + alpha_t^2 / sigma_t^2
+
+    Args:
+      schedule: the noise schedule.
+      mean: mean of the coordinates of the observation, [] or [*M].
+      std: standard deviation of the same, [] or [*M], positive.
+    Returns:
+      t [] -> Belief, for `mcgdiff`, `inpaint` and `denoise`.
+    Raises:
+      ValueError: std is not positive.
+    """
+    return GaussianBelief(schedule, mean, std)
+
+
+@pytree
+class MCGDiff(Algorithm):
+    """The Monte Carlo guided diffusion sampler of a diagonal observation.
+
+    Fields:
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+      observation: a diagonal one.
+      belief: t [] -> Belief; None knows nothing of the data.
+      constant: a term of the log evidence that no state changes, [].
+    """
+
+    denoiser: Callable
+    schedule: Schedule
+    observation: Diagonal
+    belief: Any = None
+    constant: Any = 0.0
+
+    def __post_init__(self) -> None:
+        belief = self.belief
+        put(
+            self,
+            denoiser=as_function("denoiser", self.denoiser),
+            belief=None if belief is None else as_function("belief", belief),
+        )
+
+    def init(self, x_init: jax.Array, t: Any) -> jax.Array:
+        """Return the log r_t that the weights contain, [B]. The first step adds the constant."""
+        start = no_twist(x_init, t)
+        return start - jnp.asarray(self.constant, start.dtype)
+
+    def believe(self, t: Any) -> Belief:
+        """Return the law of x_0 given x_t."""
+        if self.belief is not None:
+            return self.belief(t)
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        return Belief(1 / alpha, 0.0, (sigma / alpha) ** 2)
+
+    def step(
+        self, key: jax.Array, carry: jax.Array, x_t: jax.Array, t: Any, s: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Draw from p(x_s | x_t) r_s(x_s), normalised. The carry is log r_t, [B]."""
+        observation = self.observation
+        mean, variance = p_mean_variance(self.denoiser, self.schedule, x_t, t, s)
+        sampled = (mean + jnp.sqrt(variance) * noise(key, x_t, s)).astype(x_t.dtype)
+        # The model's step and draw in the coordinates of the observation. The variance is the same.
+        c, drawn = observation.project(mean), observation.project(sampled)
+        v = _rows.expand(variance.reshape(len(x_t), -1)[:, 0], c)
+        gain, y, noise_std, slope, offset, uncertainty = (
+            _rows.lead(jnp.asarray(value, c.dtype), c.ndim)
+            for value in (
+                observation.gain,
+                observation.y,
+                observation.noise_std,
+                *self.believe(s),
+            )
+        )
+        observed = _rows.lead(jnp.asarray(observation.observed), c.ndim)
+        # y = scale c_s + gain offset + noise of variance `added`, where c_s ~ N(c, v).
+        scale, added = gain * slope, noise_std**2 + gain**2 * uncertainty
+        residual, total = y - scale * c - gain * offset, added + scale**2 * v
+        moved = c + v * scale / total * residual + jnp.sqrt(added / total) * (drawn - c)
+        x_s = sampled + observation.lift(moved - drawn, x_t).astype(x_t.dtype)
+        log_normaliser = _rows.event_sum(jnp.where(observed, log_density(residual, total), 0))
+        residual_s = residual - scale * (moved - c)
+        log_r_s = _rows.event_sum(jnp.where(observed, log_density(residual_s, added), 0))
+        return log_r_s, x_s, log_normaliser - carry
 
 
 def mcgdiff(
@@ -58,16 +174,18 @@ def mcgdiff(
     *,
     belief: Callable | None = None,
 ) -> Kernel:
-    """Return the Monte Carlo guided diffusion sampler of linear observations: conjugate in the basis of A's SVD.
+    """Return the Monte Carlo guided diffusion sampler (MCGDiff) of a linear observation.
 
         A = U diag(g) V^T,   c = V^T x,   u = U^T y:   u_i = g_i c_0,i + noise_std n_i
         r_t(c_t) = N(u; g c_t / alpha_t, noise_std^2 + (g sigma_t / alpha_t)^2)
-        q(x_s | x_t) = p(x_s | x_t) r_s(x_s) / int p r_s,   increment = log int p(x_s | x_t) r_s - log r_t(x_t)
+        q(x_s | x_t) = p(x_s | x_t) r_s(x_s) / int p r_s
+        increment = log int p(x_s | x_t) r_s - log r_t(x_t)
 
-    Its samples converge to p(x_0) p(y | x_0) as the number of rows grows, and its evidence is
-    unbiased at any number. As noise_std goes to 0 this is the paper's sampler. With noise the paper
-    lets go of coordinate i where the process is as noisy as u_i; here r_t goes over into the
-    likelihood itself at t = 0, which is exact on any grid.
+    Steps are conjugate in the basis of the SVD of A. Samples converge to p(x_0) p(y | x_0) as the
+    number of rows grows. The evidence is unbiased at any number of rows. In the limit of small
+    noise_std this is the paper's sampler. With noise the paper releases coordinate i where the
+    process is as noisy as u_i. Here r_t becomes the likelihood itself at t = 0, which is exact on
+    any grid.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -75,12 +193,12 @@ def mcgdiff(
       A: [m, d], acting on x_0's entries in order, d = prod(D).
       y: observation, [m], floating.
       noise_std: [], positive, traced.
-      belief: t [] -> Belief of the coordinates; None is the above, where nothing is known of the
+      belief: t [] -> Belief of the coordinates. None is the r_t above, which knows nothing of the
         data: x_0 given x_t is N(x_t / alpha_t, (sigma_t / alpha_t)^2). `gaussian_belief` knows
-          their mean and width.
+        their mean and width.
     Returns:
-      A Kernel; one denoiser call a step, no gradients. Its model is `kernels.ancestral`'s "small".
-      The grid must end at t = 0.
+      A Kernel. A step takes one denoiser call and no gradient. Its model is `kernels.ancestral`
+      with the variance "small". The grid must end at t = 0.
     Raises:
       ValueError: shapes do not fit, y is known and not finite, or noise_std is not positive.
       TypeError: A or y is not floating.
@@ -93,23 +211,15 @@ def mcgdiff(
             f"A, y: expected shapes [m, d] and [m], got {jnp.shape(A)} and {jnp.shape(y)}"
         )
     _checks.values("y", y, "finite entries", np.isfinite)
-    left, gain, right = jnp.linalg.svd(jnp.asarray(A), full_matrices=False)
-    basis = Basis(
-        Partial(_multiply, right), Partial(_multiply_back, right), gain, left.T @ y, noise_std, True
-    )
-    # What y has outside of A's range is noise, and nothing else.
+    A, y = jnp.asarray(A), jnp.asarray(y)
+    left, gain, right = jnp.linalg.svd(A, full_matrices=False)
+    left = left.astype(y.dtype)
+    observation = Diagonal(gain, left.T @ y, noise_std, rows=right)
+    # The part of y outside the range of A is noise alone.
     outside, extra = y - left @ (left.T @ y), len(y) - len(gain)
     std = jnp.asarray(noise_std, y.dtype)
     constant = -jnp.sum(outside**2) / (2 * std**2) - extra / 2 * jnp.log(2 * jnp.pi * std**2)
-    return _kernel(denoiser, schedule, basis, belief, constant)
-
-
-def _multiply(rows: jax.Array, x: jax.Array) -> jax.Array:
-    return x.reshape(x.shape[0], -1) @ rows.T
-
-
-def _multiply_back(rows: jax.Array, c: jax.Array) -> jax.Array:
-    return c @ rows
+    return lift(MCGDiff(denoiser, schedule, observation, belief, constant))
 
 
 def inpaint(
@@ -117,37 +227,35 @@ def inpaint(
     schedule: Schedule,
     y: jax.Array,
     observed: jax.Array,
-    noise_std: Any,
     *,
+    noise_std: Any,
     belief: Callable | None = None,
 ) -> Kernel:
-    """Return `mcgdiff` for an observation of some entries: the pixels are their own basis.
+    """Return `mcgdiff` for an observation of some entries. The entries are the basis.
 
         y_i = x_0,i + noise_std n_i   where observed_i
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      y: [*D], floating; where nothing is observed its entries do not matter: NaN will do.
-      observed: [*D], true or 1 where y is an observation, false or 0 elsewhere: bool, int or float.
-        A traced one counts as true where it is not 0.
+      y: [*D], floating. Entries that are not observed do not matter and may be NaN.
+      observed: mask, [*D], true or 1 where y is observed, false or 0 elsewhere; bool, int or float.
+        Under tracing every value but 0 is true.
       noise_std: [] or [*D], positive, traced.
-      belief: as in `mcgdiff`, of the pixels, [*D].
+      belief: as in `mcgdiff`, of the entries, [*D].
     Returns:
       A Kernel, as `mcgdiff`.
     Raises:
-      ValueError: observed is not shaped like y or has other values than 0 and 1, y is known and not
-        finite where it is observed, or noise_std is not positive.
-      TypeError: y is not floating, or observed no mask.
-    Source: as of `mcgdiff`.
+      ValueError: observed has another shape than y or other values than 0 and 1, an observed entry
+        of y is known and not finite, or noise_std is not positive.
+      TypeError: y is not floating, or observed is not a mask.
+    Source: see `mcgdiff`.
     """
     _checks.floating("y", y)
     _checks.same_shape("observed", observed, "y", y)
-    shown, y = masked("observed", observed, y)
-    basis = Basis(
-        Partial(jnp.asarray), Partial(jnp.asarray), shown.astype(y.dtype), y, noise_std, shown
-    )
-    return _kernel(denoiser, schedule, basis, belief, 0.0)
+    observed, y = masked("observed", observed, y)
+    observation = Diagonal(observed.astype(y.dtype), y, noise_std, observed)
+    return lift(MCGDiff(denoiser, schedule, observation, belief))
 
 
 def denoise(
@@ -158,12 +266,12 @@ def denoise(
     *,
     belief: Callable | None = None,
 ) -> Kernel:
-    """Return `mcgdiff` for an observation of everything, with noise; it adds the evidence to the posterior.
+    """Return `mcgdiff` for a noisy observation of all entries.
 
         y = x_0 + noise_std n
 
-    The posterior alone is had without weights: y is x_t / alpha_t at `noise_level(schedule,
-    noise_std)`, from which any reverse kernel goes on.
+    Samples alone need no weights: y is x_t / alpha_t at t = `noise_level(schedule, noise_std)`, and
+    any reverse kernel goes on from there. This kernel gives the evidence too.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -174,12 +282,13 @@ def denoise(
     Returns:
       A Kernel, as `mcgdiff`.
     Raises:
-      ValueError: noise_std is not positive.
+      ValueError: y is known and not finite, or noise_std is not positive.
       TypeError: y is not floating.
-    Source: as of `mcgdiff`.
+    Source: see `mcgdiff`.
     """
     _checks.floating("y", y)
-    return inpaint(denoiser, schedule, y, jnp.ones(jnp.shape(y), y.dtype), noise_std, belief=belief)
+    everything = jnp.ones(jnp.shape(y), y.dtype)
+    return inpaint(denoiser, schedule, y, everything, noise_std=noise_std, belief=belief)
 
 
 def noise_level(schedule: Schedule, noise_std: Any) -> jax.Array:
@@ -191,81 +300,10 @@ def noise_level(schedule: Schedule, noise_std: Any) -> jax.Array:
       schedule: the noise schedule.
       noise_std: [], positive, traced.
     Returns:
-      t, [], in [0, 1]: a run from x_t = alpha_t y on a grid that starts there draws from p(x_0 |
-      y).
+      t, [], in [0, 1]. A run from x_t = alpha_t y, on a grid that starts at t, draws from
+      p(x_0 | y).
     Raises:
       ValueError: noise_std is not positive.
     """
-    _checks.values("noise_std", noise_std, "a positive standard deviation", lambda v: v > 0)
+    _checks.values("noise_std", noise_std, POSITIVE, lambda v: v > 0)
     return schedule.time(-2 * jnp.log(jnp.asarray(noise_std)))
-
-
-def gaussian_belief(schedule: Schedule, mean: Any, std: Any) -> Partial:
-    """Return the belief of one who knows the data's mean and width, entry by entry.
-
-        slope = alpha_t w / sigma_t^2,   offset = w mean / std^2,   1 / w = 1 / std^2 + alpha_t^2 / sigma_t^2
-
-    Args:
-      schedule: the noise schedule.
-      mean: of the coordinates of the observation, [] or [*M].
-      std: of the same, [] or [*M], positive.
-    Returns:
-      t [] -> Belief, for `mcgdiff`, `inpaint` and `denoise`.
-    Raises:
-      ValueError: std is not positive.
-    """
-    _checks.values("std", std, "a positive standard deviation", lambda v: v > 0)
-    return Partial(_gaussian_belief, schedule, mean, std)
-
-
-def _gaussian_belief(schedule: Schedule, mean: Any, std: Any, t: Any) -> Belief:
-    alpha, sigma, squared = schedule.alpha(t), schedule.sigma(t), jnp.asarray(std) ** 2
-    total = alpha**2 * squared + sigma**2
-    return Belief(alpha * squared / total, sigma**2 * mean / total, squared * sigma**2 / total)
-
-
-def _flat_belief(schedule: Schedule, t: Any) -> Belief:
-    alpha, sigma = schedule.alpha_sigma(t)
-    return Belief(1 / alpha, 0.0, (sigma / alpha) ** 2)
-
-
-def _kernel(
-    denoiser: Callable, schedule: Schedule, basis: Basis, belief: Callable | None, constant: Any
-) -> Kernel:
-    _checks.values("noise_std", basis.noise_std, "a positive standard deviation", lambda v: v > 0)
-    believe = Partial(_flat_belief, schedule) if belief is None else as_function("belief", belief)
-    step = Partial(_step, as_function("denoiser", denoiser), schedule, basis, believe)
-    # Minus the constant is counted as being in the weights already: the first step brings it in.
-    return Kernel(Partial(_start, constant), step)
-
-
-def _start(constant: Any, x_init: jax.Array, t: Any) -> jax.Array:
-    return nothing_yet(x_init, t) - constant
-
-
-def _step(
-    denoiser: Partial, schedule: Schedule, basis: Basis, belief: Partial,
-    key: jax.Array, carry: jax.Array, x_t: jax.Array, t: Any, s: Any,
-) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
-    mean, variance = p_mean_variance(denoiser, schedule, x_t, t, s)
-    sampled = (mean + jnp.sqrt(variance) * noise(key, x_t, s)).astype(x_t.dtype)
-    # The model's step and its draw in the observation's coordinates, where the variance is the
-    # same.
-    c, drawn = basis.project(mean), basis.project(sampled)
-    v = _rows.expand(variance.reshape(len(x_t), -1)[:, 0], c)
-    gain, y, noise_std, *believed = (
-        _rows.lead(jnp.asarray(value, c.dtype), c.ndim)
-        for value in (basis.gain, basis.y, basis.noise_std, *belief(s))
-    )
-    observed = _rows.lead(jnp.asarray(basis.observed), c.ndim)
-    slope, offset, spread = believed
-    # y = pull c_s + gain offset + noise of variance `added`, where c_s ~ N(c, v).
-    pull, added = gain * slope, noise_std**2 + gain**2 * spread
-    residual, total = y - pull * c - gain * offset, added + pull**2 * v
-    moved = c + v * pull / total * residual + jnp.sqrt(added / total) * (drawn - c)
-    x_s = sampled + basis.lift(moved - drawn).reshape(x_t.shape).astype(x_t.dtype)
-    ahead = _rows.event_sum(jnp.where(observed, log_density(residual, total), 0))
-    log_r_s = _rows.event_sum(
-        jnp.where(observed, log_density(residual - pull * (moved - c), added), 0)
-    )
-    return log_r_s, x_s, ahead - carry

@@ -1,21 +1,70 @@
-"""Split Gibbs sampling: data and a noisy copy of them, drawn in turns."""
+"""Split Gibbs sampling: alternate draws of the data and of a noisy copy of them."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
-from jaxdiff._functions import Static
-from jaxdiff._tree import as_function
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
-from jaxdiff.guidance import conjugate_gradients
-from jaxdiff.kernels import Kernel, ancestral, no_weight, without_memory
+from jaxdiff.guidance._observed import conjugate_gradients
+from jaxdiff.kernels import Kernel, ancestral
+from jaxdiff.kernels._kernel import Drawing, lift
 from jaxdiff.observations import Observation
 from jaxdiff.sampling import run
 from jaxdiff.schedules import Schedule
+
+
+@pytree
+class SplitGibbs(Drawing):
+    """The split Gibbs sampler of a linear observation."""
+
+    denoiser: Callable
+    schedule: Schedule
+    observation: Observation
+    num_denoising: int = static(default=20)
+    num_iterations: int = static(default=20)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.observation, Observation):
+            got = type(self.observation).__name__
+            raise TypeError(f"observation: expected an Observation, got {got}")
+        _checks.positive_int("num_denoising", self.num_denoising)
+        _checks.positive_int("num_iterations", self.num_iterations)
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def draw(self, key: jax.Array, x: jax.Array, t: Any, s: Any) -> jax.Array:
+        """Draw z given x, then x given z."""
+        key_y, key_z, key_x = _rows.split(_rows.keys(key, x.shape[0]), 3)
+        alpha, sigma, _ = level(self.schedule, t, x)
+        z = self.draw_copy((key_y, key_z), x, (alpha / sigma) ** 2)
+        ts = t * jnp.linspace(1, 0, self.num_denoising + 1, dtype=x.dtype)
+        reverse = ancestral(self.denoiser, self.schedule)
+        return run(key_x, reverse, (alpha * z).astype(x.dtype), ts).x
+
+    def draw_copy(self, keys: tuple, x: jax.Array, precision: jax.Array) -> jax.Array:
+        """Draw z ~ p(y | z) N(z; x, I / precision), [B, *D]."""
+        observation = self.observation
+        observe = jax.vmap(observation.operator)
+        predicted, transpose = jax.vjp(observe, x)
+        y, observed, std = (
+            _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim)
+            for v in (observation.y, observation.observed, observation.noise_std)
+        )
+
+        def curvature(z: jax.Array) -> jax.Array:
+            return transpose(observed * observe(z) / std**2)[0] + precision * z
+
+        # z - x solves a least squares problem. Noise of both factors perturbs its right-hand side.
+        noise_y, noise_z = (
+            _rows.normal(key, like).astype(x.dtype)
+            for key, like in zip(keys, (predicted, x), strict=True)
+        )
+        residual = observed * (y - predicted + std * noise_y)
+        right = transpose(residual / std**2)[0] + jnp.sqrt(precision) * noise_z
+        return x + conjugate_gradients(curvature, right, self.num_iterations)
 
 
 def split_gibbs(
@@ -26,67 +75,28 @@ def split_gibbs(
     num_denoising: int = 20,
     num_iterations: int = 20,
 ) -> Kernel:
-    """Return the split Gibbs sampler: x and a copy z of it, a distance rho = sigma_t / alpha_t apart, in turns.
+    """Return the split Gibbs sampler: x and a copy z of it at distance rho = sigma_t / alpha_t.
 
-        z ~ p(y | z) N(z; x, rho^2 I),   x ~ p(x) N(z; x, rho^2 I): the model run from x_t = alpha_t z down to 0
+        z ~ p(y | z) N(z; x, rho^2 I),   x ~ p(x) N(z; x, rho^2 I)
 
-    At a fixed t it leaves p(x) int p(y | z) N(z; x, rho^2) dz as it is, which is the posterior as
-    rho goes to 0. The grid's times are the levels: a moderate one to begin with, then some steps at
-    small ones.
+    x is drawn by the model, from x_t = alpha_t z down to t = 0. At a fixed t the invariant law of x
+    is p(x) int p(y | z) N(z; x, rho^2 I) dz. It is the posterior in the limit of small rho. The
+    times of the grid are the levels: start at a moderate one, then take some steps at small ones.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       observation: linear, with Gaussian noise.
-      num_denoising: steps of `kernels.ancestral` from t to 0, static: denoiser calls a step.
-      num_iterations: of conjugate gradients for z, static; as many as x has entries are exact.
+      num_denoising: steps of `kernels.ancestral` from t to 0, static: the denoiser calls of a step.
+      num_iterations: iterations of conjugate gradients for z, static. As many as x has entries are
+        exact.
     Returns:
-      A Kernel without memory, whose state is x itself (any start will do), with zero increments: a
-      Markov chain has no evidence.
+      A Kernel without memory and with zero increments, since a Markov chain has no evidence. Its
+      state is x itself, and any start is valid.
     Raises:
-      ValueError: num_denoising or num_iterations < 1, or observation's mask is known and has other
-        values than 0 and 1.
-      TypeError: observation is no Observation.
+      ValueError: num_denoising or num_iterations < 1.
+      TypeError: observation is not an Observation, or denoiser is not a function.
     Source: Coeurdoux et al. 2023, arXiv:2304.11134, Algorithm 1; the draw of z: Orieux et al. 2012,
-      perturbation optimisation.
+    perturbation optimisation.
     """
-    if not isinstance(observation, Observation):
-        raise TypeError(f"observation: expected an Observation, got {type(observation).__name__}")
-    _checks.mask("observation.observed", observation.observed)
-    _checks.positive_int("num_denoising", num_denoising)
-    _checks.positive_int("num_iterations", num_iterations)
-    options = Static((num_denoising, num_iterations))
-    return without_memory(
-        Partial(_gibbs_step, options, as_function("denoiser", denoiser), schedule, observation)
-    )
-
-
-def _gibbs_step(
-    options: Static, denoiser: Partial, schedule: Schedule, seen: Observation,
-    key: jax.Array, carry: Any, x: jax.Array, t: Any, s: Any,
-) -> tuple[Any, jax.Array, jax.Array]:  # fmt: skip
-    num_denoising, num_iterations = options.value
-    keys = _rows.split(_rows.keys(key, x.shape[0]), 3)
-    alpha, sigma, _ = level(schedule, t, x)
-    precision = (alpha / sigma) ** 2
-    observe = jax.vmap(seen.operator)
-    predicted, pull_back = jax.vjp(observe, x)
-    weight, std = (
-        _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim) for v in (seen.shown(), seen.noise_std)
-    )
-
-    def curvature(z: jax.Array) -> jax.Array:
-        return pull_back(weight * observe(z) / std**2)[0] + precision * z
-
-    # z - x solves a least squares problem whose right-hand side is perturbed with the noise of both
-    # factors.
-    residual = weight * (
-        seen.y[None] - predicted + std * _rows.normal(keys[0], predicted).astype(x.dtype)
-    )
-    right = pull_back(residual / std**2)[0] + jnp.sqrt(precision) * _rows.normal(keys[1], x).astype(
-        x.dtype
-    )
-    z = x + conjugate_gradients(curvature, right, num_iterations)
-    ts = t * jnp.linspace(1, 0, num_denoising + 1, dtype=x.dtype)
-    denoised = run(keys[2], ancestral(denoiser, schedule), (alpha * z).astype(x.dtype), ts)
-    return carry, denoised.x, no_weight(x)
+    return lift(SplitGibbs(denoiser, schedule, observation, num_denoising, num_iterations))

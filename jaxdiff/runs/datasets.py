@@ -76,7 +76,7 @@ class Dataset:
         return images if self.levels is None else data.to_unit(images, self.levels)
 
 
-def load(config: Any) -> Dataset:
+def of(config: Any) -> Dataset:
     """Return the data set of a run.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import likelihood, work
 from jaxdiff._extras import needs
-from jaxdiff.runs import cache, loading, memory
+from jaxdiff.runs import loading, memory
 from jaxdiff.runs.probability import CHUNK, Estimators, Probability, Row
 
 LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
@@ -50,7 +50,6 @@ def estimate(
         )
     elif options.baselines:
         _baselines(estimators, held_out)
-    cache.trim(run.folder / "probability")
     return estimators.rows, shown
 
 

@@ -46,7 +46,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         return shipped(str(folder))
     config = folders.load_config(folder)
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     model = build.make_model(config, dataset)
     abstract = build.abstract_state(config, model, dataset.event_shape)
     with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:

@@ -19,7 +19,7 @@ EVAL_EXAMPLES = 512
 def prepare(config: Config) -> tuple[datasets.Dataset, models.Model]:
     """Check a configuration; return the data and the network that it asks for."""
     checks.check(config)
-    dataset = datasets.load(config)
+    dataset = datasets.of(config)
     checks.check_network(config, dataset)
     return dataset, build.make_model(config, dataset)
 

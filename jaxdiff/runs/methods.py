@@ -11,7 +11,6 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, posterior
-from jaxdiff.observations import as_likelihood
 from jaxdiff.runs import loading, memory, require
 from jaxdiff.runs.tasks import LARGEST, Task, require_matrix
 
@@ -114,7 +113,7 @@ def _mcgdiff(problem: Problem, denoiser: Any, seen: Any) -> jd.Kernel:
                 problem.schedule, problem.mean.reshape(y.shape), std.reshape(y.shape)
             )
         return posterior.inpaint(
-            denoiser, problem.schedule, y, seen.observed, seen.noise_std, belief=belief
+            denoiser, problem.schedule, y, seen.observed, noise_std=seen.noise_std, belief=belief
         )
     event, size = problem.task.hidden.shape, problem.mean.size
     require_matrix("mcgdiff", size)
@@ -143,7 +142,7 @@ def _at_end(t: Any) -> jax.Array:
 
 def _tilted(problem: Problem, denoiser: Any, likelihood: Any) -> jd.Kernel:
     power = Partial(_share, problem.task.noise_std, problem.schedule)
-    return posterior.tilted(denoiser, problem.schedule, as_likelihood("r", likelihood), power=power)
+    return posterior.tilted(denoiser, problem.schedule, likelihood, power=power)
 
 
 def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = None) -> jd.Kernel:
@@ -152,7 +151,7 @@ def _twisted(problem: Problem, denoiser: Any, likelihood: Any, proposal: Any = N
     )
 
 
-def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Partial:
+def _mmps(problem: Problem, denoiser: Any, seen: Any) -> Any:
     return guidance.mmps(denoiser, problem.schedule, seen, num_iterations=MMPS_ITERATIONS)
 
 
@@ -165,7 +164,7 @@ METHODS = {
     "mcgdiff": Method(_mcgdiff, 1, True, "linear", ("belief",)),
     "tilted": Method(_tilted, 1, True),
     "importance": Method(
-        lambda p, d, r: posterior.tilted(d, p.schedule, as_likelihood("r", r), power=_at_end), 1, True
+        lambda p, d, r: posterior.tilted(d, p.schedule, r, power=_at_end), 1, True
     ),
     "twisted_mmps": Method(
         lambda p, d, r: _twisted(p, d, r, posterior.through(_mmps(p, d, r), p.schedule)),

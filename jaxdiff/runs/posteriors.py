@@ -2,19 +2,18 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.distance import cdist
-from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import resampling
-from jaxdiff.observations import as_likelihood, log_likelihoods
+from jaxdiff.observations import log_likelihoods
 from jaxdiff.runs import cache, calibration, loading, memory, sampling, tasks
 from jaxdiff.runs.methods import (
     GIBBS_STEPS,
@@ -93,16 +92,11 @@ def draw(
     paths = []
     for i, y in enumerate(ys):
         label = None if labels is None else labels[i]
-        digest = sampling.digest([made_of, i], (likelihoods[i], label, y))
+        digest = cache.digest([made_of, i], (likelihoods[i], label, y))
         paths.append(folder / f"{name}-{i}-{digest}.npz")
-    kept = [cache.read(path) for path in paths]
-    missing = [i for i, part in enumerate(kept) if part is None]
-    if missing:
-        key = key_of(seed, what)
-        made = _draw_missing(run, problem, name, number, likelihoods, missing, paths, key, labels)
-        kept = [made.get(i, part) for i, part in enumerate(kept)]
-        cache.trim(folder)
-    parts = [part for part in kept if part is not None]
+    make = _maker(run, problem, name, number, likelihoods, key_of(seed, what), labels)
+    at_once = jax.local_device_count() * problem.options.at_once
+    parts = cache.resumable(paths, make, at_once=at_once, name=name)
     fields = {
         f: np.stack([part[f] for part in parts])
         for f in ("x", "log_weights", "log_evidence", "ess")
@@ -111,43 +105,41 @@ def draw(
     return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
 
 
-def _draw_missing(
-    run: loading.Run, problem: Problem, name: str, number: int, likelihoods: list[Any],
-    missing: list[int], paths: list[Path], key: jax.Array, labels: np.ndarray | None,
-) -> dict[int, dict[str, np.ndarray]]:  # fmt: skip
-    """Draw the images that are missing and keep them; by number."""
-    made: dict[int, dict[str, np.ndarray]] = {}
+def _maker(
+    run: loading.Run,
+    problem: Problem,
+    name: str,
+    number: int,
+    likelihoods: list[Any],
+    key: jax.Array,
+    labels: np.ndarray | None,
+) -> Callable[[list[int]], list[dict[str, np.ndarray]]]:
+    """What draws the images of some numbers, at most as many as there are places on the devices."""
     num_devices, at_once = jax.local_device_count(), problem.options.at_once
     program = _program(run, problem, name, number)
     size = num_devices * at_once
-    for first in tqdm(
-        range(0, len(missing), size), desc=name, unit="group", disable=len(missing) <= size
-    ):
-        group = missing[first : first + size]
-        index = np.resize(
-            group, size
-        )  # the last group again and again, where it has come to an end
 
-        def spread(leaves: Any, index: np.ndarray = index) -> Any:
+    def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
+        index = np.resize(numbers, size)  # few numbers fill the places again and again
+
+        def spread(leaves: Any) -> Any:
             stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
             return stacked.reshape(num_devices, at_once, *stacked.shape[1:])
 
-        keys = spread([jax.random.fold_in(key, i) for i in range(max(missing) + 1)])
+        keys = spread([jax.random.fold_in(key, i) for i in range(max(numbers) + 1)])
         label = None if labels is None else spread(labels)
-        arguments = (
-            run.trained.params,
-            keys,
-            jax.tree.map(lambda *leaves: spread(leaves), *likelihoods),
-            label,
-        )
+        given = jax.tree.map(lambda *leaves: spread(leaves), *likelihoods)
         began = time.monotonic()
-        out = jax.tree.map(np.asarray, program(*arguments))
+        out = jax.tree.map(np.asarray, program(run.trained.params, keys, given, label))
         sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
-        seconds = (time.monotonic() - began) / len(group)
-        for place, i in enumerate(group):
-            part = {f: v.reshape(size, *v.shape[2:])[place] for f, v in out.items()}
-            made[i] = cache.write(paths[i], part | {"seconds": seconds})
-    return made
+        seconds = np.asarray((time.monotonic() - began) / len(numbers))
+        rows = {field: value.reshape(size, *value.shape[2:]) for field, value in out.items()}
+        return [
+            {field: value[place] for field, value in rows.items()} | {"seconds": seconds}
+            for place in range(len(numbers))
+        ]
+
+    return make
 
 
 def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
@@ -193,7 +185,7 @@ def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) 
     if "belief" in method.uses:
         settings.append(options.belief)
         arrays += [problem.mean, problem.covariance] if options.belief == "data" else []
-    return sampling.digest(settings, arrays)
+    return cache.digest(settings, arrays)
 
 
 def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, float]]:
@@ -240,7 +232,7 @@ def calibrate(
 
     @jax.jit
     def log_r(likelihood: Any, x: jax.Array) -> jax.Array:
-        return log_likelihoods(as_likelihood("likelihood", likelihood), x)
+        return log_likelihoods(likelihood, x)
 
     shares = []
     for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):

@@ -12,11 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import likelihood
-from jaxdiff.runs import build, cache, loading, sampling
+from jaxdiff.runs import build, cache, loading
 
 # Rows of one compiled call, on each device: these, or a batch of the run's training if that is
 # smaller. The randomness of a row depends on it, and not on the number of devices.
@@ -98,7 +97,7 @@ class Estimators:
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
-        self.made_of = sampling.digest(
+        self.made_of = cache.digest(
             [VERSION, seed, self.levels, network], (run.trained.params, run.trained.schedule)
         )
 
@@ -125,30 +124,23 @@ class Estimators:
             jax.random.key(self.seed), int(hashlib.sha256(name.encode()).hexdigest()[:7], 16)
         )
         compiled = self.compiled(function)
-        parts: list[dict[str, np.ndarray]] = []
-        numbers = range(0, -(-num // size), num_devices)
-        for first in tqdm(numbers, desc=name, unit="batch", disable=len(numbers) < 2):
-            group = [n for n in range(first, first + num_devices) if n * size < num]
-            paths = [self.path(name, n, x_0, num, size, settings) for n in group]
-            kept = [cache.read(path) for path in paths]
-            if any(part is None for part in kept):
-                began = time.monotonic()
-                index = [
-                    np.arange(n * size, (n + 1) * size) for n in range(first, first + num_devices)
-                ]
-                x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
-                keys = jnp.stack(
-                    [jax.random.fold_in(key, n) for n in range(first, first + num_devices)]
-                )
-                out = jax.tree.map(np.asarray, compiled(self.run.trained.params, keys, x))
-                seconds = np.asarray([(time.monotonic() - began) / len(group)])
-                for place, n in enumerate(group):
-                    if kept[place] is None:
-                        made = {
-                            field: value[place][: num - n * size] for field, value in out.items()
-                        }
-                        kept[place] = cache.write(paths[place], made | {"seconds": seconds})
-            parts += [part for part in kept if part is not None]
+
+        def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
+            began = time.monotonic()
+            places = np.resize(numbers, num_devices)  # few numbers fill the devices again and again
+            index = [np.arange(n * size, (n + 1) * size) for n in places]
+            x = np.stack([_rows(x_0, i, num, self.run.dataset.event_shape) for i in index])
+            keys = jnp.stack([jax.random.fold_in(key, n) for n in places])
+            out = jax.tree.map(np.asarray, compiled(self.run.trained.params, keys, x))
+            seconds = np.asarray([(time.monotonic() - began) / len(numbers)])
+            return [
+                {field: value[place][: num - n * size] for field, value in out.items()}
+                | {"seconds": seconds}
+                for place, n in enumerate(numbers)
+            ]
+
+        paths = [self.path(name, n, x_0, num, size, settings) for n in range(-(-num // size))]
+        parts = cache.resumable(paths, make, at_once=num_devices, name=name)
         joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
         return joined, float(joined.pop("seconds").sum())
 
@@ -166,7 +158,7 @@ class Estimators:
         """Where part n is kept: more rows leave the whole parts as they are."""
         count = min(size, num - n * size)
         rows = None if x_0 is None else x_0[n * size : n * size + count]
-        digest = sampling.digest([self.made_of, name, n, size, count, settings], rows)
+        digest = cache.digest([self.made_of, name, n, size, count, settings], rows)
         return self.run.folder / "probability" / f"{name}-{n}-{digest}.npz"
 
     def add(

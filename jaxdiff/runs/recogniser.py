@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from jaxdiff import training
-from jaxdiff.runs import loading, memory, sampling
+from jaxdiff.runs import cache, loading, memory
 from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.seeds import key_of
 
@@ -86,7 +86,7 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
     folder = (
         run.folder
         / "recogniser"
-        / sampling.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+        / cache.digest([VERSION, steps], (dataset.splits["train"].images, labels))
     )
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 

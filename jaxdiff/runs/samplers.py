@@ -48,6 +48,8 @@ SamplerName = Literal[
     "ancestral", "ddim", "euler_t", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",
     "euler_maruyama", "corrected",
 ]  # fmt: skip
+DEFAULT: SamplerName = "unipc_2"
+STEPS = 20  # as `jaxdiff.draw` has them
 GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 
 

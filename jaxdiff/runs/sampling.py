@@ -1,7 +1,5 @@
 """A trained run and samples from it."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,21 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.runs import cache, require, samplers
 from jaxdiff.runs.seeds import key_of
 from jaxdiff.zoo import Trained
-
-
-def digest(settings: Any, arrays: Any) -> str:
-    """A name for what was made from settings, anything JSON writes, and a pytree of arrays."""
-    total = hashlib.sha256(json.dumps(settings).encode())
-    for leaf in jax.tree.leaves(arrays):
-        total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
-    return total.hexdigest()[:16]
 
 
 class Generated(NamedTuple):
@@ -41,9 +30,9 @@ def generate(
     seed: int = 0,
     labels: np.ndarray | None = None,
     guidance: float = 1.0,
-    sampler: str = "ddim",
+    sampler: str = samplers.DEFAULT,
     noise: float = 0.0,
-    steps: int = 50,
+    steps: int = samplers.STEPS,
     grid: str = "uniform",
     threshold: Any = None,
     batch_size: int = 256,
@@ -95,26 +84,25 @@ def generate(
     )  # fmt: skip
     settings = [seed, guidance, sampler, noise, threshold, variance, whole, save_every]
     settings += [trained.prediction, trained.sigma_data, trained.learned_variance, labels is None]
-    made_of = digest(settings, (trained.params, trained.schedule, ts))
-    pieces: list[np.ndarray] = []
-    for start in tqdm(range(0, num, whole), unit="chunk", desc="sampling", disable=num <= whole):
-        index = np.arange(start, start + whole)
-        label = None if labels is None else jnp.asarray(labels[np.minimum(index, num - 1)])
-        part = keep and keep / f"{start}-{digest([made_of, start], label)}.npz"
-        kept = cache.read(part) if part else None
-        if kept is not None:
-            pieces.append(kept["x"])
-            continue
-        trajectory = mapped(
-            trained.params, jnp.asarray(index[::per_device]), training.shard(label, num_devices)
-        )
+    made_of = cache.digest(settings, (trained.params, trained.schedule, ts))
+    starts = range(0, num, whole)
+    chunks = [np.minimum(np.arange(start, start + whole), num - 1) for start in starts]
+    given = [None if labels is None else jnp.asarray(labels[chunk]) for chunk in chunks]
+    names = (
+        f"{start}-{cache.digest([made_of, start], label)}.npz"
+        for start, label in zip(starts, given, strict=True)
+    )
+
+    def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
+        (n,) = numbers
+        first = jnp.arange(starts[n], starts[n] + whole, per_device)
+        trajectory = mapped(trained.params, first, training.shard(given[n], num_devices))
         states = np.asarray(trajectory).reshape(-1, whole, *event)
         require_finite(states[-1])
-        pieces.append(states if not pieces else states[-1:])
-        if part:
-            cache.write(part, {"x": pieces[-1]})
-    if keep:
-        cache.trim(keep)
+        return [{"x": states if n == 0 else states[-1:]}]
+
+    files = [None if keep is None else keep / name for name in names]
+    pieces = [part["x"] for part in cache.resumable(files, make, name="sampling")]
     return Generated(np.concatenate([piece[-1] for piece in pieces])[:num], pieces[0][:, :num])
 
 
@@ -145,7 +133,7 @@ def program(
     *,
     seed: int = 0,
     guidance: float = 1.0,
-    sampler: str = "ddim",
+    sampler: str = samplers.DEFAULT,
     noise: float = 0.0,
     threshold: Any = None,
     variance: str | None = None,

@@ -1,10 +1,10 @@
-"""The work of forward and reverse paths: two-sided bounds of log p, their combination, and where it is dissipated.
+"""The work of forward and reverse paths: two-sided bounds of log p, and the dissipation.
 
-    forward path of x_0:  W_F = -log w,   E[exp(-W_F)] = p_theta(x_0),   E[W_F] >= -log p_theta(x_0)
-    reverse path to x_0:  W_R = +log w,   E[exp(-W_R)] = 1 / p_theta(x_0),   E[W_R] >= log p_theta(x_0)
+    forward path of x_0:  W_F = -log w,   E[exp(-W_F)] = p(x_0),       E[W_F] >= -log p(x_0)
+    reverse path to x_0:  W_R = +log w,   E[exp(-W_R)] = 1 / p(x_0),   E[W_R] >= log p(x_0)
 
-with w the weight of jaxdiff.chain. In the words of thermodynamics -log p_theta(x_0) is the free
-energy difference, and Crooks' theorem, P_F(W) / P_R(-W) = exp(W + log p_theta(x_0)), joins the two.
+p is p_theta, and w is the weight of jaxdiff.chain. -log p(x_0) is the free energy difference.
+Crooks' theorem, P_F(W) / P_R(-W) = exp(W + log p(x_0)), relates the two directions.
 """
 
 from jaxdiff.work._annealing import AisBounds, ais, ais_bounds, ais_run, annealing

@@ -1,4 +1,4 @@
-"""Two-sided bounds of log p at data that the model has made."""
+"""Two-sided bounds of log p at data from the model."""
 
 import math
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from jaxdiff.sampling import Samples, run
 
 
 class Bounds(NamedTuple):
-    """Data simulated by the model, and what is known of their probability.
+    """Data from the model, and bounds of their log-probability, in nats.
 
     Fields:
       x_0: draws of p_theta, [B, *D].
-      lower: lower bounds of log p_theta(x_0), in expectation, [B].
-      upper: upper bounds, in expectation, [B].
+      lower: in expectation lower bounds of log p_theta(x_0), [B].
+      upper: in expectation upper bounds of log p_theta(x_0), [B].
       forward_work: W_F of K forward paths of each x_0, [K, B].
-      reverse_work: W_R of the reverse path that made x_0, [B].
+      reverse_work: W_R of the reverse path to x_0, [B].
     """
 
     x_0: jax.Array
@@ -34,16 +34,16 @@ class Bounds(NamedTuple):
 def reverse_path(
     key: jax.Array, chain: Chain, shape: tuple[int, ...]
 ) -> tuple[jax.Array, jax.Array]:
-    """Draw data from the model, with the log weight of the path that led to them.
+    """Draw data from the model, with the log weights of their reverse paths.
 
         x_T ~ N(0, sigma_T^2 I),   x_s ~ p(x_s | x_t),   x_0 ~ p(x_0 | x_1)
 
     Args:
-      key: typed PRNG key; row i depends on (key, i) alone.
+      key: typed PRNG key. Row i depends on (key, i) alone.
       chain: the model.
       shape: [B, *D].
     Returns:
-      (x_0 [B, *D], log w [B]): the path is an exact draw of the posterior given x_0.
+      (x_0 [B, *D], log w [B]). The path is an exact draw of the posterior given x_0.
     Raises:
       ValueError: shape has no batch axis.
     Source: Grosse et al. 2015, arXiv:1511.02543, Section 3.
@@ -55,13 +55,13 @@ def reverse_path(
 def reverse_run(
     key: jax.Array, chain: Chain, shape: tuple[int, ...], save_every: int | None = None
 ) -> tuple[jax.Array, Samples, jax.Array]:
-    """Draw data from the model, with the run of latents that led to them, and where it started.
+    """Draw data from the model, with the run of their latents and its start.
 
     Args:
-      key: typed PRNG key; row i depends on (key, i) alone.
+      key: typed PRNG key. Row i depends on (key, i) alone.
       chain: the model.
       shape: [B, *D].
-      save_every: as in `sampling.sample`; 1 keeps the whole path.
+      save_every: as in `sampling.sample`. 1 keeps the whole path.
     Returns:
       (x_0 [B, *D], the Samples of `generating`, x_T [B, *D]).
     Raises:
@@ -80,17 +80,17 @@ def reverse_run(
 def bidirectional_bounds(
     key: jax.Array, chain: Chain, shape: tuple[int, ...], *, num_paths: int
 ) -> Bounds:
-    """Bound log p_theta from both sides at data that the model has made.
+    """Bound log p_theta from both sides at data from the model.
 
-        lower = log 1/K sum_k w_k,   upper = log 1/K (w_reverse + sum_{k<K} w_k),   w_k of fresh forward paths
+        lower = log 1/K sum_k w_k,   upper = log 1/K (w_reverse + sum_{k<K} w_k)
 
-    Upper bounds exist for simulated data only: for them, and not for real data, a path of the
-    posterior is at hand.
+    w_k are weights of new forward paths. An upper bound needs a path of the exact posterior. The
+    reverse path is one, so upper bounds exist for data from the model, not for real data.
 
     Args:
-      key: typed PRNG key; row i depends on (key, i) alone.
+      key: typed PRNG key. Row i depends on (key, i) alone.
       chain: the model.
-      shape: of the data to be simulated, [B, *D].
+      shape: shape of the data to simulate, [B, *D].
       num_paths: K, static.
     Returns:
       Bounds, in nats.

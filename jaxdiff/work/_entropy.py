@@ -1,4 +1,4 @@
-"""Where the work is dissipated, and what is known of the true process's entropy."""
+"""The dissipation of each reverse step, and bounds of the entropy of the true process."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,25 +15,25 @@ from jaxdiff.schedules import Schedule
 def entropy_production(
     key: jax.Array, chain: Chain, x_0: jax.Array, log_marginal: Callable
 ) -> jax.Array:
-    """Return what each reverse step dissipates, on one forward path for each example.
+    """Return the entropy production of each reverse step, on one forward path of each example.
 
-        log [q_s(x_s) q(x_t | x_s)] / [q_t(x_t) p(x_s | x_t)],   E = KL(q(x_s | x_t) || p(x_s | x_t)) >= 0
+        log [q_s(x_s) q(x_t | x_s)] / [q_t(x_t) p(x_s | x_t)]
+        E = KL(q(x_s | x_t) || p(x_s | x_t)) >= 0
 
-    The total over the path, with what the prior and the decoder add, is -(bound) - H(data): the gap
-    of the bound.
+    The sum over the path, with the terms of the prior and the decoder, is -(bound) - H(data), which
+    is the gap of the bound.
 
     Args:
-      key: typed PRNG key; row i depends on (key, i) alone.
+      key: typed PRNG key. Row i depends on (key, i) alone.
       chain: the model.
-      x_0: data, [B, *D], drawn from the distribution whose marginals log_marginal gives.
-      log_marginal: (x_t [B, *D], t []) -> log q_t(x_t), [B]: an oracle's,
-        `mixture.diffuse(schedule, t).log_prob(x)`.
+      x_0: data, [B, *D], drawn from q_0.
+      log_marginal: (x_t [B, *D], t []) -> log q_t(x_t), [B], for instance of an oracle:
+        `lambda x, t: mixture.diffuse(schedule, t).log_prob(x)`.
     Returns:
       [num_transitions, B], in nats, in the order of the reverse process.
     Raises:
-      TypeError: x_0 is not floating, or key is no typed key.
-    Source: Seifert 2005, Phys. Rev. Lett. 95, 040602, Eq. (8), for the reverse process of the
-    model.
+      TypeError: x_0 is not floating, or key is not a typed key.
+    Source: Seifert 2005, Phys. Rev. Lett. 95, 040602, Eq. (8).
     """
     _checks.data("x_0", x_0)
     keys = _rows.keys(key, x_0.shape[0])
@@ -41,23 +41,25 @@ def entropy_production(
 
     def step(inputs: Any) -> jax.Array:
         n, t, s = inputs
-        eps = [_rows.normal(_rows.fold(keys, 2 * n + i), x_0) for i in range(2)]
-        x_s = q_sample(chain.schedule, x_0, s, eps[0].astype(x_0.dtype))
-        x_t = q_step(chain.schedule, x_s, s, t, eps[1].astype(x_0.dtype))
+        eps_s, eps_t = (
+            _rows.normal(_rows.fold(keys, 2 * n + i), x_0).astype(x_0.dtype) for i in range(2)
+        )
+        x_s = q_sample(chain.schedule, x_0, s, eps_s)
+        x_t = q_step(chain.schedule, x_s, s, t, eps_t)
         return log_marginal(x_s, s) - log_marginal(x_t, t) - chain.log_step_ratio(x_s, x_t, s, t)
 
     return jax.lax.map(step, (jnp.arange(len(ts) - 1), ts[:-1], ts[1:]))
 
 
 class EntropyBounds(NamedTuple):
-    """Bounds of the entropy of a reverse step of the true process, H_q(x_s | x_t), [num_steps], in nats."""
+    """Bounds of H_q(x_s | x_t), the entropy of true reverse steps, [num_steps], in nats."""
 
     lower: jax.Array
     upper: jax.Array
 
 
 def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> EntropyBounds:
-    """Bound the entropy of the true reverse steps by those of known normal distributions.
+    """Bound the entropy of the true reverse steps by entropies of normal distributions.
 
         H_q(x_s | x_t, x_0) <= H_q(x_s | x_t) <= H_q(x_t | x_s),   H of N(., v I): d/2 log(2 pi e v)
 
@@ -66,20 +68,22 @@ def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> Entrop
       ts: the grid, decreasing, [num_steps + 1].
       event_size: d.
     Returns:
-      EntropyBounds, in the order of the reverse process; the lower one is -inf at a step to clean
-      data. The upper one holds where diffusion raises the entropy, H_q(x_s) <= H_q(x_t).
+      EntropyBounds, in the order of the reverse process. The lower bound of a step to clean data is
+      -inf. The upper bound holds where diffusion raises the entropy, H_q(x_s) <= H_q(x_t).
     Raises:
-      ValueError: ts is no decreasing grid, or event_size < 1.
+      ValueError: ts is not a decreasing grid, or event_size < 1.
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Eqs. (24) and (25).
     """
     _checks.grid("ts", ts)
     _checks.positive_int("event_size", event_size)
     ts = jnp.asarray(ts)
     x = jnp.zeros_like(ts[1:])
-    early, late = level(schedule, ts[1:], x), level(schedule, ts[:-1], x)
-    kept = -jnp.expm1(late.log_snr - early.log_snr)
-    half = event_size / 2
-    lower, upper = (
-        half * jnp.log(2 * jnp.pi * jnp.e * scale**2 * kept) for scale in (early.sigma, late.sigma)
+    (_, sigma_s, log_snr_s), (_, sigma_t, log_snr_t) = (
+        level(schedule, times, x) for times in (ts[1:], ts[:-1])
     )
-    return EntropyBounds(lower, upper)
+    kept = -jnp.expm1(log_snr_t - log_snr_s)
+
+    def entropy(sigma: jax.Array) -> jax.Array:
+        return event_size / 2 * jnp.log(2 * jnp.pi * jnp.e * sigma**2 * kept)
+
+    return EntropyBounds(entropy(sigma_s), entropy(sigma_t))

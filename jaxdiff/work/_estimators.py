@@ -1,4 +1,4 @@
-"""Works of both directions, combined and compared."""
+"""Estimates of log p from the work of both directions."""
 
 import math
 from typing import Any, NamedTuple
@@ -11,28 +11,29 @@ from jaxdiff import _checks
 
 
 def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
-    """Combine works of both directions into the estimate of log p of least variance.
+    """Estimate log p from the work of both directions, with the least variance.
 
-        sum_i 1 / (1 + n/m exp(W_F,i + L)) = sum_j 1 / (1 + m/n exp(W_R,j - L)),   solved for L = log p
+        sum_i 1 / (1 + n/m exp(W_F,i + L)) = sum_j 1 / (1 + m/n exp(W_R,j - L))
+
+    It is solved for L = log p.
 
     Args:
-      forward_work: W_F of n forward paths, of any shape, all of one log p (or with theirs
-        subtracted: W + log p); +inf for a path of weight 0.
-      reverse_work: W_R of m reverse paths, of any shape, likewise (W - log p).
+      forward_work: W_F of n forward paths, of any shape; +inf for a path of weight 0. All paths
+        have one log p. If they do not, give W_F + log p.
+      reverse_work: W_R of m reverse paths, of any shape. If log p differs, give W_R - log p.
     Returns:
       L, [], in nats.
     Raises:
-      ValueError: one of them is empty, or known to have NaN or -inf, or a reverse work +inf.
-    Numerics: bisection between the extremes of the finite works: L is where one monotone function
-      is zero. NaN under tracing stays NaN.
+      ValueError: an argument is empty, or is known and has NaN or -inf, or reverse_work has +inf.
+    Numerics: bisection between the extremes of the finite work values. The difference of the two
+      sides is monotone in L. NaN under tracing gives NaN.
     Source: Bennett 1976, J. Comput. Phys. 22, 245; Crooks 2000, Phys. Rev. E 61, 2361, Section IV.
     """
     forward, reverse = _works(forward_work, reverse_work)
     ratio = math.log(forward.size / reverse.size)
     ends = jnp.concatenate([-forward, reverse])
-    finite = jnp.where(
-        jnp.isinf(ends), jnp.nan, ends
-    )  # a path of weight 0 counts, but not for the bracket
+    # A path of weight 0 counts in the sums, but not for the bracket.
+    finite = jnp.where(jnp.isinf(ends), jnp.nan, ends)
 
     def halve(_: Any, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -57,11 +58,11 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
 
     Args:
       forward_work: as in `bennett_acceptance_ratio`, independent draws.
-      reverse_work: likewise.
+      reverse_work: as in `bennett_acceptance_ratio`, independent draws.
     Returns:
       [], in nats.
     Raises:
-      ValueError: one of them is empty, or known to have a work that it may not have.
+      ValueError: as in `bennett_acceptance_ratio`.
     Source: Bennett 1976, J. Comput. Phys. 22, 245, Eqs. (10) and (11).
     """
     forward, reverse = _works(forward_work, reverse_work)
@@ -76,9 +77,11 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
 
 def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
     forward, reverse = jnp.ravel(forward_work), jnp.ravel(reverse_work)
+    dtype = jnp.promote_types(forward.dtype, reverse.dtype)
+    forward, reverse = forward.astype(dtype), reverse.astype(dtype)
     for name, work in (("forward_work", forward), ("reverse_work", reverse)):
         if work.size == 0:
-            raise ValueError(f"{name}: expected at least one work, got none")
+            raise ValueError(f"{name}: expected at least one value, got none")
     _checks.values(
         "forward_work",
         forward,
@@ -91,12 +94,12 @@ def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
 
 
 class Crooks(NamedTuple):
-    """A fit of Crooks' theorem to works of both directions.
+    """A fit of Crooks' theorem to the work of both directions.
 
     Fields:
-      slope: of log P_F(W) / P_R(-W) on W, []: 1 where the paths are the model's.
-      slope_se: its standard error, [].
-      log_prob: log p, [], where the fitted ratio is 1.
+      slope: slope of log P_F(W) / P_R(-W) in W, []. The theorem says 1.
+      slope_se: standard error of the slope, [].
+      log_prob: log p, [], in nats: minus the work at which the fitted ratio is 1.
     """
 
     slope: jax.Array
@@ -105,18 +108,18 @@ class Crooks(NamedTuple):
 
 
 def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int = 50) -> Crooks:
-    """Fit log P_F(W) / P_R(-W) = slope (W + L), which Crooks' theorem says is W + log p.
+    """Fit log P_F(W) / P_R(-W) = slope (W + L). By Crooks' theorem it is W + log p.
 
-    A logistic regression of the direction on the work: no histogram, no bins.
+    The fit is a logistic regression of the direction on the work, so it needs no histogram.
 
     Args:
       forward_work: W_F of n forward paths, as in `bennett_acceptance_ratio`, all finite.
-      reverse_work: W_R of m reverse paths; they enter as -W_R.
-      num_steps: of Newton's method.
+      reverse_work: W_R of m reverse paths. They enter as -W_R.
+      num_steps: number of steps of Newton's method.
     Returns:
       Crooks.
     Raises:
-      ValueError: one of them is empty, or known to have a work that it may not have.
+      ValueError: an argument is empty, or is known and not finite.
     Source: Crooks 1999, Phys. Rev. E 60, 2721, Eq. (2); as a regression: Shirts et al. 2003, Phys.
       Rev. Lett. 91, 140601.
     """
@@ -138,6 +141,6 @@ def crooks(forward_work: jax.Array, reverse_work: jax.Array, *, num_steps: int =
     start = jnp.zeros(2, work.dtype), jnp.eye(2, dtype=work.dtype)
     beta, curvature = jax.lax.fori_loop(0, num_steps, newton, start)
     slope = beta[1] / spread
-    # The classes' sizes shift the intercept by log n/m.
+    # The sizes of the classes shift the intercept by log n/m.
     intercept = beta[0] - math.log(forward.size / reverse.size) - slope * centre
     return Crooks(slope, jnp.sqrt(jnp.linalg.inv(curvature)[1, 1]) / spread, intercept / slope)

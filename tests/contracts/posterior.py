@@ -49,7 +49,11 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
     WEIGHTED
     | {
         "inpaint": lambda d, s, dtype: posterior.inpaint(
-            d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), jnp.array(MASK_STD, dtype)
+            d,
+            s,
+            jnp.array(SHOWN, dtype),
+            jnp.array(MASK, dtype),
+            noise_std=jnp.array(MASK_STD, dtype),
         ),
         "twisted_mask": lambda d, s, dtype: posterior.twisted(d, s, masked(dtype)),
         "composed": lambda d, s, dtype: posterior.composed(
