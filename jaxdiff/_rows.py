@@ -65,7 +65,8 @@ def normal(key: jax.Array, x: Any) -> jax.Array:
 
 def state_dtype(dtype: Any) -> Any:
     """The dtype coefficients and sampler states are computed in: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # asked for by name: no promotion by accident
+        return jnp.promote_types(dtype, jnp.float32)
 
 
 def cast(dtype: Any, *numbers: Any) -> tuple[Any, ...]:
