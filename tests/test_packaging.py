@@ -64,6 +64,7 @@ MISSING = {
     "orbax": ("train", "from jaxdiff.training import Checkpoints"),
     "filelock": ("train", "import jaxdiff.training.run"),
     "tensorboardX": ("train", "jd.training"),
+    "diffrax": ("ode", "s = jd.schedules.cosine(); jd.kernels.adaptive(lambda x, t: x, s)"),
     "chex": ("testing", "jd.testing.check_schedule(jd.schedules.cosine())"),
     "sklearn": ("cli", "from jaxdiff.runs import tasks; tasks._classifier(None, 0)"),
 }
