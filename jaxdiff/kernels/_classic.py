@@ -42,8 +42,10 @@ def euler_t(denoiser: Callable, schedule: Schedule) -> Kernel:
 
         x_s = x_t + (s - t) (alpha'_t x_0 + sigma'_t eps),   eps = (x_t - alpha_t x_0) / sigma_t
 
-    Flow matching calls this Euler's method. On a rectified flow it is `ddim`. On other schedules
-    `ddim` (which is `euler`) is the far better method of the same order.
+    Flow matching calls this Euler's method. On a rectified flow it is `ddim`. Elsewhere the two are
+    different methods of the same order. On `schedules.edm`, where sigma is exponential in t, this
+    one is six times as far from the ODE's end at 10 uniform steps (the mixture of the tests). On
+    `cosine` and `linear` it is less than half as far.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
