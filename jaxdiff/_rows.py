@@ -65,8 +65,13 @@ def normal(key: jax.Array, x: Any) -> jax.Array:
 
 def state_dtype(dtype: Any) -> Any:
     """The dtype coefficients and sampler states are computed in: at least float32."""
-    with jax.numpy_dtype_promotion("standard"):  # asked for by name: no promotion by accident
-        return jnp.promote_types(dtype, jnp.float32)
+    return wider(dtype, jnp.float32)
+
+
+def wider(dtype: Any, other: Any) -> Any:
+    """The dtype that holds both: asked for by name, under strict promotion too."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.promote_types(dtype, other)
 
 
 def cast(dtype: Any, *numbers: Any) -> tuple[Any, ...]:

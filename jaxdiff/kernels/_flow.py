@@ -97,6 +97,7 @@ class FlowODE:
 
         # Integrated over [0, 1], so that a step of length zero is the identity.
         def field(v: Any, state: Rates, probes: Any) -> Rates:
+            v = jnp.asarray(v, begin.dtype)
             now = rates_of_one(begin + v * (end - begin), state.y, *probes)
             return Rates(*((end - begin) * rate for rate in now))
 

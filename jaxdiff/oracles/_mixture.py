@@ -220,7 +220,7 @@ class GaussianMixture:
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
         rows = jnp.reshape(x, (-1, size))
-        dtype = jnp.promote_types(self.means.dtype, rows.dtype)
+        dtype = _rows.wider(self.means.dtype, rows.dtype)
         return _cast(self, dtype), rows.astype(dtype)
 
     def _joint(self, x: jax.Array, covariance: Spectrum, alpha: Any) -> jax.Array:
