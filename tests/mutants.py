@@ -173,7 +173,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("dpmpp_3m", "the history's order", "History((x_0, *history.x_0)[: len(history.x_0)]", "History((*history.x_0[:1], x_0, *history.x_0[1:])[: len(history.x_0)]", "test_solvers.py::test_order[dpmpp_3m-linear]"),
         ("dpmpp_3m unipc", "the second moment without its 2", "1 - j * by_parts[-1] / large", "1 - by_parts[-1] / large", "test_solvers.py::test_moments_of_the_exponential_weight"),
         ("dpmpp_2s", "the middle in t", "u = self.schedule.time((level_s.log_snr + level_t.log_snr) / 2)", "u = (jnp.asarray(t) + s) / 2", "test_solvers.py::test_dpmpp_2s_is_the_papers"),
-        ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_places(last", "nodes = [jnp.zeros_like(taken), *_places(last", "test_solvers.py::test_order[unipc_2-linear]"),
+        ("unipc", "the corrector at the wrong end", "nodes = [jnp.ones_like(taken), *_nodes(last", "nodes = [jnp.zeros_like(taken), *_nodes(last", "test_solvers.py::test_order[unipc_2-linear]"),
     ],
     "jaxdiff/kernels/_adaptive.py": [
         ("adaptive", "scaled back by the start's size", "x = y * jnp.hypot(end.alpha, end.sigma)", "x = y * jnp.hypot(begin.alpha, begin.sigma)", "test_identities.py::test_the_adaptive_solver_widens_a_normal_law_as_it_is"),

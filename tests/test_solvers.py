@@ -459,7 +459,7 @@ def multistep(broken: str) -> Callable:
                 return right.step(key, carry, x_t, s, t)
             late, early = (jd.forward.level(schedule, time, x_t) for time in (t, s))
             h, x_0 = (early.log_snr - late.log_snr) / 2, denoiser(x_t, t)
-            nodes = [jnp.zeros_like(h), *_exponential._places(late.log_snr / 2, h, carry, x_t)]
+            nodes = [jnp.zeros_like(h), *_exponential._nodes(late.log_snr / 2, h, carry, x_t)]
             moment = _exponential.moments(h, 3)
             moment[2] = moment[2] / 2  # as in the code the paper's authors released
             change = _exponential.integral(

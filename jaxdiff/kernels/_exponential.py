@@ -95,7 +95,7 @@ def _half_step(level_t: Level, level_s: Level) -> jax.Array:
     return (level_s.log_snr - level_t.log_snr) / 2
 
 
-def _places(now: jax.Array, h: jax.Array, history: History, x: jax.Array) -> list[jax.Array]:
+def _nodes(now: jax.Array, h: jax.Array, history: History, x: jax.Array) -> list[jax.Array]:
     """v = (l - l_t) / h of the history's values."""
     safe = jnp.where(h == 0, 1, h)
     return [(_rows.expand(then, x) - now) / safe for then in history.half_log_snr]
@@ -216,7 +216,7 @@ class DPMSolverPP(Algorithm):
         tau = jnp.asarray(self.tau, level_t.sigma.dtype)
         x_0, h = x_0_of(self.denoiser(x_t, t), x_t), _half_step(level_t, level_s)
         now = level_t.log_snr / 2
-        nodes = [jnp.zeros_like(h), *_places(now, h, carry, x_t)]
+        nodes = [jnp.zeros_like(h), *_nodes(now, h, carry, x_t)]
         coefficients = polynomial(nodes, [x_0, *carry.x_0])
         moment = moments((1 + tau**2) * h, self.order)
         if self.order == 2:
@@ -352,7 +352,7 @@ class UniPC(Algorithm):
         history, now = carry.history, level_t.log_snr / 2
         last = _rows.expand(history.half_log_snr[0], x_t)
         taken = now - last
-        nodes = [jnp.ones_like(taken), *_places(last, taken, history, x_t)]
+        nodes = [jnp.ones_like(taken), *_nodes(last, taken, history, x_t)]
         coefficients = polynomial(nodes, [x_0, *history.x_0])
         total = integral(nodes, coefficients, moments(taken, self.order + 1))
         ratio = level_t.sigma / _rows.expand(carry.sigma, x_t)
@@ -367,6 +367,6 @@ class UniPC(Algorithm):
         level_t, level_s = levels
         h, now = _half_step(level_t, level_s), level_t.log_snr / 2
         used = History(*(entries[: self.order - 1] for entries in history))
-        nodes = [jnp.zeros_like(h), *_places(now, h, used, x)]
+        nodes = [jnp.zeros_like(h), *_nodes(now, h, used, x)]
         total = integral(nodes, polynomial(nodes, [x_0, *used.x_0]), moments(h, self.order))
         return _linear(level_t, level_s, x, 0.0) + level_s.alpha * total

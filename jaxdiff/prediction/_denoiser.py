@@ -203,10 +203,10 @@ class NetworkDenoiser:
         options = {"prediction": self.prediction, "sigma_data": self.sigma_data}
         skip, out = affine(self.schedule, t, x_t, **options)
         out = jnp.where(says_nothing(self.schedule, t, out, self.prediction), jnp.nan, out)
-        seen = x_t
+        scaled = x_t
         if self.prediction == "edm":
-            seen = edm_input(self.schedule, t, x_t, sigma_data=self.sigma_data)
-        output = self.apply(seen, t)
+            scaled = edm_input(self.schedule, t, x_t, sigma_data=self.sigma_data)
+        output = self.apply(scaled, t)
         if self.learned_variance:
             output, fraction = jnp.split(output, 2, axis=-1)
         _checks.same_shape("the network's output", output, "x_t", x_t)

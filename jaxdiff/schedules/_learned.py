@@ -42,7 +42,7 @@ def learned(parameters: dict[str, Any]) -> Schedule:
     """Return a monotone schedule with trainable parameters.
 
         dt / dlambda is constant within each of num_bins equal bins of [log_snr_min, log_snr_max];
-        bin k takes the share softmax(logits)_k of the time
+        bin k takes the fraction softmax(logits)_k of the time
 
     The bound on the likelihood in continuous time depends on the end-points alone. The interior is
     the density that times are drawn from, and decides how noisy the bound's estimate is
