@@ -14,7 +14,6 @@ from jaxdiff.cli import set_up
 if __name__ == "__main__":
     set_up()  # before jax is imported, because it may start the process again
 
-import dataclasses
 import json
 import typing
 from collections.abc import Callable
@@ -26,14 +25,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 import tyro
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import guidance, kernels, observations, posterior, resampling, training
+from jaxdiff import observations, resampling, training
 from jaxdiff.cli import errors
-from jaxdiff.runs import machine
+from jaxdiff.runs import cache, machine, methods
+from jaxdiff.runs import calibration as sbc
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -53,55 +52,21 @@ class Task(NamedTuple):
     std: jax.Array
 
 
-class Method(NamedTuple):
-    """A kernel for y [d]. weighted: its rows are particles of one posterior, not separate draws."""
-
-    make: Callable[[Task, jax.Array], jd.Kernel]
-    weighted: bool = False
-
-
 def _seen(task: Task, y: jax.Array) -> observations.Observation:
     return observations.mask(y, task.observed, NOISE_STD)
 
 
-def _twisted(task: Task, y: jax.Array, proposal: bool = False) -> jd.Kernel:
-    guided = guidance.mmps(task.denoiser, SCHEDULE, _seen(task, y), num_iterations=num_seen(len(y)))
-    through = posterior.through(guided, SCHEDULE) if proposal else None
-    return posterior.twisted(
-        task.denoiser, SCHEDULE, _seen(task, y), prior_std=task.std, proposal=through
-    )
+UNWEIGHTED = "tilted_unweighted"  # the 2015 procedure as it stands
 
 
-def _guided(name: str) -> Method:
-    def make(task: Task, y: jax.Array) -> jd.Kernel:
-        options = {"prior_std": task.std} if name == "pigdm" else {}
-        guided = getattr(guidance, name)(task.denoiser, SCHEDULE, _seen(task, y), **options)
-        return kernels.ancestral(guided, SCHEDULE)
-
-    return Method(make)
-
-
-def _tilted(task: Task, y: jax.Array) -> jd.Kernel:
-    return posterior.tilted(task.denoiser, SCHEDULE, _seen(task, y))
+def kernel_of(name: str, task: Task, y: jax.Array) -> jd.Kernel:
+    """The kernel of a method for y [d]."""
+    iterations = num_seen(len(y)) if name == "twisted_mmps" else None
+    setting = methods.Setting(SCHEDULE, prior_std=task.std, num_iterations=iterations)
+    method = methods.METHODS["tilted" if name == UNWEIGHTED else name]
+    return method.make(setting, task.denoiser, _seen(task, y))
 
 
-METHODS = {
-    "twisted": Method(_twisted, True),
-    "twisted_mmps": Method(lambda task, y: _twisted(task, y, proposal=True), True),
-    "mcgdiff": Method(
-        lambda task, y: posterior.inpaint(
-            task.denoiser, SCHEDULE, y, task.observed, noise_std=NOISE_STD
-        ),
-        True,
-    ),
-    "tilted": Method(_tilted, True),
-    "tilted_unweighted": Method(_tilted),
-    "dps": _guided("dps"),
-    "pigdm": _guided("pigdm"),
-    "tmpd": _guided("tmpd"),
-    "mmps": _guided("mmps"),
-    "repaint": Method(lambda task, y: guidance.repaint(task.denoiser, SCHEDULE, y, task.observed)),
-}
 MethodName = Literal[
     "exact",
     "twisted",
@@ -169,7 +134,7 @@ def make_task(d: int) -> Task:
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:
-    """Ranks of the truth among the draws of a method, by each of STATISTICS, [problems, 3]."""
+    """Ranks of the truth among the draws of a method, as shares, by each of STATISTICS, [problems, 3]."""
     task, ts = make_task(d), jd.grids.uniform(options.steps)
 
     def draw(key: jax.Array, y: jax.Array) -> jax.Array:
@@ -178,40 +143,46 @@ def ranks(name: str, d: int, options: Options) -> np.ndarray:
             A = jnp.eye(d)[: num_seen(d)]
             given = task.law.posterior(A, y[: num_seen(d)], NOISE_STD**2 * jnp.eye(num_seen(d)))
             return given.sample(keys[0], (options.draws,))
-        method = METHODS[name]
+        weighted = name != UNWEIGHTED and methods.METHODS[name].weighted
         x_init = jd.prior_sample(
-            keys[0], SCHEDULE, (options.rows if method.weighted else options.draws, d)
+            keys[0], SCHEDULE, (options.rows if weighted else options.draws, d)
         )
-        resample = resampling.systematic() if method.weighted else None
-        found = jd.sample(keys[1], method.make(task, y), x_init, ts, resample=resample)
-        if not method.weighted:  # the rows are draws, even where they carry weights
+        resample = resampling.systematic() if weighted else None
+        found = jd.sample(keys[1], kernel_of(name, task, y), x_init, ts, resample=resample)
+        if not weighted:  # the rows are draws, even where they carry weights
             return found.x
         return found.x[jax.random.categorical(keys[2], found.log_weights, shape=(options.draws,))]
 
-    def rank(key: jax.Array) -> jax.Array:
+    def values(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 3)
         truth = task.law.sample(keys[0], (1,))[0]
         y = truth + NOISE_STD * jax.random.normal(keys[1], (d,))
         x, seen = draw(keys[2], y), _seen(task, y)
         likely = observations.log_likelihoods(seen, x)
-        below = jnp.stack([x[:, 0] < truth[0], x[:, -1] < truth[-1], likely < seen(truth)])
-        return jnp.sum(below, axis=1)
+        return jnp.stack(
+            [
+                jnp.append(x[:, 0], truth[0]),
+                jnp.append(x[:, -1], truth[-1]),
+                jnp.append(likely, seen(truth)),
+            ],
+            axis=1,
+        )
 
     keys = jax.random.split(jax.random.key(options.seed), options.problems)
     # A few problems at a time: the particles of all problems do not fit into memory.
-    return np.asarray(
-        jax.jit(lambda keys: jax.lax.map(rank, keys, batch_size=min(100, options.problems)))(keys)
+    found = np.asarray(
+        jax.jit(lambda keys: jax.lax.map(values, keys, batch_size=min(100, options.problems)))(keys)
     )
+    equal, middle = np.zeros(options.draws), 0.5
+    return np.stack([sbc.ranks(each[-1], each[:-1], equal, middle) for each in found])
 
 
 def calibrate(name: str, d: int, options: Options) -> dict[str, Any]:
     """Histograms of the ranks, and the chi-square p-value of each."""
-    found = ranks(name, d, options)
-    counts = [np.bincount(column, minlength=options.draws + 1) for column in found.T]
-    p = [float(scipy.stats.chisquare(count).pvalue) for count in counts]
-    return {"d": d, "method": name, "p": p} | {
-        k: v.tolist() for k, v in zip(STATISTICS, counts, strict=True)
-    }
+    found, bins = ranks(name, d, options), options.draws + 1
+    counts = [sbc.histogram(column, bins).tolist() for column in found.T]
+    p = [sbc.uniformity(column, bins)[1] for column in found.T]
+    return {"d": d, "method": name, "p": p} | dict(zip(STATISTICS, counts, strict=True))
 
 
 def three_modes() -> tuple[jd.oracles.GaussianMixture, jax.Array]:
@@ -229,11 +200,8 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     denoiser, observed, noise_std = law.denoiser(SCHEDULE), jnp.array([1.0, 0.0]), 0.3
     exact = law.log_evidence(jnp.eye(2)[:1], y[:1], noise_std**2 * jnp.eye(1))
     seen, ts = observations.mask(y, observed, noise_std), jd.grids.uniform(options.steps)
-    kernel = {
-        "tilted": lambda: posterior.tilted(denoiser, SCHEDULE, seen),
-        "twisted": lambda: posterior.twisted(denoiser, SCHEDULE, seen, prior_std=1.5),
-        "mcgdiff": lambda: posterior.inpaint(denoiser, SCHEDULE, y, observed, noise_std=noise_std),
-    }[name]()
+    setting = methods.Setting(SCHEDULE, prior_std=1.5)
+    kernel = methods.METHODS[name].make(setting, denoiser, seen)
 
     def one(key: jax.Array) -> jax.Array:
         keys = jax.random.split(key)
@@ -248,26 +216,14 @@ def evidence_errors(name: str, num: int, options: Options) -> dict[str, Any]:
     return {"method": name, "particles": num, "errors": errors.tolist()}
 
 
+SETTINGS = ("problems", "draws", "rows", "steps", "repeats", "seed")
+
+
 def kept(options: Options, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Read a part from its file, or measure it and write the file."""
-    settings = {
-        field: value for field, value in dataclasses.asdict(options).items() if field in SETTINGS
-    }
-    path = options.output / "parts" / f"{name}.json"
-    if path.exists():
-        part = json.loads(path.read_text())
-        if part["settings"] != settings:
-            raise ValueError(
-                f"output: {path} has other settings: expected {settings}, "
-                f"got {part['settings']}; choose another folder"
-            )
-        return part["found"]
-    found = measure()
-    training.write_json(path, {"settings": settings, "found": found})
-    return found
-
-
-SETTINGS = ("problems", "draws", "rows", "steps", "repeats", "seed")
+    digest = cache.digest([getattr(options, field) for field in SETTINGS])
+    path = options.output / "parts" / f"{name}-{digest}.json"
+    return cache.resumable([path], lambda _: [measure()])[0]
 
 
 def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> tuple[Any, Any]:
@@ -294,9 +250,7 @@ def histograms(rows: list[dict[str, Any]], path: Path) -> None:
         place, half = names.index(row["method"]) % columns, names.index(row["method"]) // columns
         axis = axes[half * len(dims) + dims.index(row["d"]), place]
         total, bins = sum(row["seen"]), len(row["seen"])
-        axis.axhspan(
-            *(scipy.stats.binom.ppf(q, total, 1 / bins) for q in (0.005, 0.995)), color="0.85"
-        )
+        axis.axhspan(*sbc.band(total, bins), color="0.85")
         for statistic, color in zip(STATISTICS, ("C0", "C1", "C3"), strict=True):
             axis.stairs(row[statistic], np.arange(bins + 1) - 0.5, color=color, label=statistic)
         axis.set_title(f"{row['method']}, d = {row['d']}", fontsize=8)

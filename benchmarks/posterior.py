@@ -14,13 +14,11 @@ if __name__ == "__main__":
     set_up()  # before jax is imported, because it may start the process again
 
 import dataclasses
-import json
+import functools
 import typing
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +31,8 @@ from tqdm import tqdm
 import jaxdiff as jd
 from jaxdiff import guidance, observations, posterior, resampling, training
 from jaxdiff.cli import errors
-from jaxdiff.runs import machine
+from jaxdiff.runs import cache, machine, methods
+from jaxdiff.runs.methods import Setting
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,48 +41,10 @@ DPS_SCALE = 1.0
 """The scale of dps must be chosen. Seeds 1000 to 1003 at d = 8 chose it; no table uses them."""
 
 
-class Method(NamedTuple):
-    """A method. make: its kernel; calls: from d_y, the network calls of a step, for each row."""
-
-    make: Callable[[Problem, jd.Schedule, Any, Any], jd.Kernel]
-    calls: Callable[[int], int]
-    weighted: bool = True
-
-
 def _observation(problem: Problem) -> observations.Observation:
     return observations.linear(
         *(jnp.asarray(v, jnp.float32) for v in (problem.A, problem.y, problem.noise_std))
     )
-
-
-def _twisted(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
-    return posterior.twisted(denoiser, schedule, seen, prior_std=problem.std)
-
-
-def _twisted_mmps(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
-    guided = guidance.mmps(denoiser, schedule, seen, num_iterations=len(problem.y))
-    proposal = posterior.through(guided, schedule)
-    return posterior.twisted(denoiser, schedule, seen, prior_std=problem.std, proposal=proposal)
-
-
-def _mcgdiff(
-    problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any, known: bool = False
-) -> jd.Kernel:
-    A, y = jnp.asarray(problem.A, jnp.float32), seen.y
-    belief = None
-    if known:  # the mean and width of the data, in the coordinates of the kernel's decomposition
-        right = np.asarray(jnp.linalg.svd(A, full_matrices=False)[2], np.float64)
-        mean, spread = problem.moments
-        std = np.sqrt(1 + np.sum((spread @ right.T) ** 2, axis=0))
-        belief = posterior.gaussian_belief(
-            schedule, *(jnp.asarray(v, jnp.float32) for v in (right @ mean, std))
-        )
-    return posterior.mcgdiff(denoiser, schedule, A, y, seen.noise_std, belief=belief)
-
-
-def _tilted(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
-    ratio = float(np.linalg.norm(problem.A, 2)) / problem.noise_std
-    return posterior.tilted(denoiser, schedule, seen, power=Partial(_power, ratio, schedule))
 
 
 def _power(ratio: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
@@ -96,42 +57,41 @@ def _norm(seen: Any, x_0: jax.Array) -> jax.Array:
     return -jnp.linalg.norm(seen.y - seen.operator(x_0))
 
 
-def _guided(
-    name: str, problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any
-) -> jd.Kernel:
-    d_y = len(problem.y)
-    moment_matched = {
-        "dps": lambda: guidance.dps(denoiser, schedule, Partial(_norm, seen), DPS_SCALE),
-        "pigdm": lambda: guidance.pigdm(
-            denoiser, schedule, seen, prior_std=problem.std, num_iterations=d_y
-        ),
-        "tmpd": lambda: guidance.tmpd(denoiser, schedule, seen, num_iterations=d_y),
-        "mmps": lambda: guidance.mmps(denoiser, schedule, seen, num_iterations=d_y),
-    }
-    return jd.kernels.ancestral(moment_matched[name](), schedule)
+def _dps(setting: Setting, denoiser: Any, seen: Any) -> Any:
+    """The step of the paper's code: along the gradient of the norm of the residual."""
+    return guidance.dps(denoiser, setting.schedule, Partial(_norm, seen), DPS_SCALE)
 
 
+NAMES = ("twisted", "twisted_mmps", "mcgdiff", "tilted", "pigdm", "tmpd", "mmps", "split_gibbs")
+METHODS = {name: methods.METHODS[name] for name in NAMES} | {
+    "mcgdiff_belief": methods.METHODS["mcgdiff"],
+    "dps": methods.METHODS["dps"]._replace(make=methods.guided(_dps)),
+}
 GIBBS_DENOISING = 10
 
 
-def _split_gibbs(problem: Problem, schedule: jd.Schedule, denoiser: Any, seen: Any) -> jd.Kernel:
-    return posterior.split_gibbs(
-        denoiser, schedule, seen, num_denoising=GIBBS_DENOISING, num_iterations=len(problem.y) + 1
+def setting_of(name: str, problem: Problem, schedule: jd.Schedule) -> Setting:
+    """What a method is told of the problem: conjugate gradients are exact after d_y iterations."""
+    ratio = float(np.linalg.norm(problem.A, 2)) / problem.noise_std
+    matrix = jnp.asarray(problem.A, jnp.float32)
+    setting = Setting(
+        schedule,
+        prior_std=problem.std,
+        num_iterations=len(problem.y) + (name == "split_gibbs"),
+        num_denoising=GIBBS_DENOISING,
+        power=Partial(_power, ratio, schedule),
+        matrix=matrix,
     )
+    if name != "mcgdiff_belief":
+        return setting
+    # The mean and width of the data, in the coordinates of the kernel's decomposition.
+    right = np.asarray(jnp.linalg.svd(matrix, full_matrices=False)[2], np.float64)
+    mean, spread = problem.moments
+    std = np.sqrt(1 + np.sum((spread @ right.T) ** 2, axis=0))
+    moments = (jnp.asarray(v, jnp.float32) for v in (right @ mean, std))
+    return setting._replace(belief=posterior.gaussian_belief(schedule, *moments))
 
 
-METHODS = {
-    "twisted": Method(_twisted, lambda d_y: 2),
-    "twisted_mmps": Method(_twisted_mmps, lambda d_y: d_y + 4),
-    "mcgdiff": Method(_mcgdiff, lambda d_y: 1),
-    "mcgdiff_belief": Method(partial(_mcgdiff, known=True), lambda d_y: 1),
-    "tilted": Method(_tilted, lambda d_y: 1),
-    "dps": Method(partial(_guided, "dps"), lambda d_y: 2, False),
-    "pigdm": Method(partial(_guided, "pigdm"), lambda d_y: 2, False),
-    "tmpd": Method(partial(_guided, "tmpd"), lambda d_y: 3, False),
-    "mmps": Method(partial(_guided, "mmps"), lambda d_y: d_y + 2, False),
-    "split_gibbs": Method(_split_gibbs, lambda d_y: GIBBS_DENOISING, False),
-}
 MethodName = Literal[
     "twisted",
     "twisted_mmps",
@@ -189,12 +149,13 @@ class Slices:
 def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, Any]:
     """Run one method on one problem: its samples, its steps, and its error and sample sizes."""
     method, schedule = METHODS[name], jd.schedules.edm(SIGMA_MIN, problem.sigma_max)
-    kernel = method.make(problem, schedule, make_denoiser(problem, schedule), _observation(problem))
+    setting = setting_of(name, problem, schedule)
+    kernel = method.make(setting, make_denoiser(problem, schedule), _observation(problem))
     keys = jax.random.split(jax.random.key(seed), 3)
     shape = (options.rows, problem.means.shape[1])
     zeros = name == "split_gibbs"
     x_init = jnp.zeros(shape) if zeros else jd.prior_sample(keys[0], schedule, shape)
-    steps = max(2, options.calls // method.calls(len(problem.y)))
+    steps = max(2, options.calls // int(method.calls(setting)))
     ts = jd.grids.karras(schedule, steps)
     resample = resampling.systematic() if method.weighted else None
     found = jd.sample(keys[1], kernel, x_init, ts, resample=resample)
@@ -210,32 +171,30 @@ def run(name: str, problem: Problem, seed: int, options: Options) -> dict[str, A
 
 
 def measure(seed: int, d: int, d_y: int, options: Options) -> dict[str, dict[str, Any]]:
-    """Measure every method on one problem. The file of the part is written after each method."""
-    settings = {name: getattr(options, name) for name in ("rows", "calls", "slices")}
-    path = options.output / "parts" / f"{d}-{d_y}-{seed}.json"
-    part: dict[str, Any] = (
-        json.loads(path.read_text()) if path.exists() else {"settings": settings, "methods": {}}
-    )
-    if part["settings"] != settings:
-        raise ValueError(
-            f"output: {path} has other settings: expected {settings}, got {part['settings']}; "
-            "choose another folder, or delete this one"
-        )
-    todo = [name for name in (FLOOR, *options.methods) if name not in part["methods"]]
-    if not todo:
-        return part["methods"]
-    problem = make_problem(seed, d, d_y)
-    distance = Slices(exact_samples([seed, d, d_y, 1], problem, options.rows), options.slices)
-    for name in todo:
-        if name == FLOOR:
+    """Measure every method on one problem; each is kept in a file of its own."""
+    names = [FLOOR, *options.methods]
+    digest = cache.digest([options.rows, options.calls, options.slices])
+    folder = options.output / "parts"
+    paths = [folder / f"{d}-{d_y}-{seed}-{name}-{digest}.json" for name in names]
+
+    @functools.cache
+    def prepared() -> tuple[Problem, Slices]:
+        problem = make_problem(seed, d, d_y)
+        reference = exact_samples([seed, d, d_y, 1], problem, options.rows)
+        return problem, Slices(reference, options.slices)
+
+    def make(numbers: list[int]) -> list[dict[str, Any]]:
+        (n,) = numbers
+        problem, distance = prepared()
+        if names[n] == FLOOR:
             found: dict[str, Any] = {"x": exact_samples([seed, d, d_y, 2], problem, options.rows)}
         else:
-            found = run(name, problem, seed, options)
+            found = run(names[n], problem, seed, options)
         x = found.pop("x")
         value = distance(x) if np.all(np.isfinite(x)) else None
-        part["methods"][name] = {"sliced_wasserstein": value, **found}
-        training.write_json(path, part)
-    return part["methods"]
+        return [{"sliced_wasserstein": value, **found}]
+
+    return dict(zip(names, cache.resumable(paths, make), strict=True))
 
 
 def summary(values: list[float | None]) -> dict[str, Any]:

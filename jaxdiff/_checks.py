@@ -1,6 +1,6 @@
-"""Checks on static facts at the public boundary: shapes, dtypes, and values that are known before compilation.
+"""Checks at the public boundary: shapes, dtypes, and values that are known before compilation.
 
-A traced value is never looked at: `known` returns None for it, and the check passes.
+A traced value passes every check: `known` returns None for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ def floating(name: str, x: Any) -> None:
 
 
 def data(name: str, x: Any) -> None:
-    """Require floating data with a batch axis, [B, *D], that are not levels 0 .. 255 where their values are known."""
+    """Require floating data with a batch axis, [B, *D]; known images must not be levels to 255."""
     floating(name, x)
     if jnp.ndim(x) < 1:
         raise ValueError(f"{name}: expected a batch, [B, *D], got shape ()")
@@ -59,9 +59,9 @@ def data(name: str, x: Any) -> None:
         and 16 < now.max() <= 255
         and (now == np.round(now)).all()
     ):
+        found = f"whole numbers in {now.min():g} .. {now.max():g}"
         raise ValueError(
-            f"{name}: expected images scaled to [-1, 1], got whole numbers in {now.min():g} .. {now.max():g} "
-            "(data.to_unit scales integers)"
+            f"{name}: expected images scaled to [-1, 1], got {found} (data.to_unit scales integers)"
         )
 
 
@@ -78,7 +78,7 @@ def same_shape(name: str, x: Any, other_name: str, other: Any) -> None:
 
 
 def channels_last(name: str, shape: tuple[int, ...], expected: str) -> None:
-    """Refuse the shape of images (H, W, C) whose channels plainly come first: 1, 3 or 4, and then a square."""
+    """Refuse the shape of an image whose channels come first: 1, 3 or 4, and then a square."""
     if shape[0] in (1, 3, 4) and len(shape) == 3 and shape[1] == shape[2] > 7:
         raise ValueError(f"{name}: expected {expected}, channels last, got {shape}")
 
@@ -102,7 +102,7 @@ def positive_int(name: str, value: Any) -> None:
 
 
 def index(name: str, value: Any, count: int | None = None) -> None:
-    """Require integers from 0 to count - 1 (from 0 on without a count), where their values are known."""
+    """Require integers from 0 to count - 1, or from 0 on without a count, where they are known."""
     try:
         dtype = jnp.result_type(value)
     except (TypeError, ValueError):
@@ -133,9 +133,9 @@ def values(
     finite: bool = True,
     hint: Callable | None = None,
 ) -> None:
-    """Require that a predicate holds for every entry, where the value is known now, and that each is finite.
+    """Require finite entries for which a predicate holds, where the value is known now.
 
-    A hint is a function of the value: what is added to the message.
+    A hint is a function of the value. It returns what is added to the message.
     """
     now = known(value)
     if now is None:
@@ -147,9 +147,9 @@ def values(
         # A predicate on neighbours has an entry less than the value: show both of the pair.
         shown = now.ravel()[first : first + 1 + now.size - good.size].tolist()
         where = f" at index {first} of {now.size}" if now.ndim else ""
-        said = "" if hint is None else hint(now)
+        more = "" if hint is None else hint(now)
         raise ValueError(
-            f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{said}"
+            f"{name}: expected {expected}, got {', '.join(map(str, shown))}{where}{more}"
         )
 
 
@@ -179,7 +179,7 @@ def key(name: str, value: Any) -> None:
 
 
 def row_key(name: str, value: Any) -> None:
-    """Require typed PRNG keys whose draws under vmap depend on each row's key alone. Draws of rbg keys do not."""
+    """Require typed PRNG keys whose draws under vmap depend on the row's key alone: not rbg."""
     key(name, value)
     kind = str(jax.random.key_impl(value))
     if kind in ("rbg", "unsafe_rbg"):
@@ -231,7 +231,7 @@ def _whole(dtype: Any) -> bool:
 
 
 def _counted(now: np.ndarray) -> str:
-    """What to say of times above 1 that are whole numbers: they count steps."""
+    """The hint for whole numbers above 1 among times: they count steps."""
     return STEPS if now.max() > 1 and (now == np.round(now)).all() else ""
 
 

@@ -1,4 +1,4 @@
-"""Randomness and broadcasting by row: row i of a batch sees key i and time i, and no other row."""
+"""Randomness and broadcasting by row: row i of a batch has key i and time i, and no other row's."""
 
 from typing import Any
 
@@ -8,16 +8,15 @@ import numpy as np
 
 from jaxdiff import _checks
 
-NO_ROW = np.uint32(
-    2**32 - 1
-)  # the index that no row has: its key is that of what belongs to all of them
+# The index that no row has. Its key serves what belongs to all rows.
+NO_ROW = np.uint32(2**32 - 1)
 
 
 def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") -> jax.Array:
-    """One key a row, [B]: an array of row keys as it is, a single key folded with the row's index.
+    """One key a row, [B]: row keys as they are, a single key folded with the row's index.
 
-    Folding (rather than splitting) makes row i's key a function of (key, first + i) alone, so that
-    it depends neither on the batch size nor on how a run is cut into chunks or spread over devices.
+    Row i's key is a function of (key, first + i) alone. So it depends neither on the batch size nor
+    on how a run is cut into chunks or spread over devices.
     """
     _checks.row_key(name, key)
     if key.ndim == 0:
@@ -33,7 +32,7 @@ def keys(key: jax.Array, num_rows: int, *, first: Any = 0, name: str = "key") ->
 
 
 def first_index(first: Any, num_rows: int) -> Any:
-    """Require an index of 32 bits, without sign, that leaves room for the rows from it on, where it is known."""
+    """Require an unsigned index of 32 bits with room for num_rows rows from it on, if known."""
     _checks.index("first", first)
     if jnp.shape(first) != ():
         raise ValueError(f"first: expected one index, shape (), got {jnp.shape(first)}")
@@ -66,7 +65,8 @@ def normal(key: jax.Array, x: Any) -> jax.Array:
 
 def state_dtype(dtype: Any) -> Any:
     """The dtype coefficients and sampler states are computed in: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    with jax.numpy_dtype_promotion("standard"):  # asked for by name: no promotion by accident
+        return jnp.promote_types(dtype, jnp.float32)
 
 
 def cast(dtype: Any, *numbers: Any) -> tuple[Any, ...]:

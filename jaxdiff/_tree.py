@@ -1,6 +1,6 @@
-"""Algorithms as pytrees: frozen dataclasses with named fields, traced unless they are marked static.
+"""Algorithms as pytrees: frozen dataclasses whose fields are traced, or static where marked.
 
-They go through jit, vmap and pmap as arguments, so new parameters never compile a program again.
+They go through jit, vmap and pmap as arguments. So new parameters never compile a program again.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ def static(**options: Any) -> Any:
 def pytree(cls: C) -> C:
     """Make a class a frozen dataclass and a pytree, with one line as its repr.
 
-    A `__post_init__` runs when an instance is made and in `dataclasses.replace`, never when jax puts
-    one together: its leaves may be tracers then, gradients, or no arrays at all.
+    A `__post_init__` runs when an instance is made and in `dataclasses.replace`. It does not run
+    when jax builds one from its leaves: these may be tracers, gradients, or no arrays at all.
     """
     dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)  # changes the class in place
     if cls.__repr__ is object.__repr__:

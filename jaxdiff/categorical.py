@@ -19,7 +19,8 @@ def make_categorical_denoiser(
 ) -> Callable:
     """Turn a network's logits over levels into a denoiser, by Bayes' rule in each component.
 
-        p(v_k | x_t) propto exp(logits_k(x_t, t)) N(x_t; alpha_t v_k, sigma_t^2),   v_k = low + k step
+        p(v_k | x_t) propto exp(logits_k(x_t, t)) N(x_t; alpha_t v_k, sigma_t^2)
+        v_k = low + k step
         D(x_t, t) = sum_k p(v_k | x_t) v_k,   variance = sum_k p(v_k | x_t) (v_k - D)^2
 
     The network learns what the other components tell about one. What its own noisy value tells is
@@ -37,7 +38,7 @@ def make_categorical_denoiser(
       dtype of x_t.
     Raises:
       ValueError: num_levels < 2; when called, logits of another shape.
-      TypeError: apply is no function.
+      TypeError: apply is not a function.
     Source: Gulrajani & Hashimoto 2023, arXiv:2305.18619, Section 3 (categorical reparameterization,
     output prior).
     """
@@ -83,7 +84,7 @@ class CategoricalDenoiser:
 def on_log_snr(
     apply: Callable, schedule: Schedule, *, low: float = -20.0, high: float = 20.0
 ) -> Callable:
-    """Give a network the log-SNR in place of the time, so that it means the same under every schedule.
+    """Give a network the log-SNR in place of the time: it means the same under every schedule.
 
         (x, t) -> apply(x, u),   u = clip((high - lambda_t) / (high - low), 0, 1)
 
@@ -96,7 +97,7 @@ def on_log_snr(
       A function of (x_t, t), as `make_denoiser` takes it.
     Raises:
       ValueError: not low < high.
-      TypeError: apply is no function.
+      TypeError: apply is not a function.
     Source: Kingma et al. 2021, arXiv:2107.00630, Section 4.1, where the network is given gamma_t =
     -lambda_t.
     """

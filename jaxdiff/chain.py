@@ -34,8 +34,8 @@ from jaxdiff.schedules import Schedule
 class Chain:
     """The finite-T model p_theta of data: a pytree, to be passed through jit as an argument.
 
-    A grid may end without noise, as at t = 0 of most schedules. Then the latents are at ts[:-1], and
-    the decoder makes x_0 from p(x_0 | x_t) at the last of them: N(D, v), with v as in
+    A grid may end without noise, as at t = 0 of most schedules. Then the latents are at ts[:-1],
+    and the decoder makes x_0 from p(x_0 | x_t) at the last of them: N(D, v), with v as in
     `kernels.p_mean_variance`. The v of "small" is zero there, so "small" takes that of "large".
 
     A grid may end with noise left. Then the latents are at all ts, and the decoder makes x_0 from
@@ -82,7 +82,7 @@ class Chain:
 
     @property
     def num_terms(self) -> int:
-        """Terms of the variational bound: the prior's, one a transition between latents, and the decoder's."""
+        """Terms of the variational bound: the prior's, one for each transition, the decoder's."""
         return len(self.times) + 1
 
     def p_step(self, x_t: jax.Array, t: Any, s: Any) -> Normal:
@@ -90,7 +90,7 @@ class Chain:
         return self.p_given(self.denoiser(x_t, t), x_t, t, s)
 
     def p_given(self, denoised: Any, x_t: jax.Array, t: Any, s: Any) -> Normal:
-        """Return the same from what the denoiser said of x_t."""
+        """Return the same from what the denoiser returned for x_t."""
         return p_given(denoised, self.schedule, x_t, t, s, variance=self.variance)
 
     def log_step_ratio(self, x_s: jax.Array, x_t: jax.Array, s: Any, t: Any) -> jax.Array:
@@ -100,14 +100,14 @@ class Chain:
         return log_ratio((x_s - p.mean) / jnp.sqrt(p.variance), p.variance, eps, variance)
 
     def p_last(self, x: jax.Array) -> Normal:
-        """Return the normal distribution that the decoder makes x_0 of, from the last latent x [B, *D]."""
+        """Return what the decoder makes x_0 from, given the last latent x [B, *D]."""
         t = self.times[-1]
         if not self.ends_clean:
             return q_likelihood(self.schedule, x, t)
         return self.p_last_of(self.denoiser(x, t), x)
 
     def p_last_of(self, denoised: Any, x: jax.Array) -> Normal:
-        """Return the same from what the denoiser said of x, where the grid ends clean."""
+        """Return the same from what the denoiser returned, where the grid ends clean."""
         t = self.times[-1]
         level_t, level_s = levels(self.schedule, x, t, self.ts[-1])
         step = step_variance(q_between(x, x, level_t, level_s).variance, level_t, level_s)
@@ -122,7 +122,7 @@ class Chain:
 
 @known_ahead
 def _ends_clean(schedule: Schedule, ts: Any, given: bool | None) -> bool:
-    """Whether there is no noise at ts[-1]: found from the grid; what was given, where it is traced."""
+    """Whether there is no noise at ts[-1]: from the grid, or as given where that is traced."""
     clean = _checks.known(is_clean(level(schedule, ts[-1], jnp.zeros(1))))
     if clean is not None:
         return bool(clean)
@@ -142,21 +142,21 @@ def prior_kl(schedule: Schedule, x_0: jax.Array, t: Any) -> jax.Array:
     Args:
       schedule: the noise schedule.
       x_0: data, [B, *D], floating.
-      t: time, [] or [B], as a rule 1.
+      t: time, [] or [B]; usually 1.
     Returns:
       [B], in nats.
     Raises:
-      ValueError: t is no time for x_0.
+      ValueError: t is not a time for x_0.
     """
     return _rows.event_sum(jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2)
 
 
 def diffusing(chain: Chain) -> Kernel:
-    """Return the kernel of forward paths: a draw of q(x_t | x_s), weighted with the reverse step's density.
+    """Return the kernel of forward paths, weighted with the density of the reverse steps.
 
         x_t ~ q(x_t | x_s),   increment = log p(x_s | x_t) - log q(x_t | x_s)
 
-    It is run from the last latent to the first: on increasing times.
+    Run it on increasing times, from the last latent to the first.
 
     Args:
       chain: the model.
@@ -299,7 +299,7 @@ def noises_of_path(chain: Chain, x_0: jax.Array, xs: jax.Array) -> jax.Array:
 
 
 def _scales(chain: Chain, x_0: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """alpha at the latents' times, and the standard deviation that each step adds to x / alpha; nearest data first."""
+    """alpha at the latents' times, and the noise that each step adds to x / alpha; data first."""
     ts = chain.times[::-1]
     ratios = jnp.exp(-chain.schedule.log_snr(ts))  # (sigma / alpha)^2
     added = jnp.sqrt(jnp.diff(ratios, prepend=jnp.zeros(1, ratios.dtype)))
@@ -310,7 +310,7 @@ def _scales(chain: Chain, x_0: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def log_weight_of_path(chain: Chain, x_0: jax.Array, xs: jax.Array) -> jax.Array:
-    """Return the log weight of a path that is given whole; the denoiser sees all its states in one batch.
+    """Return the log weight of a whole path; the denoiser gets all its states in one batch.
 
     Args:
       chain: the model.

@@ -77,8 +77,9 @@ class LevelDecoder(Decoder):
 def discretised_normal(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
     """Return the decoder that gives each level the normal distribution's mass of its bin.
 
-        p(v_k) = Phi((b_{k+1} - mean) / std) - Phi((b_k - mean) / std),   v_k = low + k step,   b_k = v_k - step / 2
-        step = (high - low) / (num_levels - 1),   b_0 = -inf,   b_{num_levels} = +inf
+        p(v_k) = Phi((b_{k+1} - mean) / std) - Phi((b_k - mean) / std)
+        v_k = low + k step,   b_k = v_k - step / 2,   step = (high - low) / (num_levels - 1)
+        b_0 = -inf,   b_{num_levels} = +inf
 
     Args:
       num_levels: number of levels, at least 2: 256 for MNIST, 17 for the 8x8 digits.
@@ -138,7 +139,7 @@ def check_levels(num_levels: int, low: float, high: float) -> None:
 
 
 def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
-    """Require known data to lie on the levels, within rounding; of traced data say which rows do.
+    """Return which rows lie on the levels, within rounding; known data must lie on them.
 
     Args:
       x_0: data, [B, *D], floating.
@@ -167,10 +168,11 @@ def on_levels(x_0: jax.Array, num_levels: int, low: float = -1.0, high: float = 
 def categorical(num_levels: int, *, low: float = -1.0, high: float = 1.0) -> Decoder:
     """Return VDM's decoder: the levels in proportion to the normal density at them.
 
-        p(v_k) = N(v_k; mean, variance) / sum_j N(v_j; mean, variance),   v_k = low + k (high - low) / (num_levels - 1)
+        p(v_k) = N(v_k; mean, variance) / sum_j N(v_j; mean, variance)
+        v_k = low + k (high - low) / (num_levels - 1)
 
-    Where the chain ends with noise left, its last normal is N(x_t / alpha_t, (sigma_t /
-    alpha_t)^2): then this is the posterior of the level given x_t under equal prior probabilities.
+    A chain that ends with noise left has N(x_t / alpha_t, (sigma_t / alpha_t)^2) for its last
+    normal. Then this is the posterior of the level given x_t, under equal prior probabilities.
 
     Args:
       num_levels: number of levels, at least 2.
@@ -192,7 +194,7 @@ class CategoricalDecoder(LevelDecoder):
     """The decoder of `categorical`."""
 
     def log_prob(self, x_0: jax.Array, last: Normal) -> jax.Array:
-        """Return -log sum_j N(v_j; mean, variance) / N(x_0; mean, variance), summed over the entries."""
+        """Return -log sum_j N(v_j; mean, variance) / N(x_0; mean, variance), over all entries."""
         valid, values = self.valid(x_0), self.values(last.mean)
         x, mean, variance = x_0[..., None], last.mean[..., None], self._variance(last)
         # The exponents' difference as a product: it is exactly zero at the level of x_0 itself.
@@ -229,7 +231,7 @@ def levels(num_levels: int, low: float = -1.0, high: float = 1.0) -> jax.Array:
 def uniform_dequantise(
     key: jax.Array, x_0: jax.Array, num_levels: int, *, low: float = -1.0, high: float = 1.0
 ) -> Any:
-    """Spread each level evenly over its bin, so that a density can be compared with a probability.
+    """Spread each level evenly over its bin, to compare a density with a probability.
 
         x = x_0 + step u,   u ~ U(-1/2, 1/2)^D,   log P(x_0) >= E log p(x) + d log(step)
 

@@ -1,4 +1,4 @@
-"""The density of the probability-flow ODE: the state and the divergence of its velocity, along one path."""
+"""The density of the probability-flow ODE: a path, and the divergence of the velocity along it."""
 
 import math
 from collections.abc import Callable
@@ -69,8 +69,9 @@ def flowing(
     tolerance: Any = None,
     log_snr_range: tuple[Any, Any] = (-20.0, 15.0),
 ) -> Kernel:
-    """Return the kernel of the ODE in y = x / sqrt(alpha^2 + sigma^2), weighted with the divergence.
+    """Return the kernel of the ODE, weighted with the divergence.
 
+        y = x / sqrt(alpha^2 + sigma^2)
         dy/dl as in kernels/_flow.py,   increment = int div(dy/dl) dl
 
     Args:
@@ -113,7 +114,7 @@ class Flowing(Algorithm):
 
 
 def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """D and its divergence, from one Jacobian-vector product a dimension: rows do not see each other."""
+    """D and its divergence, from one Jacobian-vector product a dimension. Rows do not couple."""
     basis = jnp.eye(y[0].size, dtype=y.dtype).reshape(-1, *y.shape[1:])
     x_0, push = jax.linearize(denoise, y)
 

@@ -1,4 +1,4 @@
-"""The forward process: q(x_t | x_0), q(x_t | x_s) and the posterior q(x_s | x_t, x_0), for s <= t, in every family."""
+"""The forward process, s <= t: q(x_t | x_0), q(x_t | x_s), and the posterior q(x_s | x_t, x_0)."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxdiff.schedules import Schedule
 
 
 class Level(NamedTuple):
-    """The schedule at one time: alpha, sigma and log-SNR, broadcasting against the state they were asked for."""
+    """The schedule at one time: alpha, sigma and log-SNR, broadcasting against a state."""
 
     alpha: jax.Array
     sigma: jax.Array
@@ -29,7 +29,7 @@ def level(schedule: Schedule, t: Any, x: jax.Array) -> Level:
     Returns:
       Level of arrays [] or [B, 1, ...], in x's dtype but at least float32.
     Raises:
-      ValueError, TypeError: t is no time for x, or schedule is no Schedule.
+      ValueError, TypeError: t is not a time for x, or schedule is not a Schedule.
     """
     if not isinstance(schedule, Schedule):
         got = type(schedule).__name__
@@ -52,7 +52,7 @@ def levels(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Lev
     Returns:
       (Level at t, Level at s).
     Raises:
-      ValueError: s > t where both are known, or one of them is no time for x.
+      ValueError: s > t where both are known, or one of them is not a time for x.
     """
     _checks.time("s", s, x)
     _checks.time("t", t, x)
@@ -66,7 +66,7 @@ def levels(schedule: Schedule, x: jax.Array, t: Any, s: Any) -> tuple[Level, Lev
 
 
 def no_noise(log_snr: jax.Array) -> jax.Array:
-    """Say whether there is so little noise in x_t that rounding hides it: sigma_t / alpha_t < eps of the dtype.
+    """Return whether rounding hides the noise in x_t: sigma_t / alpha_t < eps of the dtype.
 
     Args:
       log_snr: lambda_t, floating.
@@ -144,7 +144,8 @@ def q_step(schedule: Schedule, x_s: jax.Array, s: Any, t: Any, eps: jax.Array) -
 def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: Any) -> Normal:
     """Condition an earlier state on the data and a later state: q(x_s | x_t, x_0).
 
-        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t - alpha_s expm1(lambda_t - lambda_s) x_0
+        mean = (alpha_t / alpha_s) (sigma_s^2 / sigma_t^2) x_t
+            - alpha_s expm1(lambda_t - lambda_s) x_0
         variance = -sigma_s^2 expm1(lambda_t - lambda_s)
 
     Args:
@@ -187,7 +188,7 @@ def q_between(x_t: jax.Array, x_0: jax.Array, level_t: Level, level_s: Level) ->
 
 
 def q_likelihood(schedule: Schedule, x_t: jax.Array, t: Any) -> Normal:
-    """Return what x_t alone says of x_0: the likelihood q(x_t | x_0), normalised over x_0.
+    """Return what x_t alone tells about x_0: q(x_t | x_0), normalised over x_0.
 
         N(x_0; x_t / alpha_t, sigma_t^2 / alpha_t^2)
 
@@ -198,7 +199,7 @@ def q_likelihood(schedule: Schedule, x_t: jax.Array, t: Any) -> Normal:
     Returns:
       Normal over x_0: mean and variance, both [B, *D].
     Raises:
-      ValueError: t is no time for x_t.
+      ValueError: t is not a time for x_t.
     """
     alpha, _, log_snr = level(schedule, t, x_t)
     return Normal(x_t / alpha, jnp.broadcast_to(jnp.exp(-log_snr), x_t.shape))

@@ -1,6 +1,7 @@
-"""Grids: the times ts[0] = start > ts[1] > ... > ts[num_steps] = end that a reverse process visits; from 1 to 0."""
+"""Grids: the times that a reverse process visits, ts[0] = start > ... > ts[num_steps] = end."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ def uniform(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Arra
 
 @known_ahead
 def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Array:
-    """Return times whose square root is equally spaced, denser near the data: ts_i = (1 - i / num_steps)^2.
+    """Return times whose square root is equally spaced, so that they are denser near the data.
+
+        ts_i = (1 - i / num_steps)^2
 
     Args:
       num_steps: number of steps, at least 1.
@@ -56,9 +59,9 @@ def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Ar
 
 @known_ahead
 def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Array:
-    """Return times of num_steps among the T steps of a discrete process, and then 0: ts_i = step_i / T.
+    """Return num_steps times among the T of a discrete process, and then 0: ts_i = step_i / T.
 
-        leading   1 + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T, with too little noise
+        leading   1 + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T
         trailing  round(T - k T / num_steps),  k = 0 .. num_steps - 1
         linspace  num_steps numbers from T to 1, rounded
 
@@ -67,8 +70,8 @@ def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Ar
       num_steps: number of steps taken, at most T.
       spacing: one of SPACINGS.
     Returns:
-      [num_steps + 1] times, the last one 0, default floating dtype. Where ts[0] is below 1, the
-      state to start from is the one at ts[0], for which published samplers take that of t = 1.
+      [num_steps + 1] times, the last one 0, default floating dtype. "leading" starts with too
+      little noise: the state at ts[0] < 1 is needed, and published samplers take that of t = 1.
     Raises:
       ValueError: unknown spacing, num_steps outside 1 .. total.
     Source: Lin et al. 2023, arXiv:2305.08891, Table 2.
@@ -113,7 +116,8 @@ def log_snr(
       ValueError: num_steps < 1, margin outside (0, 0.5), or not 0 <= end < start <= 1.
     Source: Lu et al. 2022, arXiv:2206.00927, Section 3.3.
     """
-    return _spaced(schedule, num_steps, (start, end, margin), lambda x: x, lambda x: x)
+    ends = Ends(start, end, margin)
+    return _spaced(schedule, num_steps, ends, warp=lambda x: x, unwarp=lambda x: x)
 
 
 @known_ahead
@@ -146,13 +150,12 @@ def karras(
     """
     _checks.values("rho", rho, "a power of at least 0.5", lambda v: v >= 0.5)
     # ratio^(1/rho) = exp(-lambda / (2 rho)), and back.
-    ends = (start, end, margin)
     return _spaced(
         schedule,
         num_steps,
-        ends,
-        lambda x: jnp.exp(-x / (2 * rho)),
-        lambda x: -2 * rho * jnp.log(x),
+        Ends(start, end, margin),
+        warp=lambda x: jnp.exp(-x / (2 * rho)),
+        unwarp=lambda x: -2 * rho * jnp.log(x),
     )
 
 
@@ -173,31 +176,32 @@ def _check_ends(start: float, end: float) -> None:
     _checks.values("end", end, f"a time below start = {start}", lambda v: v < start)
 
 
+class Ends(NamedTuple):
+    """Where a grid starts and ends, and how far from a steep end its spacing begins."""
+
+    start: float
+    end: float
+    margin: float
+
+
 def _spaced(
-    schedule: Schedule,
-    num_steps: int,
-    ends: tuple[float, float, float],
-    warp: Callable,
-    unwarp: Callable,
+    schedule: Schedule, num_steps: int, ends: Ends, *, warp: Callable, unwarp: Callable
 ) -> jax.Array:
     """Times equally spaced in warp(lambda), which is monotone with inverse unwarp."""
     index = jnp.arange(num_steps + 1, dtype=float)
-    first, last, at_start, at_end = _inner(schedule, num_steps, *ends)
+    first, last, at_start, at_end = _inner(schedule, num_steps, ends)
     inner = jnp.maximum(num_steps - at_start - at_end, 1)
     log_snr = schedule.log_snr(first)
-    low, high = (
-        warp(jnp.zeros_like(log_snr)),
-        warp(schedule.log_snr(last) - log_snr),
-    )  # from 1 down: no overflow
-    share = jnp.clip((index - at_start) / inner, 0, 1)
-    ts = schedule.time(log_snr + unwarp(low * (1 - share) + high * share))
-    return ts.at[0].set(ends[0]).at[-1].set(ends[1])
+    # Relative to the start's lambda, so that nothing overflows.
+    low, high = warp(jnp.zeros_like(log_snr)), warp(schedule.log_snr(last) - log_snr)
+    fraction = jnp.clip((index - at_start) / inner, 0, 1)
+    ts = schedule.time(log_snr + unwarp(low * (1 - fraction) + high * fraction))
+    return ts.at[0].set(ends.start).at[-1].set(ends.end)
 
 
-def _inner(
-    schedule: Schedule, num_steps: int, start: float, end: float, margin: float
-) -> tuple[jax.Array, ...]:
-    """The stretch between steep ends, and whether a step is set apart at each (1 or 0; both may be traced)."""
+def _inner(schedule: Schedule, num_steps: int, ends: Ends) -> tuple[jax.Array, ...]:
+    """The stretch between steep ends, and 1 for each end that has a step of its own, else 0."""
+    start, end, margin = ends
     _checks.positive_int("num_steps", num_steps)
     _checks.values("margin", margin, "a distance in (0, 0.5)", lambda v: (v > 0) & (v < 0.5))
     _check_ends(start, end)
@@ -218,9 +222,10 @@ def optimised(
     *,
     margin: float = 1e-3,
 ) -> jax.Array:
-    """Return the grid of the least variational gap, found by dynamic programming over candidate times.
+    """Return the grid of the least variational gap, by dynamic programming over candidate times.
 
-        minimise  sum_i (snr(t_{i+1}) - snr(t_i)) e(t_i),   e(t) = E |x_0 - D(x_t, t)|^2,   snr = exp(lambda)
+        minimise  sum_i (snr(t_{i+1}) - snr(t_i)) e(t_i)
+        e(t) = E |x_0 - D(x_t, t)|^2,   snr = exp(lambda)
 
     Half this sum is the negative ELBO of the ancestral chain in nats, up to a constant: a left
     Riemann sum of a falling error, so fine grids cost less. The candidates are the times of the
@@ -248,13 +253,12 @@ def optimised(
     _checks.concrete("error", error)
     lambdas, errors = np.asarray(log_snr, np.float64), np.asarray(error, np.float64)
     if lambdas.ndim != 1 or lambdas.shape != errors.shape:
-        raise ValueError(
-            f"log_snr, error: expected two vectors of one length, got {lambdas.shape}, {errors.shape}"
-        )
+        shapes = f"{lambdas.shape}, {errors.shape}"
+        raise ValueError(f"log_snr, error: expected two vectors of one length, got {shapes}")
     _checks.values("log_snr", lambdas, "increasing values", lambda v: np.diff(v) > 0)
     _checks.values("error", errors, "positive errors", lambda v: v > 0)
     first, last, at_start, at_end = (
-        float(v) for v in _inner(schedule, num_steps, 1.0, 0.0, margin)
+        float(v) for v in _inner(schedule, num_steps, Ends(1.0, 0.0, margin))
     )
     low, high = float(schedule.log_snr(first)), float(schedule.log_snr(last))
     inside = (lambdas > low) & (lambdas < high)
@@ -262,9 +266,9 @@ def optimised(
     errors = np.exp(np.interp(nodes, lambdas, np.log(errors)))
     inner = num_steps - int(at_start) - int(at_end)
     if not 1 <= inner < len(nodes):
-        raise ValueError(
-            f"num_steps: expected {num_steps - inner + 1} to {num_steps - inner + len(nodes) - 1}, got {num_steps}"
-        )
+        alone = num_steps - inner
+        expected = f"{alone + 1} to {alone + len(nodes) - 1}"
+        raise ValueError(f"num_steps: expected {expected}, got {num_steps}")
     chosen = nodes[_shortest_path(np.exp(nodes), errors, inner)]
     ends = ([first] if at_start else [], [last] if at_end else [])
     ts = schedule.time(jnp.asarray(chosen[1:-1], float))
@@ -273,7 +277,7 @@ def optimised(
 
 
 def _shortest_path(snr: np.ndarray, error: np.ndarray, num_steps: int) -> np.ndarray:
-    """Indices of the path from the first node to the last in num_steps steps i -> j > i of cost (snr_j - snr_i) e_i."""
+    """Indices of the cheapest path in num_steps steps i -> j > i of cost (snr_j - snr_i) e_i."""
     cost = np.where(
         snr[None, :] > snr[:, None], (snr[None, :] - snr[:, None]) * error[:, None], np.inf
     )

@@ -28,7 +28,7 @@ class Normal(NamedTuple):
         return _rows.event_sum(log_density(x - mean, variance))
 
     def at(self, eps: jax.Array) -> jax.Array:
-        """Return the point that standard normal noise eps [B, *D] leads to: mean + sqrt(variance) eps."""
+        """Return the point of standard normal noise eps [B, *D]: mean + sqrt(variance) eps."""
         return self.mean + jnp.sqrt(self.variance) * eps
 
     def sample(self, key: jax.Array) -> jax.Array:

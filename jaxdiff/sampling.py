@@ -1,4 +1,4 @@
-"""The driver: one compiled scan of a kernel over a grid, with weights, resampling and an optional trajectory."""
+"""The driver: one compiled scan of a kernel over a grid, with weights and resampling."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,13 +22,13 @@ class Samples(NamedTuple):
 
     Fields:
       x: states at ts[-1], [B, *D].
-      log_weights: log weights since the last resampling, [B], in nats; zero for an unweighted
-        kernel, -inf for a row that has none, NaN for one that has failed, which counts as one that
-        has none.
+      log_weights: log weights since the last resampling, [B], in nats. They are zero for an
+        unweighted kernel, -inf for a row of weight zero, and NaN for a row that has failed, which
+        counts as a weight of zero.
       log_evidence: log of the mean weight, [], in nats, with the factors of every resampling; -inf
-        where no row has a weight.
+        where every weight is zero.
       ess: effective sample size after each step, before resampling, [num_steps], in rows; 0 where
-        no row has a weight.
+        every weight is zero.
       trajectory: None, or the states at the start, after every save_every-th step and at the end,
         oldest first, [ceil(num_steps / save_every) + 1, B, *D].
     """
@@ -56,7 +56,7 @@ def prior_sample(
     Raises:
       ValueError: shape has no batch axis, first is out of range, or the key's impl is rbg, whose
         draws depend on the batch.
-      TypeError: key is no typed key, or first is no integer.
+      TypeError: key is not a typed key, or first is not an integer.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not
     preserve variance.
     """
@@ -95,9 +95,10 @@ def sample(
     Returns:
       Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times, save_every < 1, first is out of
+      ValueError: ts is not a decreasing grid of at least two times, save_every < 1, first is out of
         range, or the key's impl is rbg, whose draws depend on the batch.
-      TypeError: key is no typed key, x_init is not floating, or first or an ancestor is no integer.
+      TypeError: key is not a typed key, x_init is not floating, or first or an ancestor is not an
+        integer.
     Numerics: the state is float32 at least.
     Source: one loop for Ho et al. 2020, Algorithm 2, and for sequential Monte Carlo (Del Moral et
     al. 2006).
@@ -115,7 +116,7 @@ def sample(
 
 
 def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
-    """Run a kernel of the probability-flow ODE from data to noise: `sample` on `ts` takes the result back.
+    """Run a kernel of the probability-flow ODE from data to noise; `sample` on `ts` goes back.
 
         x_{n+1} = kernel.step(x_n, t_n, s_n),   t_n < s_n
 
@@ -123,16 +124,16 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
       kernel: a deterministic kernel, such as `kernels.ddim`, `kernels.dpmpp_2m`, `kernels.unipc`.
         It is given no key.
       x_0: states at ts[-1], [B, *D], floating.
-      ts: the decreasing grid of the way back, [num_steps + 1]; it is run in reverse. It must end
-        where there is some noise (`grids.uniform(50, end=1e-3)`), unless the schedule itself does:
-        without any, data say nothing of eps. Any is more than the rounding of data of order one.
+      ts: the decreasing grid of the way back, [num_steps + 1]. It is run in reverse. It must end
+        with some noise left (`grids.uniform(50, end=1e-3)`), unless the schedule itself does:
+        without noise, data tell nothing about eps. More noise than rounding is enough.
     Returns:
       The states at ts[0], [B, *D]. There and back is the identity up to the kernel's order in the
       step size.
     Raises:
-      ValueError: ts is no decreasing grid of at least two times, or ends without noise in a
+      ValueError: ts is not a decreasing grid of at least two times, or ends without noise in a
         schedule that the kernel holds; the kernel draws from its key.
-      TypeError: kernel is no Kernel, x_0 is not floating.
+      TypeError: kernel is not a Kernel, x_0 is not floating.
     Numerics: NaN where only traced values tell that the grid ends without noise, or that the kernel
       draws.
     Source: Song et al. 2021, arXiv:2010.02502, Section 4.3.
@@ -153,7 +154,7 @@ def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
 
 @known_ahead
 def _ends_without_noise(kernel: Kernel, x_0: jax.Array, ts: Any) -> jax.Array:
-    """Whether any schedule in a kernel says that data at the grid's end tell nothing of the noise."""
+    """Whether a schedule of the kernel has no noise at the grid's end."""
     t = jnp.asarray(ts, _rows.state_dtype(x_0.dtype))[-1]
     leaves = jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Schedule))
     hidden = [jnp.any(no_noise(leaf.log_snr(t))) for leaf in leaves if isinstance(leaf, Schedule)]
@@ -161,7 +162,7 @@ def _ends_without_noise(kernel: Kernel, x_0: jax.Array, ts: Any) -> jax.Array:
 
 
 def _check_deterministic(kernel: Kernel, x_0: jax.Array, ts: Any) -> None:
-    """Require a kernel that gets by without a key: traced, not run."""
+    """Require a kernel that needs no key. It is traced here, not run."""
     x = jax.ShapeDtypeStruct(x_0.shape, _rows.state_dtype(x_0.dtype))
     t = jax.ShapeDtypeStruct((), x.dtype)
 
@@ -171,9 +172,8 @@ def _check_deterministic(kernel: Kernel, x_0: jax.Array, ts: Any) -> None:
     try:
         step(None)
     except (AttributeError, TypeError, ValueError) as error:
-        step(
-            jax.random.split(jax.random.key(0, impl="threefry2x32"), len(x_0))
-        )  # here a fault of its own comes out
+        # Another fault of the kernel comes out here.
+        step(jax.random.split(jax.random.key(0, impl="threefry2x32"), len(x_0)))
         raise ValueError(
             "kernel: expected a deterministic one, such as kernels.ddim(denoiser, schedule), "
             "got one that draws from its key"
@@ -183,7 +183,8 @@ def _check_deterministic(kernel: Kernel, x_0: jax.Array, ts: Any) -> None:
 def slerp(x: jax.Array, y: jax.Array, weight: Any) -> jax.Array:
     """Interpolate between latents along the great circle, which keeps the norm of noise.
 
-        sin((1 - w) theta) / sin(theta) x + sin(w theta) / sin(theta) y,   cos(theta) = <x, y> / (|x| |y|)
+        sin((1 - w) theta) / sin(theta) x + sin(w theta) / sin(theta) y
+        cos(theta) = <x, y> / (|x| |y|)
 
     Args:
       x: latents, [B, *D].
@@ -226,9 +227,8 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
             f"{name}: expected a batch of states, [B, *D] with B >= 1, got shape {jnp.shape(x)}"
         )
     if not isinstance(kernel, Kernel):
-        raise TypeError(
-            f"kernel: expected a Kernel such as kernels.ddim(denoiser, schedule), got {type(kernel).__name__}"
-        )
+        expected = "a Kernel such as kernels.ddim(denoiser, schedule)"
+        raise TypeError(f"kernel: expected {expected}, got {type(kernel).__name__}")
     return Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
 
 
@@ -261,10 +261,8 @@ def run(
     ts = ts.astype(x.dtype)
     num_steps, num_rows = len(ts) - 1, x.shape[0]
     row_keys: Any = None if key is None else _rows.keys(key, num_rows, first=first)
-    # Without resampling there may be a key a row, and none beside them.
-    resample_key = (
-        key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)
-    )  # it belongs to no row
+    # The key of resampling belongs to no row. Without resampling there may be a key a row instead.
+    resample_key = key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)
     zeros = jnp.zeros(num_rows, x.dtype)
     slots = 0 if save_every is None else -(-num_steps // save_every) + 1
     trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
@@ -284,8 +282,7 @@ def run(
             log_evidence = log_evidence + jnp.where(resampled, log_mean_weight(log_weights), 0)
             log_weights = jnp.where(resampled, 0, log_weights)
         if save_every is not None:
-            # Every step writes to the slot it is on the way to: the last write is the one the slot
-            # is for.
+            # Every step writes to the next slot. The last write is the one that the slot is for.
             trajectory = trajectory.at[n // save_every + 1].set(x)
         return (carry, x, log_weights, log_evidence, trajectory), ess
 

@@ -90,21 +90,24 @@ model = models.unet(channels=16, multipliers=(1, 2), num_blocks=1, attention=(4,
 num_steps, batch_size = 600, 128
 optimizer = training.make_optimizer(3e-3, num_steps=num_steps)
 loss = training.denoising_loss(model.apply, schedule, prediction="v", num_classes=10)
-update = training.pmap_step(training.make_step(loss, optimizer, ema_decay=0.99))
+step = training.make_step(loss, optimizer, ema_decay=0.99)
 
 key_params, key_train = jax.random.split(jax.random.key(1))
 state = training.init_state(key_train, model.init(key_params, digits.event_shape), optimizer)
-devices = jax.local_devices()
-state = training.replicate(state, devices)
-batches = data.batches(digits.train, batch_size=batch_size, seed=0)
+batches, losses = data.batches(digits.train, batch_size=batch_size, seed=0), []
 
-losses = []
-for step in range(num_steps):
-    batch = batches[step]
-    x_0 = data.to_unit(batch.images, digits.levels)
-    state, metrics = update(state, training.shard((x_0, batch.labels), len(devices)))
-    losses.append(float(metrics["loss"]))
-params = training.unreplicate(state).ema_params
+
+def batch(n):
+    """The examples of an update, a function of its number alone."""
+    rows = batches[n]
+    return data.to_unit(rows.images, digits.levels), rows.labels
+
+
+def keep(progress):
+    losses.append(float(progress.metrics["loss"]))
+
+
+params = training.fit(step, state, batch, num_steps, after=keep).ema_params
 plt.figure(figsize=(6, 2.5))
 plt.semilogy(np.convolve(np.asarray(losses, float), np.ones(20) / 20, mode="valid"))
 plt.xlabel("step")

@@ -117,6 +117,24 @@ def test_size() -> None:
                 assert lines <= 50, f"{path}:{node.lineno} {node.name} has {lines} lines"
 
 
+# Functions of the API that take five: the transition from t to s, and an observation y = A x + noise.
+FIVE = {"q_step", "q_posterior", "p_mean_variance", "p_given", "mcgdiff"}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_at_most_four_positional_arguments(module: str) -> None:
+    """The rest have names. A step is called as Kernel has it: (key, carry, x_t, t, s)."""
+    for path in files(module):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef | ast.Lambda):
+                continue
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+            names = [name for name in names if name not in ("self", "cls")]
+            name = getattr(node, "name", "lambda")
+            most = 5 if name in FIVE or names[:2] == ["key", "carry"] else 4
+            assert len(names) <= most, f"{path}:{node.lineno} {name}({', '.join(names)})"
+
+
 def test_what_a_test_starts_has_a_limit() -> None:
     """A program that hangs would take the suite with it."""
     for path in Path(__file__).parent.rglob("*.py"):

@@ -372,7 +372,7 @@ test_bad_input = rejects(
                 jax.random.key(0), losses.term_history(3), 2, uniform=0.0
             ),
             ValueError,
-            "uniform: expected a share",
+            "uniform: expected a weight",
         ),
     }
 )

@@ -11,8 +11,8 @@ from jaxdiff import training
 from jaxdiff.cli import evaluate, posterior, sample, train
 from jaxdiff.runs import loading
 from jaxdiff.runs.config import PRESETS, Config, Network
-from jaxdiff.runs.methods import Particles
 from jaxdiff.runs.probability import Probability
+from jaxdiff.runs.problems import Particles
 
 NAMES = ("red disc", "green square", "blue ring")
 CONFIG = dataclasses.replace(

@@ -121,6 +121,14 @@ def test_other_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         data.load("digits")
 
 
+def test_no_dtype_is_promoted_by_accident(dtype: str) -> None:
+    with jax.numpy_dtype_promotion("strict"):
+        for name in toy.names():
+            assert toy.sample(jax.random.key(0), name, 3).dtype == np.float32
+        x = data.to_unit(jnp.arange(17, dtype=jnp.uint8), 17)
+        np.testing.assert_array_equal(data.from_unit(x.astype(dtype), 17), np.arange(17))
+
+
 # IDX files.
 
 

@@ -122,7 +122,7 @@ def test_a_classifier_is_silent_where_there_is_no_signal() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(ValueError, match=r"rescale: expected a share in \[0, 1\], got 2"):
+    with pytest.raises(ValueError, match=r"rescale: expected a fraction in \[0, 1\], got 2"):
         jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, 1.0, rescale=2.0)
     with pytest.raises(ValueError, match="interval: expected a time in"):
         jd.guidance.classifier_free(lambda x, t: x, lambda x, t: x, 1.0, interval=(0.0, 20.0))

@@ -309,15 +309,15 @@ MUTANTS = (
 @pytest.mark.parametrize("broken", ["none", *MUTANTS])
 def test_mutants_are_rejected(broken: str) -> None:
     schedule, mixture = jd.schedules.linear(), asymmetric_mixture()
-    x = mixture_samples(mutant(broken), schedule, mixture, jd.grids.uniform(200), 20_000)
+    x = mixture_samples(mutant(broken), schedule, mixture, jd.grids.uniform(200), 5000)
     worst = np.abs(moment_z_scores(x, mixture)).max()
-    assert worst < 5 if broken == "none" else worst > 5
+    assert worst < 5 if broken == "none" else worst > 50  # Monte Carlo: standard errors
 
 
 COSINE = jd.schedules.cosine()
 X = jnp.zeros((2, 3))
 BAD = {
-    "eta": (lambda: jd.kernels.ddim(lambda x, t: x, COSINE, 1.5), ValueError, r"eta: expected a share in \[0, 1\], got 1.5"),
+    "eta": (lambda: jd.kernels.ddim(lambda x, t: x, COSINE, 1.5), ValueError, r"eta: expected a fraction in \[0, 1\], got 1.5"),
     "variance": (lambda: jd.kernels.ancestral(lambda x, t: x, COSINE, "medium"), ValueError, "variance: expected one of 'small'"),
     "no denoiser": (lambda: jd.kernels.ddim(None, COSINE), TypeError, "denoiser: expected a function, got NoneType"),
     "no fraction": (

@@ -661,3 +661,29 @@ def test_a_label_needs_classes() -> None:
         ValueError, match="label: expected None, because the model has num_classes=None"
     ):
         model.apply(params, x, t, jnp.zeros(4, int))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_classes": 3}, {"learned_variance": True}, {"dropout": 0.3}]
+)
+@pytest.mark.parametrize("kind", SHAPES)
+def test_no_dtype_is_promoted_by_accident(kind: str, options: dict, dtype: str) -> None:
+    """Traced only, with its gradient: JAX refuses each promotion that is not asked for."""
+    with jax.enable_x64(dtype == "float64"), jax.numpy_dtype_promotion("strict"):
+        model = make(kind, dtype=dtype, **options)
+        params = jax.eval_shape(lambda: model.init(jax.random.key(0), SHAPES[kind]))
+        x = jax.ShapeDtypeStruct((2, *SHAPES[kind]), dtype)
+        t = jax.ShapeDtypeStruct((2,), np.float32 if dtype == "bfloat16" else dtype)
+        given = (
+            {"dropout_key": jax.random.split(jax.random.key(0), 2)}
+            if options.get("dropout")
+            else {}
+        )
+        given |= {"label": jnp.array([0, 3])} if "num_classes" in options else {}
+
+        def total(params: Any, x: jax.Array, t: jax.Array) -> jax.Array:
+            return model.apply(params, x, t, **given).sum()
+
+        slopes = jax.eval_shape(jax.grad(total), params, x, t)
+    chex.assert_trees_all_equal_shapes_and_dtypes(slopes, params)

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -63,6 +64,7 @@ MISSING = {
     "orbax": ("train", "from jaxdiff.training import Checkpoints"),
     "filelock": ("train", "import jaxdiff.training.run"),
     "tensorboardX": ("train", "jd.training"),
+    "diffrax": ("ode", "s = jd.schedules.cosine(); jd.kernels.adaptive(lambda x, t: x, s)"),
     "chex": ("testing", "jd.testing.check_schedule(jd.schedules.cosine())"),
     "sklearn": ("cli", "from jaxdiff.runs import tasks; tasks._classifier(None, 0)"),
 }
@@ -162,13 +164,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("jaxdiff", "pyproject.toml", "README.md", "LICENSE"):
-        subprocess.run(["cp", "-r", str(ROOT / name), str(source)], timeout=60, check=True)
+    shutil.copytree(
+        ROOT / "jaxdiff", source / "jaxdiff", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     build = "import os, sys; from setuptools import build_meta as b; os.chdir(sys.argv[1]); "
     for kind, where in (("sdist", source), ("wheel", None)):
         if where is None:
             (archive,) = folder.glob("*.tar.gz")
-            subprocess.run(["tar", "xf", str(archive), "-C", str(folder)], timeout=60, check=True)
+            shutil.unpack_archive(archive, folder)
             where = archive.with_name(archive.name.removesuffix(".tar.gz"))
         subprocess.run(
             [sys.executable, "-c", f"{build} b.build_{kind}(sys.argv[2])", str(where), str(folder)],
@@ -203,8 +208,10 @@ def pip(program: str, *arguments: str, timeout: float = 1800) -> subprocess.Comp
         check=False,
     )
     if re.search("No matching distribution|Connection|Temporary failure", result.stderr):
-        probe = [program, "-m", "pip", "download", "--no-deps", "--dest", os.devnull, "tqdm"]
-        reached = subprocess.run(probe, capture_output=True, text=True, timeout=300, check=False)
+        probe = ["install", "--dry-run", "--ignore-installed", "--no-deps", "tqdm"]
+        reached = subprocess.run(
+            [program, "-m", "pip", *probe], capture_output=True, text=True, timeout=300, check=False
+        )
         if "No matching distribution" in reached.stderr:
             pytest.skip(f"there is no package index: {result.stderr.strip().splitlines()[-1]}")
     return result
@@ -277,6 +284,6 @@ def test_the_demo_runs_from_the_wheel(wheel: Path, bare: Path, tmp_path: Path) -
 def test_every_extra_resolves(extra: str, wheel: Path, bare: Path) -> None:
     if extra in ("cuda12", "cuda13", "tpu") and not sys.platform.startswith("linux"):
         pytest.skip(f"there are no wheels of {extra} for {sys.platform}")
-    python = str(bare / "bin" / "python")
-    result = pip(python, "install", "--dry-run", f"jaxdiff[{extra}] @ {wheel.as_uri()}")
+    program = str(bare / "bin" / "python")
+    result = pip(program, "install", "--dry-run", f"jaxdiff[{extra}] @ {wheel.as_uri()}")
     assert result.returncode == 0, result.stderr

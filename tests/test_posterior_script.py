@@ -16,7 +16,15 @@ from sklearn.neural_network import MLPClassifier
 import jaxdiff as jd
 from jaxdiff import data as jd_data
 from jaxdiff.cli import posterior, posterior_pictures, train
-from jaxdiff.runs import calibration, datasets, loading, methods, posteriors, sampling, tasks
+from jaxdiff.runs import (
+    calibration,
+    datasets,
+    loading,
+    posteriors,
+    problems,
+    sampling,
+    tasks,
+)
 from jaxdiff.runs.config import PRESETS, Network
 
 CONFIG = dataclasses.replace(
@@ -25,7 +33,7 @@ CONFIG = dataclasses.replace(
     batch_size=8,
     network=Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
 )
-FEW = methods.Particles(particles=4, steps=4)
+FEW = problems.Particles(particles=4, steps=4)
 TASKS = typing.get_args(tasks.TaskName)
 
 
@@ -83,10 +91,10 @@ def test_observations_of_digits(name: str, dataset: datasets.Dataset) -> None:
 def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float) -> None:
     """At the log-SNR that is asked for, or at t = 1 where the schedule does not go there; the noise has that width."""
     made = getattr(jd.schedules, schedule)()
-    problem = methods.Problem(
+    problem = problems.Problem(
         typing.cast(typing.Any, None),
         made,
-        methods.Particles(start=start),
+        problems.Particles(start=start),
         1.0,
         jnp.zeros(1),
         jnp.ones(1),
@@ -202,7 +210,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     ) -> list:
         drawn.clear()
         task = tasks.make_task("half", run.dataset, noise=noise, peak=8.0, seed=0)
-        problem = methods.make_problem(task, run, dataclasses.replace(FEW, **options))
+        problem = problems.make_problem(task, run, dataclasses.replace(FEW, **options))
         posteriors.draw(run, problem, method, list(train[:num]), seed=seed, what="a test")
         return list(drawn)
 
@@ -291,8 +299,8 @@ def test_classes_by_their_evidence(run: Path) -> None:
         ({"task": "poisson", "peak": 0.0}, "peak: expected a positive mean count"),
         ({"images": 0}, "images: expected at least 1, got 0"),
         ({"calibration": 5}, "calibration: expected 0, or at least 10 images, got 5"),
-        ({"sampling": methods.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
-        ({"sampling": methods.Particles(steps=0)}, "steps: expected at least 2, got 0"),
+        ({"sampling": problems.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
+        ({"sampling": problems.Particles(steps=0)}, "steps: expected at least 2, got 0"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:

@@ -23,8 +23,8 @@ from jaxdiff import training
 from jaxdiff.cli import compare, errors, evaluate, interpolate, posterior, sample, train
 from jaxdiff.runs import build, checks, datasets, folders, loop, records, require
 from jaxdiff.runs.config import PRESETS, Config, Network, as_json
-from jaxdiff.runs.methods import Particles
 from jaxdiff.runs.probability import Probability
+from jaxdiff.runs.problems import Particles
 from jaxdiff.runs.seeds import another, key_of
 
 NAN, INF = math.nan, math.inf

@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import _rows, data, kernels
-from jaxdiff._functions import Static
+from jaxdiff._tree import pytree, static
 from jaxdiff.kernels import _exponential
 
 families = pytest.mark.parametrize("name", ["linear", slow("edm"), "rectified_flow"])
@@ -554,9 +554,14 @@ def test_traced_options_compile_once() -> None:
     """Sweeping eta, tau, churn, step sizes, guidance and the schedule's own numbers traces the denoiser once each."""
     mixture, count = asymmetric_mixture(), []
 
-    def counted(tag: Static, schedule: jd.Schedule, x: jax.Array, t: jax.Array) -> jax.Array:
-        count.append(tag.value)
-        return mixture.denoiser(schedule)(x, t)
+    @pytree
+    class Counted:
+        schedule: jd.Schedule
+        tag: str = static()
+
+        def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
+            count.append(self.tag)
+            return mixture.denoiser(self.schedule)(x, t)
 
     free = jax.tree_util.Partial(lambda x, t: x)
     swept = {
@@ -574,7 +579,7 @@ def test_traced_options_compile_once() -> None:
         traces = set()
         for v in (0.1, 0.2, 0.7):
             schedule = jd.schedules.linear(jnp.asarray(v), jnp.asarray(15 + v))
-            denoiser = Partial(counted, Static(tag), schedule)
+            denoiser = Counted(schedule, tag)
             jd.sample(
                 jax.random.key(0), make(denoiser, schedule, jnp.asarray(v)), x, ts * (1 - v / 10)
             )

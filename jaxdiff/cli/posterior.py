@@ -21,7 +21,7 @@ import tyro
 
 from jaxdiff import training
 from jaxdiff.cli import posterior_pictures, tables
-from jaxdiff.runs import loading, machine, methods, posteriors, require, tasks
+from jaxdiff.runs import loading, machine, methods, posteriors, problems, require, tasks
 from jaxdiff.runs.seeds import key_of
 
 
@@ -48,8 +48,8 @@ class Options:
     """Standard deviation of the observation's noise, images in [-1, 1]; each task has its own if not given."""
     peak: float = 8.0
     """Mean count of a white pixel, for --task poisson."""
-    sampling: tyro.conf.OmitArgPrefixes[methods.Particles] = field(
-        default_factory=methods.Particles
+    sampling: tyro.conf.OmitArgPrefixes[problems.Particles] = field(
+        default_factory=problems.Particles
     )
     """How samples are drawn."""
     seed: int = 0
@@ -66,7 +66,7 @@ def held_out(run: loading.Run, task: tasks.Task, options: Options) -> posteriors
 
 def one_method(
     run: loading.Run,
-    problem: methods.Problem,
+    problem: problems.Problem,
     name: str,
     options: Options,
     seen: posteriors.Observed,
@@ -74,7 +74,7 @@ def one_method(
 ) -> tuple[posteriors.Drawn, dict[str, Any]]:
     """Draw, measure and calibrate with one method, at the calls that are given to it."""
     particles = (
-        methods.equal_particles(name, problem) if options.compare else options.sampling.particles
+        problems.equal_particles(name, problem) if options.compare else options.sampling.particles
     )
     what = f"posterior {problem.task.name}"
     drawn = posteriors.draw(
@@ -84,7 +84,7 @@ def one_method(
     found: dict[str, Any] = {
         "method": name,
         "particles": particles,
-        "calls": methods.calls_of(name, problem, particles),
+        "calls": problems.calls_of(name, problem, particles),
         "seconds_an_image": drawn.seconds,
         "weighted": methods.METHODS[name].weighted,
         "images": rows,
@@ -98,7 +98,7 @@ def one_method(
 
 
 def by_class(
-    run: loading.Run, problem: methods.Problem, options: Options, seen: posteriors.Observed
+    run: loading.Run, problem: problems.Problem, options: Options, seen: posteriors.Observed
 ) -> dict[str, Any]:
     """The evidence of each class's own model, image by image: Bayes' rule makes a classifier of it."""
     num_classes = run.trained.num_classes
@@ -147,9 +147,9 @@ def main(options: Options) -> dict[str, Any]:
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
     )
     if not options.compare:
-        methods.check_method(options.method, task)
-    problem = methods.make_problem(task, run, options.sampling)
-    names = methods.fitting(task) if options.compare else [options.method]
+        problems.check_method(options.method, task)
+    problem = problems.make_problem(task, run, options.sampling)
+    names = problems.fitting(task) if options.compare else [options.method]
     folder = (
         run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
     )

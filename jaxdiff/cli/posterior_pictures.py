@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
-from scipy.stats import binom
 
 from jaxdiff import resampling
 from jaxdiff.cli import pictures
@@ -78,10 +77,9 @@ def ranks(found: list[dict[str, Any]], path: Path) -> None:
     for row, method in enumerate(found):
         summary = method["calibration"]
         bins, total = summary["bins"], summary["images"]
-        low, high = binom.ppf([0.005, 0.995], total, 1 / bins)
         for column, name in enumerate(names):
             axis, function = axes[row, column], summary["functions"][name]
-            axis.axhspan(low, high, color="0.85")
+            axis.axhspan(*calibration.band(total, bins), color="0.85")
             axis.hist(function["ranks"], bins, range=(0, 1), histtype="step", color="C0")
             axis.set(xticks=[0, 1], yticks=[], ylim=(0, 3 * total / bins))
             axis.set_title(f"p = {function['p_value']:.2g}", fontsize=7)

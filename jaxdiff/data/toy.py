@@ -51,21 +51,21 @@ def checkerboard(key: jax.Array) -> jax.Array:
     """Density 1/8 on the squares of [-2, 2)^2 with floor(x) + floor(y) even, 0 on the others."""
     horizontal, vertical, which = jax.random.split(key, 3)
     x, y = _uniform(horizontal, -2, 2), _uniform(vertical, 0, 1)
-    row = jnp.mod(jnp.floor(x), 2) - 2 * jax.random.bernoulli(which)
+    row = jnp.mod(jnp.floor(x), 2) - jnp.where(jax.random.bernoulli(which), 2.0, 0.0)
     return jnp.stack([x, row + y])
 
 
 def eight_gaussians(key: jax.Array) -> jax.Array:
     """Eight equal Gaussians of standard deviation 0.1 on a circle of radius sqrt(2), the first on the x axis."""
     which, noise = jax.random.split(key)
-    angle = jax.random.randint(which, (), 0, 8) * jnp.float32(jnp.pi / 4)
+    angle = jax.random.randint(which, (), 0, 8).astype(jnp.float32) * jnp.float32(jnp.pi / 4)
     return jnp.float32(2**0.5) * _direction(angle) + 2 * _noise(noise)
 
 
 def rings(key: jax.Array) -> jax.Array:
     """r (cos a, sin a) + noise, r in {1/2, 1, 3/2} with equal probability, a ~ U[0, 2 pi]."""
     on_curve, which, noise = jax.random.split(key, 3)
-    radius = jax.random.randint(which, (), 1, 4) * jnp.float32(0.5)
+    radius = jax.random.randint(which, (), 1, 4).astype(jnp.float32) * jnp.float32(0.5)
     return radius * _direction(_uniform(on_curve, 0, 2 * jnp.pi)) + _noise(noise)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import _checks, _rows
+from jaxdiff._extras import needs
 from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import level
 from jaxdiff.kernels._exponential import exponential_euler
@@ -42,7 +43,7 @@ def adaptive(
       A Kernel without memory and with zero increments.
     Raises:
       ValueError: tolerance is not positive, or log_snr_range is empty.
-      ModuleNotFoundError: diffrax is not installed (pip install 'jaxdiff[ode]').
+      ModuleNotFoundError: diffrax is not installed (pip install "jaxdiff[ode]").
     Numerics: reverse-mode gradients, unless the denoiser holds a label or a scale for each row:
       then there are none. A row that cannot be solved is NaN.
     Source: Song et al. 2021, arXiv:2011.13456, Section 4.3; Kidger 2021, arXiv:2202.02435, for
@@ -61,8 +62,7 @@ class Adaptive(Drawing):
     log_snr_range: tuple[Any, Any] = (-20.0, 15.0)
 
     def __post_init__(self) -> None:
-        import diffrax  # noqa: F401  (missing here, it is named now and not when a step is traced)
-
+        needs("diffrax", extra="ode")  # it is named now, and not when a step is traced
         ends = np.array(self.log_snr_range)
         _checks.values("log_snr_range", ends, "low < high", lambda v: np.diff(v) > 0)
         _checks.values("tolerance", self.tolerance, "a positive tolerance", lambda v: v > 0)

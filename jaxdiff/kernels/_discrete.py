@@ -21,8 +21,7 @@ def ancestral(denoiser: Callable, schedule: Schedule, variance: Any = "small") -
         x_s = mean + sqrt(variance) z,   z ~ N(0, I) for s > 0, else 0
 
     Args:
-      denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with the fraction or the variance that is
-        asked for.
+      denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with what the variance needs.
       schedule: the noise schedule.
       variance: one of VARIANCES, or a fraction, as in `p_mean_variance`.
     Returns:
@@ -58,13 +57,15 @@ class Ancestral(Drawing):
 def ddim(denoiser: Callable, schedule: Schedule, eta: Any = 0.0) -> Kernel:
     """Return DDIM's kernel: deterministic at eta = 0, DDPM's "small" ancestral kernel at eta = 1.
 
-        x_s = alpha_s x_0 + sqrt(sigma_s^2 - v) eps + sqrt(v) z,   eps = (x_t - alpha_t x_0) / sigma_t
-        v = eta^2 Var q(x_s | x_t, x_0)
+        x_s = alpha_s x_0 + sqrt(sigma_s^2 - v) eps + sqrt(v) z
+        eps = (x_t - alpha_t x_0) / sigma_t,   v = eta^2 Var q(x_s | x_t, x_0)
+
+    At eta = 0 it is Euler's method in sigma / alpha: what EDM and k-diffusion call Euler.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
-      eta: share of the ancestral noise, [], in [0, 1], traced.
+      eta: fraction of the ancestral noise, [], in [0, 1], traced.
     Returns:
       A Kernel without memory and with zero increments.
     Raises:

@@ -1,4 +1,4 @@
-"""Exponential integrators: exact in x_t, polynomial in the denoiser. DPM-Solver++ and UniPC, ODE and SDE.
+"""Exponential integrators: exact in x_t, polynomial in the denoiser. DPM-Solver++ and UniPC.
 
 With l = lambda / 2 = log(alpha / sigma), one equation serves every family of schedules (tau = 0:
 the probability-flow ODE; tau = 1: the reverse SDE):
@@ -33,21 +33,21 @@ from jaxdiff.kernels._kernel import (
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
-# A polynomial is trusted this many times as far as the stretch it was fitted to; a longer step
-# lowers the order. (The last step of a schedule without noise at t = 0 is infinitely long in l.)
+# A polynomial is used this many times as far as the stretch it was fitted to. A longer step lowers
+# the order. (The last step of a schedule without noise at t = 0 is infinitely long in l.)
 REACH = 4.0
 _SERIES = 16  # terms for |z| < 1: the rest is below 1e-13
 
 
 class History(NamedTuple):
-    """Denoised states of earlier steps, newest first: each [B, *D], with l = lambda / 2 at their times, each [B]."""
+    """Denoised states of earlier steps, newest first, [B, *D], and l = lambda / 2 there, [B]."""
 
     x_0: tuple[jax.Array, ...]
     half_log_snr: tuple[jax.Array, ...]
 
 
 def moments(z: jax.Array, count: int) -> list[jax.Array]:
-    """Return m_j = int_0^1 z exp(-z (1 - v)) v^j dv for j < count, without cancellation at small z."""
+    """Return m_j = int_0^1 z exp(-z (1 - v)) v^j dv for j < count, accurate at small z too."""
     near = jnp.abs(z) < 1
     small, large = jnp.where(near, z, 0), jnp.where(near, 1, z)
     by_parts = [-jnp.expm1(-z)]
@@ -64,7 +64,7 @@ def moments(z: jax.Array, count: int) -> list[jax.Array]:
 
 
 def polynomial(nodes: Sequence[jax.Array], values: Sequence[jax.Array]) -> list[jax.Array]:
-    """Return the coefficients of Newton's polynomial through the values; too close a node ends it at a lower degree."""
+    """Return the coefficients of Newton's polynomial; a node too close lowers its degree."""
     table, usable, coefficients = list(values), jnp.asarray(True), [values[0]]
     for j in range(1, len(nodes)):
         for k in reversed(range(j, len(nodes))):
@@ -108,7 +108,7 @@ def _linear(level_t: Level, level_s: Level, x_t: jax.Array, tau: Any) -> jax.Arr
 
 
 def _empty(size: int, schedule: Schedule, x_init: jax.Array, t: jax.Array) -> History:
-    """A history without a value: every entry is at the starting time, which no polynomial uses twice."""
+    """An empty history: every entry is at the starting time, which no polynomial uses twice."""
     x = jnp.zeros(x_init.shape, _rows.state_dtype(x_init.dtype))
     half = jnp.broadcast_to(level(schedule, t, x).log_snr / 2, x.shape[:1])
     return History((x,) * size, (half,) * size)
@@ -122,7 +122,9 @@ def _push(history: History, x_0: jax.Array, half_log_snr: jax.Array) -> History:
 
 
 def dpmpp_1s(denoiser: Callable, schedule: Schedule, tau: Any = 0.0) -> Kernel:
-    """Return DPM-Solver++ of order 1, the exponential Euler step: DDIM at tau = 0, DDPM ("small") at tau = 1.
+    """Return DPM-Solver++ of order 1, the exponential Euler step.
+
+    It is DDIM at tau = 0 and DDPM ("small") at tau = 1.
 
         x_s = (sigma_s / sigma_t) e^(-tau^2 h) x_t + alpha_s (1 - e^(-(1 + tau^2) h)) D(x_t, t)
             + noise
@@ -346,7 +348,7 @@ class UniPC(Algorithm):
     def _corrected(
         self, carry: UniPCMemory, level_t: Level, x_t: jax.Array, x_0: jax.Array
     ) -> jax.Array:
-        """x_t again, from the last corrected state: the history's newest entry is where that began."""
+        """x_t again, from the last corrected state; the history's newest entry belongs to it."""
         history, now = carry.history, level_t.log_snr / 2
         last = _rows.expand(history.half_log_snr[0], x_t)
         taken = now - last

@@ -1,9 +1,11 @@
-"""The probability-flow ODE in the variables in which nothing is large, and its adaptive solver: diffrax, an extra.
+"""The probability-flow ODE in variables that stay bounded, and its solvers.
 
     y = x / c,   c^2 = alpha^2 + sigma^2,   l = lambda / 2
-    dy / dl = (alpha / c) D(c y, t) - (alpha / c)^2 y,   div dy / dl = (alpha / c) tr dD / dy - (alpha / c)^2 d
+    dy / dl = (alpha / c) D(c y, t) - (alpha / c)^2 y
+    div dy / dl = (alpha / c) tr dD / dy - (alpha / c)^2 d
 
-which is (alpha sigma / c^3) (sigma x_0 - alpha eps), in every family of schedules.
+The rate is (alpha sigma / c^3) (sigma x_0 - alpha eps), in every family of schedules. The adaptive
+solver is diffrax's, an extra.
 """
 
 from collections.abc import Callable
@@ -18,8 +20,7 @@ from jaxdiff.forward import level
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 
-# The shortest step, as a part of the whole. A row whose error stays NaN ends here, and does not hold
-# up the others.
+# The shortest step, as a part of the whole. A row whose error stays NaN ends here; others go on.
 _SHORTEST = 1e-6
 
 
@@ -53,7 +54,7 @@ class FlowODE:
     tolerance: Any = None
 
     def rates(self, half: jax.Array, y: jax.Array, *probes: Any) -> Rates:
-        """Evaluate the ODE at l = half, [] or [B], and y [B, *D]; probes [B, ...] are the trace's."""
+        """Evaluate the ODE at l = half, [] or [B], and y [B, *D]. The probes are the trace's."""
         t = self.schedule.time(2 * half)
         alpha, sigma, _ = level(self.schedule, t, y)
         size = jnp.hypot(alpha, sigma)
@@ -79,7 +80,7 @@ class FlowODE:
         return Rates(y + total.y, total.divergence)
 
     def _adaptive(self, begin: jax.Array, end: jax.Array, y: jax.Array, *probes: Any) -> Rates:
-        """Dormand-Prince, order 5, every row in steps of its own; NaN in a row without a solution."""
+        """Dormand-Prince, order 5, each row in its own steps; NaN in a row without a solution."""
         import diffrax
         import optimistix
 
@@ -112,7 +113,7 @@ class FlowODE:
 
 
 def _serves_any_row(denoiser: Callable, x_t: jax.Array, t: jax.Array) -> bool:
-    """Whether the denoiser works on one row alone: not if it holds a label or a scale for each of them."""
+    """Whether the denoiser works on one row: not if it holds a label or a scale for each row."""
     one = jax.ShapeDtypeStruct((1, *x_t.shape[1:]), x_t.dtype)
     try:
         answer = jax.eval_shape(
@@ -129,7 +130,7 @@ def _one_row(rates: Callable, *row: jax.Array) -> Rates:
 
 @jax.custom_batching.custom_vmap
 def _one_of_the_rows(rates: Callable, half: jax.Array, y: jax.Array, *probes: jax.Array) -> Rates:
-    """A row's part of what all rows give: it is only ever mapped, and here only its shapes are asked for."""
+    """A row's part of the rates of all rows: always mapped, and here only its shapes count."""
     return Rates(jnp.zeros_like(y), jnp.zeros((), y.dtype))
 
 

@@ -13,8 +13,7 @@ from jaxdiff._tree import Method, brief
 from jaxdiff.forward import Level
 from jaxdiff.schedules import LOG_SNR_LIMIT
 
-# keeps the gradient of a root finite at 0; next to numbers of order one: nothing, but a normal
-# float32
+# Keeps the gradient of a root finite at 0. It vanishes next to a number of order one.
 TINY = 1e-35
 
 
@@ -120,10 +119,10 @@ def is_noise(level: Level) -> jax.Array:
 
 
 def noise(key: jax.Array | None, x: jax.Array, s: Any, *, strength: Any = 1.0) -> jax.Array:
-    """Standard normal noise like x, [B, *D]; none in a step to s = 0, which returns a mean.
+    """Standard normal noise like x, [B, *D]; zero in a step to s = 0, which returns a mean.
 
-    Without a key, as in `sampling.encode`, a kernel must be deterministic: a strength other than 0
-    is refused where it is known, and NaN where it is traced.
+    Without a key, as in `sampling.encode`, a kernel must be deterministic. A strength other than 0
+    is an error where it is known, and NaN where it is traced.
     """
     if key is None:
         _checks.values(

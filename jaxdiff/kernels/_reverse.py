@@ -1,4 +1,4 @@
-"""The learned reverse process p(x_s | x_t): its mean from the denoiser, its variance one of several."""
+"""The learned reverse process p(x_s | x_t): the mean from the denoiser, and a variance."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -11,6 +11,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from scipy.special import ndtri
 
+from jaxdiff import _rows
+
 HALF = (
     0.5**0.5
 )  # The sum of two independent signals of unit variance, times this, has unit variance.
@@ -156,7 +158,8 @@ def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.A
     of the gradient of x multiplies a whole image. The difference loses digits where |mean| >>
     standard deviation, which outputs of convolutions are far from.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = x.astype(_rows.state_dtype(x.dtype))
+    scale, shift = scale.astype(x.dtype), shift.astype(x.dtype)
     square = jnp.square(x).mean((1, 2))
     moments = jnp.stack([x.mean((1, 2)), square], axis=1)
     size = x.shape[-1] // groups
@@ -179,7 +182,9 @@ class Norm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:], jnp.float32)[None]
         shift = self.param("bias", zeros, x.shape[-1:], jnp.float32)[None]
         if film is not None:
-            scale, shift = scale * (1 + film[0]), shift * (1 + film[0]) + film[1]
+            dtype = _rows.state_dtype(x.dtype)
+            factor, offset = (1 + film[0]).astype(dtype), film[1].astype(dtype)
+            scale, shift = scale.astype(dtype) * factor, shift.astype(dtype) * factor + offset
         return norm(x, scale, shift, self.groups)
 
 
@@ -209,7 +214,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    precise = jnp.promote_types(q.dtype, jnp.float32)
+    precise = _rows.state_dtype(q.dtype)
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=precise) / math.sqrt(
         q.shape[-1]
     )

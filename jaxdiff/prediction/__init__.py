@@ -1,4 +1,4 @@
-"""What a network predicts, and how it becomes a denoiser: every prediction is a statement about x_0.
+"""What a network predicts, and how it becomes a denoiser: every prediction leads to x_0.
 
     eps        x_t = alpha x_0 + sigma eps
     x0         x_0
@@ -7,8 +7,7 @@
     velocity   alpha' x_0 + sigma' eps          = dx_t / dt
     edm        F in x_0 = c_skip x_t + c_out F(c_in x_t), the preconditioned network
 
-Any two are joined by the linear pair (x_t, x_0), so a conversion goes to x_0 and back: 2 K
-functions, not K^2.
+Each is linear in (x_t, x_0), so a conversion goes to x_0 and back: 2 K functions, not K^2.
 """
 
 from jaxdiff.prediction._conversions import (

@@ -81,7 +81,7 @@ def affine(
 
 
 def says_nothing(schedule: Schedule, t: Any, out: jax.Array, prediction: str) -> jax.Array:
-    """Say where so little of x_0 is in a prediction that its rounding, times out, is as large as x_0.
+    """Return where rounding of the prediction, times out, is as large as x_0.
 
     Args:
       schedule: the noise schedule.
@@ -179,7 +179,7 @@ def target(
     prediction: str,
     sigma_data: float = 0.5,
 ) -> jax.Array:
-    """Return what a network should have said of x_t = alpha x_0 + sigma eps.
+    """Return what a perfect network predicts from x_t = alpha x_0 + sigma eps.
 
     Args:
       schedule: the noise schedule.
@@ -245,7 +245,7 @@ def convert(
 
 @known_ahead
 def check_start(schedule: Schedule, prediction: str, start: Any = 1.0) -> None:
-    """Require a prediction that says something of x_0 where sampling starts.
+    """Require a prediction from which x_0 follows where sampling starts.
 
     Args:
       schedule: the noise schedule.
@@ -263,6 +263,7 @@ def check_start(schedule: Schedule, prediction: str, start: Any = 1.0) -> None:
     lost = _checks.known(says_nothing(schedule, start, out, prediction))
     if lost is not None and lost.any():
         raise ValueError(
-            f"prediction: expected 'v', 'x0' or 'edm', because the schedule leaves no data at t = {start}, "
-            f"got {prediction!r}, which says nothing of x_0 there (or begin earlier: start=0.99, here and in the grid)"
+            "prediction: expected 'v', 'x0' or 'edm', because the schedule leaves no data at "
+            f"t = {start}, got {prediction!r}, which says nothing of x_0 there "
+            "(or begin earlier: start=0.99, here and in the grid)"
         )

@@ -1,7 +1,7 @@
 """What a denoiser returns, and how a network of any prediction becomes one.
 
-A denoiser is a function (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D]. It returns a `Denoised`
-where it knows more.
+A denoiser is a function (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D]. Where it knows more,
+it returns a `Denoised`.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,7 @@ def x_0_of(denoised: Any, x_t: jax.Array) -> jax.Array:
     Returns:
       x_0, [B, *D].
     Raises:
-      ValueError: x_0 has another shape than x_t. It would be broadcast: one row's answer for all of
-        them.
+      ValueError: x_0 has another shape than x_t.
     """
     x_0 = denoised.x_0 if isinstance(denoised, Denoised) else denoised
     _checks.same_shape("denoiser(x_t, t)", x_0, "x_t", x_t)
@@ -141,25 +140,25 @@ def make_denoiser(
 
     Args:
       apply: the network, (x_t [B, *D], t [B]) -> prediction [B, *D]. Give it as
-        `Partial(model.apply, params)`: then the parameters are traced, and a new set compiles
-        nothing. A closure works too, its constants compiled in.
+        `Partial(model.apply, params)`: then the parameters are traced, and new ones compile
+        nothing. A closure works too; its constants become part of the program.
       schedule: the noise schedule.
       prediction: one of PREDICTIONS. "edm" feeds the network c_in x_t and treats its output as F.
       threshold: None, "static" (`clip`), "dynamic" (`dynamic_threshold`), or a function of x_0.
       sigma_data: standard deviation of the data; only "edm" uses it.
       learned_variance: the network's last axis holds the prediction and then, as many channels
         again, the fraction of the reverse log-variance; the denoiser returns a `Denoised`.
-      start: the latest time the denoiser is asked at, []: where a grid begins. "eps" and "score"
-        say nothing of x_0 where no data are left: at t = 1 of a rectified flow and of tables with
-        zero terminal SNR, whose "velocity" does not either.
+      start: the latest time that the denoiser is called at, []: where a grid begins. Where no data
+        are left (t = 1 of a rectified flow and of tables with zero terminal SNR), "eps", "score"
+        and the tables' "velocity" tell nothing about x_0.
     Returns:
       A denoiser: (x_t [B, *D], t [] or [B]) -> E[x_0 | x_t], [B, *D], dtype of x_t. A pytree, fit
       to pass through jit.
     Raises:
       ValueError: unknown prediction or threshold; sigma_data is not positive; a prediction that
-        says nothing of x_0 at start, where the schedule is known; when called, an output of another
-        shape than x_t.
-      TypeError: apply or threshold is no function.
+        tells nothing about x_0 at start, where the schedule is known; when called, an output of
+        another shape than x_t.
+      TypeError: apply or threshold is not a function.
     Numerics: NaN at times where rounding of the prediction is as large as x_0.
     Source: Nichol & Dhariwal 2021, arXiv:2102.09672, Eq. (15), for the learned variance.
     """

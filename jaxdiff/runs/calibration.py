@@ -9,16 +9,14 @@ arXiv:2211.02383).
 from typing import Any
 
 import numpy as np
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 
 from jaxdiff.metrics import Estimate
 
 LEVELS = (0.5, 0.9)
 
 
-def ranks(
-    truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: np.ndarray
-) -> np.ndarray:
+def ranks(truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: Any) -> np.ndarray:
     """The truth's rank among weighted draws as a share, [F], of the values of F functions.
 
         (N (sum_i W_i [f_i < f] + u sum_i W_i [f_i = f]) + u) / (N + 1),   u ~ U[0, 1]
@@ -41,11 +39,20 @@ def num_bins(num: int) -> int:
     return int(np.clip(num // 5, 2, 10))
 
 
-def uniformity(shares: np.ndarray) -> tuple[float, float]:
+def histogram(shares: np.ndarray, bins: int) -> np.ndarray:
+    """How many of the ranks [K] lie in each bin."""
+    return np.histogram(shares, bins, (0, 1))[0]
+
+
+def band(num: int, bins: int) -> tuple[float, float]:
+    """The band that holds 99% of the counts of a bin, where num ranks are uniform."""
+    low, high = binom.ppf([0.005, 0.995], num, 1 / bins)
+    return float(low), float(high)
+
+
+def uniformity(shares: np.ndarray, bins: int | None = None) -> tuple[float, float]:
     """Pearson's chi-square of ranks [K] against the uniform distribution, and its p-value."""
-    bins = num_bins(len(shares))
-    counts = np.histogram(shares, bins, (0, 1))[0]
-    found = chisquare(counts)
+    found = chisquare(histogram(shares, num_bins(len(shares)) if bins is None else bins))
     return float(found.statistic), float(found.pvalue)
 
 

@@ -15,13 +15,14 @@ import jaxdiff as jd
 from jaxdiff import resampling
 from jaxdiff.observations import log_likelihoods
 from jaxdiff.runs import cache, calibration, loading, memory, sampling, tasks
-from jaxdiff.runs.methods import (
+from jaxdiff.runs.methods import METHODS
+from jaxdiff.runs.problems import (
     GIBBS_STEPS,
-    METHODS,
     MMPS_ITERATIONS,
     REPAINT_RESAMPLES,
     Problem,
     grid_of,
+    setting_of,
 )
 from jaxdiff.runs.seeds import another, key_of
 
@@ -154,9 +155,8 @@ def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
         x_init = sampling.pure_noise(
             key_prior, run.trained.schedule, (number, *run.dataset.event_shape), ts
         )
-        out = jd.sample(
-            key_run, method.make(problem, denoiser, likelihood), x_init, ts, resample=resample
-        )
+        kernel = method.make(setting_of(name, problem, likelihood), denoiser, likelihood)
+        out = jd.sample(key_run, kernel, x_init, ts, resample=resample)
         return {
             "x": out.x,
             "log_weights": out.log_weights,

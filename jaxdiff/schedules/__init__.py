@@ -7,10 +7,10 @@
     ve       1                       exp(-lambda / 2)
     flow     sigmoid(lambda / 2)     sigmoid(-lambda / 2)
 
-Where lambda is infinite (t = 0 of a DDPM schedule, t = 1 of a flow) or beyond +-LOG_SNR_LIMIT, it
-takes that value: sigma or alpha is then exp(-40), far below rounding next to any number of order
-one, and every formula built on lambda keeps finite values and finite gradients without a special
-case.
+Lambda is infinite at t = 0 of a DDPM schedule and at t = 1 of a flow. There, and beyond
++-LOG_SNR_LIMIT, it takes that value. Then sigma or alpha is exp(-40), which is far below rounding
+next to a number of order one. So every formula in lambda has finite values and finite gradients
+without a special case.
 """
 
 from jaxdiff.schedules._base import LOG_SNR_LIMIT, Schedule

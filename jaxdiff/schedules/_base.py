@@ -14,7 +14,7 @@ TINY = math.exp(-LOG_SNR_LIMIT / 2)  # an amplitude; its square is still a norma
 
 
 class Schedule:
-    """A noise schedule: lambda(t), its inverse, and the family that turns lambda into (alpha, sigma).
+    """A noise schedule: lambda(t), its inverse, and the family that gives (alpha, sigma).
 
     Times lie in [0, 1] and may have any shape (else ValueError; integer arrays: TypeError). Results
     have their shape and dtype.
@@ -55,7 +55,7 @@ class Schedule:
         return self.alpha_sigma(t)[0]
 
     def sigma(self, t: Any) -> jax.Array:
-        """sigma_t, the standard deviation of the noise (EDM's sigma is the ratio sigma_t / alpha_t)."""
+        """sigma_t, the standard deviation of the noise. EDM's sigma is sigma_t / alpha_t."""
         return self.alpha_sigma(t)[1]
 
     def velocity(self, t: Any) -> tuple[jax.Array, jax.Array]:

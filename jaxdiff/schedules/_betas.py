@@ -61,7 +61,7 @@ def zero_terminal_snr(betas: Any) -> jax.Array:
       betas: [T] variances in (0, 1), concrete, T >= 2.
     Returns:
       [T] betas, the last one 1, default floating dtype. A network that starts there must not
-      predict eps: it says nothing about x_0.
+      predict eps, which tells nothing about x_0.
     Raises:
       ValueError: fewer than 2 entries, or values outside (0, 1).
       TypeError: betas are traced.

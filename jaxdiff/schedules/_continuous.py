@@ -19,10 +19,10 @@ def cosine(*, log_snr_min: float = -15.0, log_snr_max: float = math.inf) -> Sche
     theta_t is linear in t.
 
     Args:
-      log_snr_min: lambda at t = 1; -inf for zero terminal SNR, where an eps prediction says nothing
-        about x_0. The default leaves alpha_1 = 5.5e-4, so that an eps network stays usable from the
-        first step on.
-      log_snr_max: lambda at t = 0; +inf makes x at t = 0 the data.
+      log_snr_min: lambda at t = 1; -inf for zero terminal SNR, where an eps prediction tells
+        nothing about x_0. The default leaves alpha_1 = 5.5e-4: then an eps network is of use from
+        the first step on.
+      log_snr_max: lambda at t = 0. At +inf the state at t = 0 is the data.
     Returns:
       A variance-preserving Schedule; theta runs over [0, pi/2] where both bounds are infinite.
     Raises:
@@ -49,7 +49,7 @@ class Cosine(Schedule):
         )
 
     def _angles(self, dtype: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """theta_0, pi/2 - theta_1 (without the cancellation) and the span between the two angles."""
+        """theta_0, pi/2 - theta_1 without cancellation, and the span between the two angles."""
         low = jnp.arctan(jnp.exp(-jnp.asarray(self.log_snr_max, dtype) / 2))
         high = jnp.arctan(jnp.exp(jnp.asarray(self.log_snr_min, dtype) / 2))
         return low, high, jnp.pi / 2 - low - high
@@ -71,7 +71,8 @@ class Cosine(Schedule):
 def linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
     """Return the VP schedule whose rate beta(t) is linear in t: DDPM's in continuous time.
 
-        -log alpha_t^2 = B(t) = beta_min t + (beta_max - beta_min) t^2 / 2,   lambda_t = -log(exp(B(t)) - 1)
+        -log alpha_t^2 = B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
+        lambda_t = -log(exp(B(t)) - 1)
 
     Args:
       beta_min: rate at t = 0, per unit time.
@@ -114,9 +115,10 @@ class Linear(Schedule):
 def sigmoid(
     start: float = -3.0, end: float = 3.0, tau: float = 1.0, *, clip_min: float = 1e-9
 ) -> Schedule:
-    """Return the sigmoid schedule: alpha^2 falls along a stretch of the logistic curve.
+    """Return the sigmoid schedule: alpha^2 falls along a part of the logistic curve.
 
-        g(t) = (S(end) - S(z)) / (S(end) - S(start)),   S(z) = 1 / (1 + exp(-z / tau)),   z = start + t (end - start)
+        g(t) = (S(end) - S(z)) / (S(end) - S(start))
+        S(z) = 1 / (1 + exp(-z / tau)),   z = start + t (end - start)
         alpha_t^2 = clip_min + (1 - clip_min) g(t)
 
     Args:
@@ -162,7 +164,7 @@ class Sigmoid(Schedule):
     def log_snr_at(self, t: jax.Array) -> jax.Array:
         """The log of alpha^2 / (1 - alpha^2)."""
         start, end, clip_min = self._options(t.dtype)
-        # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)), and the common 1 / cosh(z / 2)
+        # S(b) - S(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)). The common 1 / cosh(z / 2)
         # cancels in g / (1 - g). Below are log g and log(1 - g), but for the same constant.
         span = end - start
         left = _log_sinh((1 - t) * span / 2) - jnp.logaddexp(end / 2, -end / 2)

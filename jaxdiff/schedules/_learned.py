@@ -1,4 +1,4 @@
-"""A schedule with parameters: its end-points and, between them, where the times are spent."""
+"""A schedule with parameters: its end-points and, between them, the density of the times."""
 
 from typing import Any
 
@@ -44,7 +44,7 @@ def learned(parameters: dict[str, Any]) -> Schedule:
         dt / dlambda is constant within each of num_bins equal bins of [log_snr_min, log_snr_max];
         bin k takes the share softmax(logits)_k of the time
 
-    The bound on the likelihood in continuous time depends on the end-points alone; the interior is
+    The bound on the likelihood in continuous time depends on the end-points alone. The interior is
     the density that times are drawn from, and decides how noisy the bound's estimate is
     (`losses.continuous_elbo` trains both).
 

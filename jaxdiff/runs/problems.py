@@ -1,0 +1,169 @@
+"""The posterior problem of a run's images: how samples are drawn, which methods fit, what they cost."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+import jaxdiff as jd
+from jaxdiff import posterior
+from jaxdiff.runs import loading, memory, require
+from jaxdiff.runs.methods import METHODS, Method, Setting
+from jaxdiff.runs.tasks import LARGEST, Task, require_matrix
+
+SchemeName = Literal["systematic", "stratified", "residual", "multinomial"]
+MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS = 3, 4, 10
+
+
+@dataclass(frozen=True)
+class Particles:
+    """How samples are drawn."""
+
+    particles: int = 64
+    """Particles N an image (of twisted, where methods are compared at equal calls)."""
+    steps: int = 50
+    """Steps of the grid."""
+    start: float = -8.0
+    """Log-SNR at which the grid begins, of noise alone: further up, guidance divides by next to no signal."""
+    scheme: SchemeName = "systematic"
+    """How particles are resampled."""
+    threshold: float = 0.5
+    """Resample when the effective sample size falls below this share of N; above 1 always, 0 never."""
+    prior_std: float | None = None
+    """Standard deviation of a pixel, for the twists' spread; the training data's if not given."""
+    belief: Literal["data", "flat"] = "data"
+    """What mcgdiff knows of the data before the network is asked: mean and width of the training data, or nothing."""
+    at_once: int = 1
+    """Images at a time on a device; more is faster on a GPU."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every method needs of the run and its data: their moments, the covariance only of small images."""
+
+    task: Task
+    schedule: jd.Schedule
+    options: Particles
+    prior_std: float
+    mean: jax.Array
+    std: jax.Array
+    covariance: jax.Array | None
+
+    @property
+    def ts(self) -> jax.Array:
+        """The grid: the model whose posterior is asked for is the ancestral chain on it."""
+        return jd.grids.uniform(
+            self.options.steps, start=float(self.schedule.time(self.options.start))
+        )
+
+
+def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
+    """The problem, with the training data's moments."""
+    require.counts(options, particles=2, steps=2, at_once=1)
+    if options.start > -4:
+        raise ValueError(
+            f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}"
+        )
+    train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
+    if len(train) < 2:
+        raise ValueError(
+            f"run: expected at least 2 training images, for their moments, got {len(train)}"
+        )
+    flat = train.reshape(len(train), -1).astype(np.float64)
+    std = float(np.sqrt(np.mean(flat.var(0)))) if options.prior_std is None else options.prior_std
+    mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
+    small = flat.shape[1] <= LARGEST
+    covariance = jnp.asarray(np.cov(flat, rowvar=False), jnp.float32) if small else None
+    return Problem(task, run.trained.schedule, options, std, mean, stds, covariance)
+
+
+def setting_of(name: str, problem: Problem, seen: Any = None) -> Setting:
+    """What a method is told of the problem; of what is seen too, where it needs that."""
+    power = Partial(_share, problem.task.noise_std, problem.schedule)
+    setting = Setting(
+        problem.schedule,
+        prior_std=problem.prior_std,
+        num_iterations=MMPS_ITERATIONS if "mmps" in name else None,
+        num_resamples=REPAINT_RESAMPLES,
+        num_denoising=GIBBS_STEPS,
+        power=power,
+    )
+    return setting if name != "mcgdiff" or seen is None else _with_belief(setting, problem, seen)
+
+
+def _with_belief(setting: Setting, problem: Problem, seen: Any) -> Setting:
+    """Of pixels where those are seen, else in the basis of the operator's singular vectors."""
+    known, floor = problem.options.belief == "data", 0.05  # of a width: some pixels are never lit
+    if problem.task.masked:
+        if not known:
+            return setting
+        std = jnp.maximum(problem.std, floor)
+        moments = (value.reshape(seen.y.shape) for value in (problem.mean, std))
+        return setting._replace(belief=posterior.gaussian_belief(problem.schedule, *moments))
+    event, size = problem.task.hidden.shape, problem.mean.size
+    require_matrix("mcgdiff", size)
+    covariance = problem.covariance
+    assert covariance is not None  # of an image this small
+    matrix = jax.vmap(lambda x: seen.operator(x.reshape(event)).reshape(-1), out_axes=1)(
+        jnp.eye(size)
+    )
+    if not known:
+        return setting._replace(matrix=matrix)
+    right = jnp.linalg.svd(matrix, full_matrices=False)[2]  # mcgdiff's own
+    std = jnp.maximum(jnp.sqrt(jnp.sum((right @ covariance) * right, axis=1)), floor)
+    belief = posterior.gaussian_belief(problem.schedule, right @ problem.mean, std)
+    return setting._replace(matrix=matrix, belief=belief)
+
+
+def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
+    """noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2): as much of r as the noise of the state leaves."""
+    return jnp.where(t > 0, noise_std**2 / (noise_std**2 + jnp.exp(-schedule.log_snr(t))), 1.0)
+
+
+def fitting(task: Task) -> list[str]:
+    """The methods that the task's likelihood allows; those worth comparing come first."""
+    too_large = (
+        {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
+    )  # of its operator's matrix
+    return [name for name in METHODS if _fits(METHODS[name], task) and name not in too_large]
+
+
+def _fits(method: Method, task: Task) -> bool:
+    return {"any": True, "linear": task.linear, "mask": task.name in ("inpaint", "half")}[
+        method.needs
+    ]
+
+
+def check_method(name: str, task: Task) -> None:
+    """Say which methods there are, where this one does not fit."""
+    if not _fits(METHODS[name], task):
+        raise ValueError(
+            f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, got {name}"
+        )
+
+
+def grid_of(name: str, problem: Problem) -> jax.Array:
+    """The times a method visits: of split Gibbs they are levels, each so many steps of denoising."""
+    if name != "split_gibbs":
+        return problem.ts
+    levels = max(2, int(2 * problem.options.steps / GIBBS_STEPS))
+    ratios = jnp.geomspace(1.5, 0.1, levels + 1)  # sigma / alpha
+    return jnp.clip(problem.schedule.time(-2 * jnp.log(ratios)), 0, 1)
+
+
+def calls_of(name: str, problem: Problem, particles: int) -> int:
+    """Network calls an image: particles x steps x calls a step, a vector-Jacobian product being one more call."""
+    steps = len(grid_of(name, problem)) - 1
+    return int(particles * steps * METHODS[name].calls(setting_of(name, problem)))
+
+
+def equal_particles(name: str, problem: Problem) -> int:
+    """As many particles as cost what the chosen number costs in twisted."""
+    one, budget = (
+        calls_of(name, problem, 1),
+        calls_of("twisted", problem, problem.options.particles),
+    )
+    return max(2, budget // one)
