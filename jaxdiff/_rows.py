@@ -65,8 +65,13 @@ def normal(key: jax.Array, x: Any) -> jax.Array:
 
 def state_dtype(dtype: Any) -> Any:
     """The dtype coefficients and sampler states are computed in: at least float32."""
+    return common_dtype(dtype, jnp.float32)
+
+
+def common_dtype(one: Any, other: Any) -> Any:
+    """The wider of two floating dtypes."""
     with jax.numpy_dtype_promotion("standard"):  # asked for by name: no promotion by accident
-        return jnp.promote_types(dtype, jnp.float32)
+        return jnp.promote_types(one, other)
 
 
 def cast(dtype: Any, *numbers: Any) -> tuple[Any, ...]:

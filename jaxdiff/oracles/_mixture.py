@@ -219,8 +219,8 @@ class GaussianMixture:
         size = self.means.shape[-1]
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
-        rows = jnp.reshape(x, (-1, size))
-        dtype = jnp.promote_types(self.means.dtype, rows.dtype)
+        rows = jnp.asarray(x).reshape(-1, size)
+        dtype = _rows.common_dtype(self.means.dtype, rows.dtype)
         return _cast(self, dtype), rows.astype(dtype)
 
     def _joint(self, x: jax.Array, covariance: Spectrum, alpha: Any) -> jax.Array:
@@ -391,6 +391,6 @@ def empirical(points: jax.Array, bandwidth: Any) -> GaussianMixture:
     _checks.values("bandwidth", bandwidth, "a positive standard deviation", lambda v: v > 0)
     if len(points) < 1:
         raise ValueError(f"points: expected at least one example, got shape {points.shape}")
-    flat = points.reshape(len(points), -1)
+    flat = jnp.asarray(points).reshape(len(points), -1)
     squared = jnp.broadcast_to(jnp.asarray(bandwidth, flat.dtype) ** 2, len(flat))
     return GaussianMixture(jnp.zeros(len(flat), flat.dtype), flat, squared)
