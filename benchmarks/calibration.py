@@ -134,7 +134,7 @@ def make_task(d: int) -> Task:
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:
-    """Ranks of the truth among the draws of a method, as shares, by each of STATISTICS, [problems, 3]."""
+    """Ranks of the truth among the draws, as fractions, by each of STATISTICS, [problems, 3]."""
     task, ts = make_task(d), jd.grids.uniform(options.steps)
 
     def draw(key: jax.Array, y: jax.Array) -> jax.Array:

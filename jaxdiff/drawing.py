@@ -26,7 +26,7 @@ def draw(
 ) -> Samples:
     """Draw samples of the distribution that a denoiser has learned.
 
-        x_1 ~ N(0, sigma_1^2 I),   then `sample` runs kernel(denoiser, schedule) from ts[0] to ts[-1]
+        x_1 ~ N(0, sigma_1^2 I),   then kernel(denoiser, schedule) runs from ts[0] to ts[-1]
 
     The defaults are UniPC-2 on 20 uniform steps: good for images and for vectors, on every family.
 

@@ -83,7 +83,8 @@ print(
 # ## 3. A network learns the denoiser
 #
 # A model is two pure functions, `init` and `apply`. The loss is one number for each example. The
-# training step is written for one device, and `pmap` maps it over all devices.
+# training step is written for one device. `fit` maps it over all devices with `pmap`, and asks for a
+# batch by the number of the update.
 
 # %%
 model = models.unet(channels=16, multipliers=(1, 2), num_blocks=1, attention=(4,), num_classes=10)

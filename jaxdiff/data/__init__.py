@@ -45,8 +45,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
       ImageDataset: splits of uint8 images, [N, H, W, C], and int32 labels, [N], or None.
     Raises:
       FileNotFoundError: the set is not prepared in data_dir; the error says how to do it.
-      ValueError: there is no such set (near names are listed), or it is not one of 8-bit images of
-        one size.
+      ValueError: no set has this name (the error lists near names), or its images are not of 8
+        bits and one size.
     """
     if name in toy.names():
         raise ValueError(

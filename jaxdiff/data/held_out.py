@@ -1,4 +1,4 @@
-"""Which examples a set holds out: its test split, else its validation split, else a part that is cut off train."""
+"""The examples that a set holds out: its test split, its validation split, or a part of train."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def hold_out(dataset: ImageDataset) -> Parts:
     Returns:
       Parts: train, held_out, and the source of the latter in words.
     Raises:
-      ValueError: no split is train's, or it is a single image and there is no other split.
+      ValueError: the set has no split train, or a single image and no other split.
     """
     name = next((name for name in TRAIN if name in dataset.splits), None)
     if name is None and len(dataset.splits) > 1:
@@ -58,7 +58,10 @@ def hold_out(dataset: ImageDataset) -> Parts:
         return Parts(train, dataset.splits[others[0]], f"the split {others[0]}")
     rows = _cut(train, dataset.name)
     rest = np.setdiff1d(np.arange(train.num_examples), rows)
-    source = f"{len(rows)} of the {train.num_examples} images, cut off by a fixed seed: there is no split test"
+    source = (
+        f"{len(rows)} of the {train.num_examples} images, cut off by a fixed seed: "
+        "there is no split test"
+    )
     return Parts(_take(train, rest), _take(train, rows), source)
 
 

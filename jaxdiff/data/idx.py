@@ -29,14 +29,14 @@ def read(path: str | os.PathLike) -> np.ndarray:
     Returns:
       The array, in the machine's byte order.
     Raises:
-      FileNotFoundError: there is no such file.
+      FileNotFoundError: the file does not exist.
       ValueError: the file is empty, damaged, cut short, too long, or no IDX file.
     """
     return parse(read_bytes(path), path)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Read a file and undo gzip, if there is any; ValueError where the compressed data is damaged or there is none."""
+    """Read a file and undo gzip; ValueError for damaged gzip data and for an empty file."""
     content = Path(path).read_bytes()
     if content[:2] == b"\x1f\x8b":
         try:
@@ -55,7 +55,8 @@ def parse(content: bytes, path: str | os.PathLike) -> np.ndarray:
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
         codes = ", ".join(f"{code:02x}" for code in DTYPES)
         raise ValueError(
-            f"{path}: expected an IDX file (00 00, one of {codes}, axes), got {content[:4].hex(' ')}"
+            f"{path}: expected an IDX file (00 00, one of {codes}, axes), "
+            f"got {content[:4].hex(' ')}"
         )
     dtype, ndim = np.dtype(">" + DTYPES[content[2]]), content[3]
     start = 4 + 4 * ndim
@@ -76,7 +77,7 @@ def parse(content: bytes, path: str | os.PathLike) -> np.ndarray:
 
 
 def write(path: str | os.PathLike, array: np.ndarray) -> None:
-    """Write an IDX file, compressed where the path ends in .gz; TypeError for a dtype that the format does not have."""
+    """Write an IDX file, compressed if path ends in .gz; TypeError for a dtype it cannot hold."""
     kind = array.dtype.str[1:]
     if kind not in DTYPES.values():
         raise TypeError(

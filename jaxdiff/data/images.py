@@ -78,7 +78,8 @@ class ImageDataset:
         """Return a split by name; ValueError lists the names there are."""
         if name not in self.splits:
             raise ValueError(
-                f"{self.name}: expected a split of {', '.join(map(repr, self.splits))}, got {name!r}"
+                f"{self.name}: expected a split of {', '.join(map(repr, self.splits))}, "
+                f"got {name!r}"
             )
         return self.splits[name]
 
@@ -163,7 +164,8 @@ def _check_labels(name: str, split: Split, num_classes: int | None) -> None:
     _check_integers(name, split.labels)
     if split.labels.shape != (split.num_examples,):
         raise ValueError(
-            f"{name}: expected one an image, shape ({split.num_examples},), got {split.labels.shape}"
+            f"{name}: expected one an image, shape ({split.num_examples},), "
+            f"got {split.labels.shape}"
         )
     if num_classes is None:
         raise ValueError(f"{name}: expected num_classes with labels, got None")

@@ -24,7 +24,7 @@ MNIST_SHA256 = {
 
 
 class Prepared(NamedTuple):
-    """Where a prepared set lies, whether it was built just now, and how many examples each split has."""
+    """Where a prepared set lies, whether it is new, and how many examples each split has."""
 
     path: Path
     new: bool
@@ -34,12 +34,12 @@ class Prepared(NamedTuple):
 def prepare(
     name: str, source: str | os.PathLike, data_dir: str | os.PathLike | None = None
 ) -> Prepared:
-    """Prepare a set from its four IDX files, so that `load` and the stock `tfds.data_source` read it.
+    """Prepare a set from its four IDX files: `load` and the stock `tfds.data_source` then read it.
 
     The files are named as they are published, {train,t10k}-{images-idx3,labels-idx1}-ubyte, for
-    EMNIST emnist-CONFIG-{train,test}-..., with or without .gz. MNIST's are verified by their
-    SHA-256, the others by form. The set appears under its name when it is complete: an interrupted
-    run leaves none.
+    EMNIST emnist-CONFIG-{train,test}-..., with or without .gz. The files of MNIST are verified by
+    their SHA-256, the others by their form. The set appears under its name when it is complete: an
+    interrupted run leaves no set.
 
     Args:
       name: mnist, fashion_mnist, kmnist, or emnist/CONFIG.
@@ -64,10 +64,11 @@ def prepare(
                 builder.data_path.exists()
             ):  # TFDS would take any folder of this name for the finished set
                 raise ValueError(
-                    f"{builder.data_path}: expected a whole prepared set, got a part; delete the folder"
+                    f"{builder.data_path}: expected a whole prepared set, got a part; "
+                    "delete the folder"
                 )
-            # The stock builder announces a download, and there is none. Its progress bars are on
-            # stderr.
+            # The stock builder announces a download that does not take place. Its progress bars are
+            # on stderr.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder.download_and_prepare()
     counts = {split: info.num_examples for split, info in builder.info.splits.items()}
@@ -150,7 +151,8 @@ def _read(name: str, path: Path, part: str) -> np.ndarray:
     array = idx.parse(content, path)
     if name == "mnist" and digest != MNIST_SHA256[part]:
         raise ValueError(
-            f"{path}: expected MNIST's {part}, SHA-256 {MNIST_SHA256[part]} decompressed, got {digest}"
+            f"{path}: expected MNIST's {part}, SHA-256 {MNIST_SHA256[part]} decompressed, "
+            f"got {digest}"
         )
     if name != "mnist" and digest in MNIST_SHA256.values():
         raise ValueError(f"{path}: expected {name}, got a file of MNIST")

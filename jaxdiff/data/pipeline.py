@@ -1,4 +1,4 @@
-"""Training batches as a pure function of the step: there is no iterator state to save, restore or divide."""
+"""Training batches as a pure function of the step: no iterator has a state to save or divide."""
 
 import dataclasses
 import functools
@@ -54,7 +54,8 @@ class Batches:
 def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Batches:
     """Describe an endless run of batches, shuffled anew every epoch.
 
-        sample i = example permutation(seed, i // N)[i mod N],   batch of a step = samples step * batch_size, ...
+        sample i = example permutation(seed, i // N)[i mod N]
+        batch of a step = samples step * batch_size .. (step + 1) * batch_size - 1
 
     So every epoch visits each of the N examples once (a batch may straddle two epochs), training
     resumes anywhere from the step number alone, and the batch is the same over any number of
@@ -75,7 +76,8 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
     _checks.positive_int("world", world)
     if batch_size > split.num_examples:
         raise ValueError(
-            f"batch_size: expected at most the {split.num_examples} examples there are, got {batch_size}"
+            f"batch_size: expected at most the {split.num_examples} examples there are, "
+            f"got {batch_size}"
         )
     if batch_size % world:
         raise ValueError(f"batch_size: expected a multiple of world = {world}, got {batch_size}")
@@ -88,7 +90,7 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
 
 
 def example_indices(samples: np.ndarray, *, seed: int, num_examples: int) -> np.ndarray:
-    """Map the numbers of samples since the start of training, ascending int [b], to examples, int64 [b]."""
+    """Map numbers of samples since the start, ascending int [b], to examples, int64 [b]."""
     epochs, positions = np.divmod(samples, num_examples)
     parts = [
         _permutation(seed, epoch, num_examples)[positions[epochs == epoch]]
@@ -118,5 +120,6 @@ def _check_examples(split: Split) -> None:
         bad = ~np.isfinite(split.images).reshape(split.num_examples, -1).all(axis=1)
         if bad.any():
             raise ValueError(
-                f"images: expected finite numbers, got NaN or infinity in {bad.sum()} of {bad.size} examples"
+                "images: expected finite numbers, "
+                f"got NaN or infinity in {bad.sum()} of {bad.size} examples"
             )

@@ -50,8 +50,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
 
     The first call decodes the records and keeps the arrays beside them, in one file that holds
     until a file of the set changes; later calls read that file. Labels are the ClassLabel feature
-    named `label`, or else the only one; a split whose labels are all -1, TFDS's mark for hidden
-    ones, has none.
+    named `label`, or else the only one; a split has no labels if all of them are
+    -1, the mark of TFDS for hidden labels.
 
     Args:
       name: as TFDS names it: set, set/config, set:version.
@@ -83,9 +83,9 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
 
 
 def find(name: str, root: Path) -> Any:
-    """Return the TFDS builder that reads a prepared set, or None where root holds no set of that name.
+    """Return the TFDS builder that reads a prepared set, or None if root does not hold the set.
 
-    The files alone are asked: the stock code of many sets needs TensorFlow even to describe them.
+    It reads the files only: the stock code of many sets needs TensorFlow even to describe them.
 
     Args:
       name: the set, as TFDS names it, with or without a configuration and a version.
@@ -108,15 +108,16 @@ def find(name: str, root: Path) -> Any:
             raise _damaged(root / name.split(":")[0], "a readable description", error) from error
     if builder.info.file_format.value != "array_record":
         raise ValueError(
-            f"{builder.data_path}: expected array_record files, got {builder.info.file_format.value}, "
-            "which needs TensorFlow; prepare the set again in another folder"
+            f"{builder.data_path}: expected array_record files, "
+            f"got {builder.info.file_format.value}, which needs TensorFlow; "
+            "prepare the set again in another folder"
         )
     return builder
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back TFDS's log lines (OpenCV is missing, a folder is empty): what matters is raised as an error."""
+    """Hold back the log lines of TFDS (OpenCV is missing, a folder is empty): errors are raised."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -127,7 +128,7 @@ def quiet() -> Iterator[None]:
 
 
 def _not_found(name: str, root: Path) -> Exception:
-    """The error for a set that is not prepared, with the command that does it, or for one that does not exist."""
+    """The error for a set that is not prepared, with the command for it, or that does not exist."""
     tfds = needs("tensorflow_datasets", extra="data")
 
     key = name.split(":")[0]
@@ -145,7 +146,10 @@ def _not_found(name: str, root: Path) -> Exception:
     if key in FROM_IDX:
         how = f"run `jaxdiff prepare --name {key} --source FOLDER_OF_IDX_FILES --data-dir {folder}`"
     else:
-        how = f"where TensorFlow is installed, run `tfds build {key} --data_dir {folder} --file_format array_record`"
+        how = (
+            f"where TensorFlow is installed, run `tfds build {key} --data_dir {folder} "
+            "--file_format array_record`"
+        )
     if key in known:
         return FileNotFoundError(f"{name} is not prepared in {root}: {how}")
     prepared = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
@@ -159,7 +163,7 @@ def _not_found(name: str, root: Path) -> Exception:
 
 
 def _near(name: str, known: list[str]) -> list[str]:
-    """At most five names like this one, whatever its case and hyphens; first those that begin or end with it."""
+    """At most five similar names, whatever their case and hyphens; the nearest come first."""
 
     def plain(name: str) -> str:
         return re.sub(r"[^a-z0-9/]", "", name.lower())
@@ -253,7 +257,7 @@ def _decode_split(
 
 
 def _fingerprint(folder: Path) -> str:
-    """What changes whenever a file of the prepared set does: names, sizes and times of all of them."""
+    """The names, sizes and times of all files: it changes whenever a file of the set changes."""
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(CACHE))
     return json.dumps(
         [
@@ -264,7 +268,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
-    """The cached arrays; None where there are none, or they are stale or damaged (the file has checksums)."""
+    """The cached arrays; None if they are missing, stale or damaged (the file has checksums)."""
     try:
         # Opened here: np.load leaves the file open where it finds it damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -276,7 +280,7 @@ def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
 
 
 def _write_cache(path: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """Write the cache under another name first, so that no reader sees half of it; do without in a read-only folder."""
+    """Write the cache under another name first, then rename it; skip a read-only folder."""
     content: dict[str, Any] = {"fingerprint": fingerprint, **arrays}
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     with contextlib.suppress(OSError):

@@ -34,14 +34,14 @@ def names() -> tuple[str, ...]:
 
 
 def swiss_roll(key: jax.Array) -> jax.Array:
-    """a (cos a, sin a) / (3 pi) + noise, a ~ U[1.5 pi, 4.5 pi]: radius 0.5 to 1.5, one and a half turns."""
+    """a (cos a, sin a) / (3 pi) + noise, a ~ U[1.5 pi, 4.5 pi]: one and a half turns."""
     on_curve, noise = jax.random.split(key)
     angle = _uniform(on_curve, 1.5 * jnp.pi, 4.5 * jnp.pi)
     return angle / (3 * jnp.pi) * _direction(angle) + _noise(noise)
 
 
 def two_moons(key: jax.Array) -> jax.Array:
-    """+-((cos a, sin a) - (1/2, 1/4)) + noise, a ~ U[0, pi], either sign: two interlocking half circles."""
+    """+-((cos a, sin a) - (1/2, 1/4)) + noise, a ~ U[0, pi]: two interlocking half circles."""
     on_curve, which, noise = jax.random.split(key, 3)
     moon = _direction(_uniform(on_curve, 0, jnp.pi)) - jnp.array([0.5, 0.25], jnp.float32)
     return _sign(which) * moon + _noise(noise)
@@ -56,7 +56,7 @@ def checkerboard(key: jax.Array) -> jax.Array:
 
 
 def eight_gaussians(key: jax.Array) -> jax.Array:
-    """Eight equal Gaussians of standard deviation 0.1 on a circle of radius sqrt(2), the first on the x axis."""
+    """Eight equal Gaussians of standard deviation 0.1 on a circle of radius sqrt(2)."""
     which, noise = jax.random.split(key)
     angle = jax.random.randint(which, (), 0, 8).astype(jnp.float32) * jnp.float32(jnp.pi / 4)
     return jnp.float32(2**0.5) * _direction(angle) + 2 * _noise(noise)
@@ -70,7 +70,7 @@ def rings(key: jax.Array) -> jax.Array:
 
 
 def spiral(key: jax.Array) -> jax.Array:
-    """+-1.5 r (cos a, sin a) + noise, a = 3 pi r, r^2 ~ U[0, 1], either sign: two arms of one and a half turns."""
+    """+-1.5 r (cos a, sin a) + noise, a = 3 pi r, r^2 ~ U[0, 1]: two arms of 1.5 turns."""
     on_curve, which, noise = jax.random.split(key, 3)
     radius = jnp.sqrt(_uniform(on_curve, 0, 1))
     return _sign(which) * 1.5 * radius * _direction(3 * jnp.pi * radius) + _noise(noise)

@@ -1,4 +1,4 @@
-"""Networks, each a pair of pure functions: `params = model.init(key, event_shape)`, `model.apply(params, x, t)`."""
+"""Networks, each as `params = model.init(key, event_shape)` and `model.apply(params, x, t)`."""
 
 from jaxdiff.models._model import Model
 from jaxdiff.models.mlp import mlp

@@ -19,7 +19,7 @@ HALF = (
 
 
 def _spread(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Initialise a weight [..., fan_in, fan_out] with its standard deviation; `Model.init` draws the sign and size."""
+    """Initialise a weight, [..., fan_in, fan_out], with its deviation: `Model.init` draws it."""
     return jnp.full(shape, math.prod(shape[:-1]) ** -0.5, dtype)
 
 
@@ -147,7 +147,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax
 
 
 def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
-    """Normalise groups of channels of images [B, H, W, C], with a scale and a shift, [1, C] or [B, C].
+    """Normalise groups of channels of images, [B, H, W, C]; scale and shift are [1, C] or [B, C].
 
     y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2;  at
     least float32
@@ -173,7 +173,7 @@ def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.A
 
 
 class Norm(nn.Module):
-    """Group normalisation with a learned affine map, modulated by (scale, shift), [B, C] each, where given."""
+    """Group normalisation with a learned affine map; film is another (scale, shift), [B, C]."""
 
     groups: int
 
@@ -239,7 +239,7 @@ class Attention(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions with normalisation, modulated by the embedding (FiLM), added to their input."""
+    """Two normalised convolutions, modulated by the embedding (FiLM) and added to their input."""
 
     groups: int
     rate: float
@@ -278,7 +278,7 @@ def fourier(x: jax.Array, exponents: tuple[int, ...]) -> jax.Array:
 
 
 def to_patches(x: jax.Array, patch: int) -> jax.Array:
-    """Stack each patch x patch square of pixels into channels, [B, ceil(H/p), ceil(W/p), p*p*C]; zeros fill the rim."""
+    """Stack squares of p x p pixels into channels, [B, ceil(H/p), ceil(W/p), p*p*C]."""
     if patch == 1:
         return x
     batch, height, width, channels = x.shape

@@ -1,4 +1,4 @@
-"""A network as two pure functions, `init` and `apply`: nothing outside this package sees the network library."""
+"""A network as two pure functions, `init` and `apply`, whatever its network library."""
 
 import functools
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Model:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, None for an unconditional network; the label num_classes is the null class."""
+        """Number of classes, None if unconditional; the label num_classes is the null class."""
         return self.module.num_classes
 
     def init(self, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
@@ -110,7 +110,8 @@ class Model:
         if x.ndim != self.module.event_ndim + 1:
             alone = " (x[None] is a batch of one)" if x.ndim == self.module.event_ndim else ""
             raise ValueError(
-                f"x: expected {self.module.event_ndim + 1} axes, batch first, got shape {x.shape}{alone}"
+                f"x: expected {self.module.event_ndim + 1} axes, batch first, "
+                f"got shape {x.shape}{alone}"
             )
         try:
             size = self.module.event_size(params)
@@ -121,7 +122,8 @@ class Model:
         if x.shape[-1] != size:
             hint = _checks.CHANNELS_LAST if x.ndim == 4 and x.shape[1] == size else ""
             raise ValueError(
-                f"x: expected a last axis of {size}, as params were made for, got shape {x.shape}{hint}"
+                f"x: expected a last axis of {size}, as params were made for, "
+                f"got shape {x.shape}{hint}"
             )
         _checks.time("t", t, x)
         self.check_label(label)
@@ -129,7 +131,7 @@ class Model:
             raise ValueError(f"label: expected shape () or {x.shape[:1]}, got {jnp.shape(label)}")
 
     def check_label(self, label: Any) -> None:
-        """Require a label that the network knows, before it is hidden in a denoiser or a compiled program.
+        """Require a label that the network knows, before a denoiser or a compiled program hides it.
 
         Args:
           label: None, or classes, [] or [B], integer, 0 .. num_classes.
@@ -148,7 +150,7 @@ class Model:
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _init(module: nn.Module, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
-    """Multiply one draw of normals with the standard deviations that the layers initialise their weights with.
+    """Multiply one draw of normals with the standard deviations that the layers have initialised.
 
     One draw, because compiling one for each parameter takes seconds; jitted, because linen runs the
     network to find its parameters. What has a single axis (scales and shifts) is kept as it is.

@@ -13,7 +13,7 @@ from jaxdiff import _checks
 from jaxdiff.models import _layers
 from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, check_dropout, shared
 
-MOST_FOURIER = 23  # float32 has 24 bits: a finer wave is none
+MOST_FOURIER = 23  # float32 has 24 bits: it cannot show a finer wave
 
 
 class UNet(nn.Module):
@@ -65,7 +65,7 @@ class UNet(nn.Module):
         return _layers.dense(self.num_levels, dtype, "levels")(h)
 
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
-        """Down, middle and up, at the resolution of h and back; the width changes where the resolution does."""
+        """Down, middle and up; the width changes where the resolution does."""
         dtype = jnp.dtype(self.dtype)
         indices = itertools.count()
 
@@ -113,7 +113,8 @@ def unet(
 ) -> Model:
     """Build a U-Net for images of any size and number of channels.
 
-        up: h <- block((h + skip) / sqrt(2)),   block: h <- h + conv(silu(FiLM(norm(conv(silu(norm(h)))))))
+        up:     h <- block((h + skip) / sqrt(2))
+        block:  h <- h + conv(silu(FiLM(norm(conv(silu(norm(h)))))))
 
     FiLM scales and shifts by time and class. Sides become ceil(side / 2) on the way down and are
     cropped to the skip connection's on the way up, so odd sides work. Skip connections are added:

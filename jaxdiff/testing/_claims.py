@@ -28,7 +28,7 @@ def chex() -> Any:
 
 @contextlib.contextmanager
 def claim(text: str) -> Iterator[None]:
-    """Turn anything that goes wrong inside into an AssertionError of one line that begins with text."""
+    """Turn any error inside into an AssertionError of one line that begins with text."""
     try:
         yield
     except Exception as error:
@@ -77,7 +77,7 @@ def equal(found: Any, expected: Any) -> None:
 
 
 def close(found: Any, expected: Any, tolerance: float) -> None:
-    """Require trees of one shape whose values differ by no more than tolerance times their largest."""
+    """Require trees of one shape that differ by at most tolerance times their largest value."""
     chex().assert_trees_all_equal_shapes(found, expected)
     for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         if not jnp.issubdtype(two.dtype, jnp.inexact):
@@ -87,8 +87,9 @@ def close(found: Any, expected: Any, tolerance: float) -> None:
         error = np.abs(np.where(both, 0, one) - np.where(both, 0, two))
         largest = max(1.0, float(np.max(np.abs(np.where(np.isfinite(two), two, 0)), initial=0)))
         if not np.all(error <= tolerance * largest):  # NaN is no small error
+            worst = np.max(error, initial=0)
             raise AssertionError(
-                f"expected a difference of at most {tolerance * largest:.3g}, got {np.max(error, initial=0):.3g}"
+                f"expected a difference of at most {tolerance * largest:.3g}, got {worst:.3g}"
             )
 
 

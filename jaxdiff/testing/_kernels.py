@@ -26,7 +26,7 @@ def check_kernel(
 ) -> None:
     """Check that a kernel keeps the contract of `sample`.
 
-        row i of step(keys, carry, x_t, t, s) is a function of (keys[i], carry[i], x_t[i], t, s) alone
+        row i of step(keys, carry, x_t, t, s) depends on (keys[i], carry[i], x_t[i], t, s) alone
 
     The claims: x_s has the shape and dtype of x_t (float32 and float64, and nothing becomes float64
     where it exists); log weights are [B], finite, float32 or the dtype of x_t; the memory keeps its

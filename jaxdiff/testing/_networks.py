@@ -26,7 +26,7 @@ def check_denoiser(
 ) -> None:
     """Check that a denoiser keeps the contract of kernels, guidance, likelihoods and posteriors.
 
-        row i of denoiser(x_t, t) is a function of (x_t[i], t[i]) alone
+        row i of denoiser(x_t, t) depends on (x_t[i], t[i]) alone
 
     The claims: what it returns has the shape and dtype of x_t (float32 and float64, and nothing
     becomes float64 where it exists); a time [] is that time for every row; it is a pure function,
@@ -72,7 +72,8 @@ def check_model(
 ) -> None:
     """Check that a model keeps the contract of training and of `make_denoiser`.
 
-        params = model.init(key, event_shape),   row i of model.apply(params, x_t, t) depends on (x_t[i], t[i]) alone
+        params = model.init(key, event_shape)
+        row i of model.apply(params, x_t, t) depends on (params, x_t[i], t[i]) alone
 
     The claims: parameters are a function of the key, in float32 also where float64 exists; new
     parameters compile nothing; the output has the shape of x_t, or twice its channels; the gradient
