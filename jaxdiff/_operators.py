@@ -85,4 +85,4 @@ def blur_matrix(size: int, width: Any) -> jax.Array:
     """K_ij = exp(-(i - j)^2 / (2 width^2)) / sum_j, [size, size]."""
     index = jnp.arange(size)
     squared = ((index[:, None] - index[None]) ** 2).astype(float)
-    return jax.nn.softmax(-squared / (2 * width**2), axis=1)
+    return jax.nn.softmax(-squared / jnp.asarray(2 * width**2, squared.dtype), axis=1)

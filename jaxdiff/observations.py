@@ -114,7 +114,7 @@ def linear(
         if event_shape is None or gain is not None:
             return Observation(function, y, noise_std, gain)
         _checks.floating("y", y)
-        like = jax.ShapeDtypeStruct(event_shape, y.dtype)
+        like = jax.ShapeDtypeStruct(event_shape, jnp.asarray(y).dtype)
         _checks.same_shape("what operator returns", jax.eval_shape(function, like), "y", y)
         return Observation(function, y, noise_std, squared_rows(function, like))
     _checks.floating("operator", operator)
@@ -261,6 +261,7 @@ def blur(y: jax.Array, width: float, noise_std: Any) -> Observation:
     _checks.values("width", width, "a positive standard deviation", lambda v: v > 0)
     if jnp.ndim(y) != 3:
         raise ValueError(f"y: expected an image [H, W, C], got shape {jnp.shape(y)}")
+    y = jnp.asarray(y)
     vertical, horizontal = (blur_matrix(size, width).astype(y.dtype) for size in y.shape[:2])
     rows = [jnp.sum(matrix**2, axis=1) for matrix in (vertical, horizontal)]
     gain = jnp.broadcast_to((rows[0][:, None] * rows[1][None])[..., None], y.shape)

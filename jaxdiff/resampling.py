@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
-from jaxdiff import _checks
+from jaxdiff import _checks, _rows
 from jaxdiff._tree import pytree, static
 
 # Numbers of copies are in fixed point: a whole part, and a fraction in units of 2^-30. A sum of
@@ -173,7 +173,7 @@ def _relative_weights(log_weights: jax.Array) -> jax.Array:
 def _expected_copies(log_weights: jax.Array, num: int) -> _Copies:
     """num W_i in fixed point, [B], of sum num exactly."""
     weights = _relative_weights(jax.lax.stop_gradient(log_weights))
-    weights = weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+    weights = weights.astype(_rows.state_dtype(weights.dtype))
     copies = num * weights / jnp.maximum(jnp.sum(weights), 1)
     # A number within rounding of an integer is that integer: else a certain copy may be lost.
     nearest = jnp.round(copies)

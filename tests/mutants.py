@@ -328,7 +328,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/_operators.py": [
         ("squared_rows", "lengths for their squares", "jnp.sum(pull(e.reshape(predicted.shape))[0] ** 2)", "jnp.sqrt(jnp.sum(pull(e.reshape(predicted.shape))[0] ** 2))", "test_observations.py::test_a_function_has_the_gain_of_its_matrix"),
         ("squared_rows", "one probe again and again", "jax.random.fold_in(jax.random.key(0), n)", "jax.random.key(0)", "test_observations.py::test_the_gain_of_many_rows_is_probed"),
-        ("blur_matrix", "no half in the exponent", "/ (2 * width**2), axis=1)", "/ (width**2), axis=1)", "test_identities.py::test_what_is_hidden_is_not_counted_and_a_blur_is_normal"),
+        ("blur_matrix", "no half in the exponent", "jnp.asarray(2 * width**2, squared.dtype)", "jnp.asarray(width**2, squared.dtype)", "test_identities.py::test_what_is_hidden_is_not_counted_and_a_blur_is_normal"),
         ("BlockMeans", "blocks laid the other way", "blocks.mean(axis=(1, 3))", "blocks.mean(axis=(0, 2))", "test_observations.py::test_operators_are_what_they_say"),
     ],
     "jaxdiff/guidance/_classes.py": [
@@ -365,7 +365,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("mcgdiff", "scale for scale^2", "added + scale**2 * v", "added + scale * v", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("mcgdiff", "what lies outside of A's range is forgotten", "constant = -jnp.sum(outside**2) / (2 * std**2)", "constant = 0 * jnp.sum(outside**2) / (2 * std**2)", "test_identities.py::test_what_lies_outside_the_range_counts"),
         ("inpaint", "hidden entries are counted", "observed.astype(y.dtype), y, noise_std, observed)", "observed.astype(y.dtype), y, noise_std, True)", "test_posterior.py::test_without_an_observation_it_is_ancestral"),
-        ("denoise", "nothing is observed", "everything = jnp.ones(jnp.shape(y), y.dtype)", "everything = jnp.zeros(jnp.shape(y), y.dtype)", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
+        ("denoise", "nothing is observed", "everything = jnp.ones(jnp.shape(y), bool)", "everything = jnp.zeros(jnp.shape(y), bool)", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("noise_level", "the ratio for its square", "schedule.time(-2 * jnp.log(jnp.asarray(noise_std)))", "schedule.time(-jnp.log(jnp.asarray(noise_std)))", "test_identities.py::test_the_noise_level_is_where_the_ratio_is"),
         ("gaussian_belief", "the mean counts in full", "sigma**2 * mean / total", "mean", "test_identities.py::test_the_gaussian_belief_is_the_oracles_posterior"),
     ],

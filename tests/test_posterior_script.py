@@ -183,7 +183,7 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     read = loading.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
-    def instead(run, problem, name, number, *_):  # of the programs
+    def instead(run, problem, name, number, **_):  # of the programs
         sizes = {
             "x": (number, 8, 8, 1),
             "log_weights": (number,),

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
@@ -144,6 +143,7 @@ def measure(
     label: str,
     draw: Callable[[str, jax.Array], np.ndarray],
     grid_of: Callable[[str, int], jax.Array],
+    *,
     reference: np.ndarray,
     moments_error: Callable[[np.ndarray], float],
 ) -> list[dict[str, Any]]:
@@ -191,7 +191,9 @@ def on_mixture(options: Options) -> dict[str, Any]:
         "title": f"exact denoiser of a mixture in 4 dimensions, {options.schedule} schedule",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
         "moments_floor": moments_error(other),
-        "rows": measure(options, "mixture", draw, grid_of, reference, moments_error),
+        "rows": measure(
+            options, "mixture", draw, grid_of, reference=reference, moments_error=moments_error
+        ),
     }
 
 
@@ -202,14 +204,15 @@ def error_by_time(run: loading.Run) -> Callable[[jax.Array], float]:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x_0)))
 
     @jax.jit
-    def errors(
-        params: Any, t: jax.Array, key: jax.Array, x_0: jax.Array, label: jax.Array | None
-    ) -> jax.Array:
+    def errors(params: Any, t: jax.Array, rows: tuple) -> jax.Array:
+        key, x_0, label = rows
         denoiser = run.trained.with_params(params).denoiser(label)
         return jd.losses.denoising_error(key, denoiser, run.trained.schedule, x_0, t=t)
 
     def error(t: jax.Array) -> float:
-        at = Partial(errors, run.trained.params, t)
+        def at(*rows: Any) -> jax.Array:
+            return errors(run.trained.params, t, rows)
+
         return float(np.mean(memory.in_chunks(at, run.config.batch_size, keys, x_0, given)))
 
     return error
@@ -252,7 +255,14 @@ def on_run(options: Options, run: loading.Run) -> dict[str, Any]:
         "title": f"{run.dataset.name}, a trained network, step {run.trained.step}",
         "floor": jd.metrics.sliced_wasserstein(other, reference, num_slices=200).value,
         "moments_floor": moments_error(other),
-        "rows": measure(options, run.dataset.name, draw, grid_of, reference, moments_error),
+        "rows": measure(
+            options,
+            run.dataset.name,
+            draw,
+            grid_of,
+            reference=reference,
+            moments_error=moments_error,
+        ),
     }
 
 

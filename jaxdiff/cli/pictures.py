@@ -208,11 +208,11 @@ def samplers(results: list[dict[str, Any]], path: Path) -> None:
     for part, result in zip(parts[:, 0], results, strict=True):
         part.suptitle(result["title"])
         for axis, (by, name, title) in zip(part.subplots(1, len(panels)), panels, strict=True):
-            _lines(axis, result, by, name, title)
+            _lines(axis, result, by, name, title=title)
     save(figure, path)
 
 
-def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, title: str) -> None:
+def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, *, title: str) -> None:
     rows = [row for row in result["rows"] if row[figure_name] is not None]
     names = list(dict.fromkeys(row[by] for row in result["rows"]))
     for number, name in enumerate(names):

@@ -69,6 +69,7 @@ def one_method(
     problem: problems.Problem,
     name: str,
     options: Options,
+    *,
     seen: posteriors.Observed,
     own: posteriors.Observed | None,
 ) -> tuple[posteriors.Drawn, dict[str, Any]]:
@@ -92,7 +93,7 @@ def one_method(
     }
     if own is not None:
         found["calibration"] = posteriors.calibrate(
-            run, problem, name, own, particles, seed=options.seed
+            run, problem, name, own, particles=particles, seed=options.seed
         )
     return drawn, found
 
@@ -161,7 +162,7 @@ def main(options: Options) -> dict[str, Any]:
         )
     found, draws = [], {}
     for name in names:
-        draws[name], row = one_method(run, problem, name, options, seen, own)
+        draws[name], row = one_method(run, problem, name, options, seen=seen, own=own)
         found.append(row)
     tables.print_posteriors(found, task)
     result: dict[str, Any] = {

@@ -219,7 +219,7 @@ class GaussianMixture:
         size = self.means.shape[-1]
         if jnp.shape(x)[-1:] != (size,):
             raise ValueError(f"x: expected shape [..., {size}], got {jnp.shape(x)}")
-        rows = jnp.reshape(x, (-1, size))
+        rows = jnp.reshape(jnp.asarray(x), (-1, size))
         dtype = _rows.wider(self.means.dtype, rows.dtype)
         return _cast(self, dtype), rows.astype(dtype)
 

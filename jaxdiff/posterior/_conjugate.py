@@ -287,7 +287,7 @@ def denoise(
     Source: see `mcgdiff`.
     """
     _checks.floating("y", y)
-    everything = jnp.ones(jnp.shape(y), y.dtype)
+    everything = jnp.ones(jnp.shape(y), bool)
     return inpaint(denoiser, schedule, y, everything, noise_std=noise_std, belief=belief)
 
 

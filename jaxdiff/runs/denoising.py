@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 from tqdm import tqdm
 
 import jaxdiff as jd
+from jaxdiff._tree import pytree
 from jaxdiff.runs import loading, memory
 
 
@@ -29,28 +29,24 @@ def denoising_errors(
     linear = best_linear(train)
 
     @jax.jit
-    def errors(
-        linear: Any,
-        params: Any,
-        t: jax.Array,
-        key: jax.Array,
-        x_0: jax.Array,
-        label: jax.Array | None,
-    ) -> tuple[jax.Array, ...]:
-        network, vectors = (
-            run.trained.with_params(params).denoiser(label),
-            x_0.reshape(len(x_0), -1),
-        )
-        pairs = ((network, x_0), (Partial(linear, run.trained.schedule), vectors))
-        return tuple(
-            jd.losses.denoising_error(key, d, run.trained.schedule, x, t=t) / vectors.shape[1]
-            for d, x in pairs
-        )
+    def errors(linear: BestLinear, params: Any, t: jax.Array, rows: tuple) -> tuple[jax.Array, ...]:
+        key, x_0, label = rows
+        network, schedule = run.trained.with_params(params).denoiser(label), run.trained.schedule
+        vectors = x_0.reshape(len(x_0), -1)
 
-    mean_error = float(np.mean((x_0.reshape(len(x_0), -1) - np.asarray(linear.args[0])) ** 2))
+        def error(denoiser: Any, x: jax.Array) -> jax.Array:
+            return jd.losses.denoising_error(key, denoiser, schedule, x, t=t) / vectors.shape[1]
+
+        return error(network, x_0), error(lambda x, t: linear(schedule, x, t), vectors)
+
+    mean_error = float(np.mean((x_0.reshape(len(x_0), -1) - np.asarray(linear.mean)) ** 2))
     rows = []
     for t in tqdm(np.linspace(0, 1, num_times + 1)[1:], desc="denoising", unit="time"):
-        at = Partial(errors, linear, run.trained.params, jnp.asarray(t, jnp.float32))
+        time = jnp.asarray(t, jnp.float32)
+
+        def at(*rows: Any, time: jax.Array = time) -> tuple[jax.Array, ...]:
+            return errors(linear, run.trained.params, time, rows)
+
         ours, best = memory.in_chunks(at, run.config.batch_size, keys, x_0, label)
         rows.append(
             {
@@ -65,7 +61,24 @@ def denoising_errors(
     return rows
 
 
-def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> Partial:
+@pytree
+class BestLinear:
+    """The exact denoiser of a normal law: its mean, its variances and their directions, and all others' variance."""
+
+    mean: jax.Array
+    values: jax.Array
+    vectors: jax.Array
+    ridge: jax.Array
+
+    def __call__(self, schedule: jd.Schedule, x_t: jax.Array, t: Any) -> jax.Array:
+        alpha, sigma = schedule.alpha_sigma(t)
+        centred = x_t - alpha * self.mean[None]
+        gains, rest = (alpha * v / (alpha**2 * v + sigma**2) for v in (self.values, self.ridge))
+        along = ((gains - rest)[None] * (centred @ self.vectors)) @ self.vectors.T
+        return self.mean[None] + rest * centred + along
+
+
+def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> BestLinear:
     """The exact denoiser of a normal law with the mean and covariance of examples [N, *D], (schedule, x_t [B, d], t).
 
         D(x_t) = m + sum_i g(l_i) v_i v_i^T (x_t - alpha m),   g(l) = alpha l / (alpha^2 l + sigma^2)
@@ -82,16 +95,5 @@ def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> Partial:
     kept = values > 1e-12 * values[-1]
     values, vectors = values[kept], vectors[:, kept]
     vectors = centred.T @ vectors / np.sqrt(values) if few else vectors
-    return Partial(
-        _linear, *(jnp.asarray(v, jnp.float32) for v in (mean, values + ridge, vectors, ridge))
-    )
-
-
-def _linear(
-    mean: jax.Array, values: jax.Array, vectors: jax.Array, ridge: jax.Array, schedule: jd.Schedule,
-    x_t: jax.Array, t: Any,
-) -> jax.Array:  # fmt: skip
-    alpha, sigma = schedule.alpha_sigma(t)
-    centred = x_t - alpha * mean[None]
-    gains, rest = (alpha * v / (alpha**2 * v + sigma**2) for v in (values, ridge))
-    return mean[None] + rest * centred + (((gains - rest)[None] * (centred @ vectors)) @ vectors.T)
+    moments = (mean, values + ridge, vectors, ridge)
+    return BestLinear(*(jnp.asarray(v, jnp.float32) for v in moments))

@@ -74,7 +74,13 @@ def _continuous(estimators: Estimators, held_out: np.ndarray) -> None:
     )
     name = "bound in continuous time"
     estimators.add(
-        name, "lower", "held out", out["log_prob"], options.times, seconds, density=levels is None
+        name,
+        "lower",
+        "held out",
+        out["log_prob"],
+        calls=options.times,
+        seconds=seconds,
+        density=levels is None,
     )
 
 
@@ -92,8 +98,8 @@ def _terms(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
         "lower",
         "held out",
         log_prob,
-        estimators.steps,
-        seconds,
+        calls=estimators.steps,
+        seconds=seconds,
         density=density,
     )
     chain = estimators.chain(lambda x, t: x)
@@ -126,12 +132,18 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
         "lower",
         "held out",
         log_w[:, 0],
-        estimators.steps,
-        seconds / options.paths,
+        calls=estimators.steps,
+        seconds=seconds / options.paths,
         density=density,
     )
     estimators.add(
-        f"{name}{options.paths}", "lower", "held out", tight, calls, seconds, density=density
+        f"{name}{options.paths}",
+        "lower",
+        "held out",
+        tight,
+        calls=calls,
+        seconds=seconds,
+        density=density,
     )
     return {"log_w": log_w}
 
@@ -151,7 +163,9 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
     calls = estimators.steps * (options.paths + 1)
     for kind in ("lower", "upper"):
         name = f"paths both ways, K = {options.paths}"
-        estimators.add(name, kind, "simulated", out[kind], calls, seconds, density=density)
+        estimators.add(
+            name, kind, "simulated", out[kind], calls=calls, seconds=seconds, density=density
+        )
     return out
 
 
@@ -183,7 +197,9 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
         estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)
     )  # a gradient counts as one
     out, seconds = estimators.mapped("ais", lower, held_out, num, **chunks)
-    estimators.add(name, "lower", "held out", out["log_prob"], calls, seconds, density=density)
+    estimators.add(
+        name, "lower", "held out", out["log_prob"], calls=calls, seconds=seconds, density=density
+    )
     bounds, seconds = estimators.mapped("ais-both", both, None, num, **chunks)
     for kind in ("lower", "upper"):
         estimators.add(
@@ -191,8 +207,8 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
             kind,
             "simulated",
             bounds[kind],
-            2 * calls,
-            seconds,
+            calls=2 * calls,
+            seconds=seconds,
             density=density,
         )
     return float(out["accepted"].mean())
@@ -228,7 +244,9 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
     how = "decoded" if by_levels else "as it is" if levels is None else "dequantised"
     name, kind = f"probability-flow ODE, Hutchinson, {how}", "lower" if by_levels else "density"
     calls = 4 * options.ode_steps
-    estimators.add(name, kind, "held out", out["log_prob"], calls, seconds, density=not by_levels)
+    estimators.add(
+        name, kind, "held out", out["log_prob"], calls=calls, seconds=seconds, density=not by_levels
+    )
 
 
 def null(estimators: Estimators, held_out: np.ndarray) -> Row:
@@ -238,7 +256,9 @@ def null(estimators: Estimators, held_out: np.ndarray) -> Row:
     variance = train.var(0).mean()
     squared = np.sum(np.square(held_out - train.mean(0)), axis=1) / variance
     log_prob = -(squared + estimators.size * np.log(2 * np.pi * variance)) / 2
-    estimators.add("isotropic Gaussian", "density", "held out", log_prob, 0, 0.0, density=True)
+    estimators.add(
+        "isotropic Gaussian", "density", "held out", log_prob, calls=0, seconds=0.0, density=True
+    )
     return estimators.rows[-1]
 
 
@@ -293,7 +313,7 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
             "density",
             "held out",
             log_prob(held_out),
-            0,
-            time.monotonic() - began,
+            calls=0,
+            seconds=time.monotonic() - began,
             density=True,
         )

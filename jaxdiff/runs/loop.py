@@ -57,7 +57,7 @@ def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tup
         if first < config.steps:
             if before is not None and (line := folders.what_changes(before, config, first)):
                 print(line)
-            state = loop(config, dataset, model, state, checkpoints)
+            state = loop(config, dataset, model, state, checkpoints=checkpoints)
     return first, int(state.step)
 
 
@@ -66,6 +66,7 @@ def loop(
     dataset: datasets.Dataset,
     model: models.Model,
     state: training.TrainState,
+    *,
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
     """The updates from the state's step on, with log, evaluation and checkpoints; returns the last state saved."""

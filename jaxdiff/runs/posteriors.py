@@ -95,7 +95,9 @@ def draw(
         label = None if labels is None else labels[i]
         digest = cache.digest([made_of, i], (likelihoods[i], label, y))
         paths.append(folder / f"{name}-{i}-{digest}.npz")
-    make = _maker(run, problem, name, number, likelihoods, key_of(seed, what), labels)
+    make = _maker(
+        run, problem, name, number, likelihoods=likelihoods, key=key_of(seed, what), labels=labels
+    )
     at_once = jax.local_device_count() * problem.options.at_once
     parts = cache.resumable(paths, make, at_once=at_once, name=name)
     fields = {
@@ -111,6 +113,7 @@ def _maker(
     problem: Problem,
     name: str,
     number: int,
+    *,
     likelihoods: list[Any],
     key: jax.Array,
     labels: np.ndarray | None,
@@ -219,8 +222,8 @@ def calibrate(
     problem: Problem,
     name: str,
     seen: Observed,
-    particles: int,
     *,
+    particles: int,
     seed: int,
 ) -> dict[str, Any]:
     """Ranks of the model's own images among their posterior samples, and what they say."""

@@ -139,7 +139,10 @@ class Estimators:
                 for place, n in enumerate(numbers)
             ]
 
-        paths = [self.path(name, n, x_0, num, size, settings) for n in range(-(-num // size))]
+        paths = [
+            self.path(name, n, x_0=x_0, num=num, size=size, settings=settings)
+            for n in range(-(-num // size))
+        ]
         parts = cache.resumable(paths, make, at_once=num_devices, name=name)
         joined = {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
         return joined, float(joined.pop("seconds").sum())
@@ -153,7 +156,7 @@ class Estimators:
         return jax.pmap(chunk, in_axes=(None, 0, 0))
 
     def path(
-        self, name: str, n: int, x_0: np.ndarray | None, num: int, size: int, settings: Any
+        self, name: str, n: int, *, x_0: np.ndarray | None, num: int, size: int, settings: Any
     ) -> Path:
         """Where part n is kept: more rows leave the whole parts as they are."""
         count = min(size, num - n * size)
@@ -167,9 +170,9 @@ class Estimators:
         kind: str,
         data: str,
         log_prob: np.ndarray,
+        *,
         calls: int,
         seconds: float,
-        *,
         density: bool,
     ) -> None:
         """A line of the table from the log-probabilities of the examples."""

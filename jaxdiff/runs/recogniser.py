@@ -101,13 +101,13 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
     ):  # of two, one trains it
         state = checkpoints.restore(jax.eval_shape(initial))
         if state is None:
-            state = fit(network, dataset, jax.jit(initial)(), optimizer, steps)
+            state = fit(network, dataset, jax.jit(initial)(), optimizer=optimizer, steps=steps)
             checkpoints.save(steps, state, loss=0.0)
     return Recogniser(network, state.ema_params)
 
 
 def fit(
-    network: Network, dataset: Dataset, state: training.TrainState, optimizer: Any, steps: int
+    network: Network, dataset: Dataset, state: training.TrainState, *, optimizer: Any, steps: int
 ) -> training.TrainState:
     """The updates, on all devices."""
 

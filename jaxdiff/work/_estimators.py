@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import _checks
+from jaxdiff import _checks, _rows
 
 
 def bennett_acceptance_ratio(forward_work: jax.Array, reverse_work: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ def bennett_standard_error(forward_work: jax.Array, reverse_work: jax.Array) -> 
 
 def _works(forward_work: Any, reverse_work: Any) -> tuple[jax.Array, jax.Array]:
     forward, reverse = jnp.ravel(forward_work), jnp.ravel(reverse_work)
-    dtype = jnp.promote_types(forward.dtype, reverse.dtype)
+    dtype = _rows.wider(forward.dtype, reverse.dtype)
     forward, reverse = forward.astype(dtype), reverse.astype(dtype)
     for name, work in (("forward_work", forward), ("reverse_work", reverse)):
         if work.size == 0:

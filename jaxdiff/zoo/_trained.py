@@ -103,11 +103,10 @@ class Trained:
     def __repr__(self) -> str:
         num = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         config = self.about.get("config", {})
-        name = config.get("diffusion", {}).get("schedule", "its own")
         words = [
             f"{config.get('dataset', 'network')}: {num / 1e6:.2f} million parameters",
             f"{self.prediction} prediction",
-            f"schedule {name}",
+            f"{self.schedule!r}".partition("(")[0] + " schedule",
             "x".join(map(str, self.event_shape)),
             "no classes" if self.num_classes is None else f"{self.num_classes} classes",
             f"step {self.step}",
