@@ -447,11 +447,12 @@ def test_errors_without_a_message(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_exit_codes(tmp_path: Path) -> None:
-    """Of a process: 1 with a line, 1 with a traceback, 130 where it was interrupted."""
+    """Of a process: 1 with a line or a traceback, 130 where it was interrupted, 141 where `| head` has left."""
     program = "from jaxdiff.cli import errors\nwith errors.one_line_errors():\n    {}\n"
     found = {}
     for name, body in {
-        "line": "raise OSError('full')", "traceback": "None + 1", "interrupted": "raise KeyboardInterrupt"
+        "line": "raise OSError('full')", "traceback": "None + 1", "interrupted": "raise KeyboardInterrupt",
+        "no reader": "raise BrokenPipeError",
     }.items():  # fmt: skip
         command = [sys.executable, "-c", program.format(body)]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
@@ -462,7 +463,9 @@ def test_exit_codes(tmp_path: Path) -> None:
         "line": 1,
         "traceback": 1,
         "interrupted": 130,
+        "no reader": 141,
     }
+    assert found["no reader"].stderr == ""
     assert found["line"].stderr == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
     assert "Traceback" in found["traceback"].stderr
     assert found["traceback"].stderr.endswith(f"{errors.NOT_YOURS}\n")

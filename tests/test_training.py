@@ -416,6 +416,15 @@ with training.lock(Path(sys.argv[1])):
 """
 
 
+def test_a_reader_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    with training.Checkpoints(tmp_path) as writer:
+        writer.save(1, {"a": jnp.ones(3)}, loss=1.0)
+    capfd.readouterr()
+    with training.Checkpoints(tmp_path, read_only=True) as reader:
+        assert reader.restore({"a": jnp.zeros(3)}) is not None
+    assert capfd.readouterr() == ("", "")
+
+
 def test_one_process_writes_to_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

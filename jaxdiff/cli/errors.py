@@ -31,6 +31,9 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # what a shell calls SIGPIPE
     except Exception as error:
         if not is_the_users(error):
             error.add_note(NOT_YOURS)
@@ -48,8 +51,8 @@ def is_the_users(error: BaseException) -> bool:
     """Whether the user can mend an error: it is the machine's, or one that a check of ours has raised.
 
     A check has a `raise` statement in jaxdiff or in a script, and so has what says that an extra is
-    not installed. What the interpreter raises there
-    (`None + 1`), and what other packages raise, nobody has foreseen.
+    not installed. What the interpreter raises there (`None + 1`), and what other packages raise,
+    nobody has foreseen.
     """
     if isinstance(error, OSError):
         return True

@@ -46,11 +46,13 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,  # what a kill or a full disk has left
             read_only=read_only,
+            create=not read_only,  # as Orbax sets it for a reader, and says so in a warning
+            save_interval_steps=0 if read_only else 1,
         )
+        logging.getLogger("absl").addFilter(_is_news)
         self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
         self._read_only = read_only
         self._damaged: set[int] = set()
-        logging.getLogger("absl").addFilter(_without_traceback)
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
         """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
@@ -128,7 +130,7 @@ class Checkpoints:
             with self._writing():
                 self._manager.close()
         finally:
-            logging.getLogger("absl").removeFilter(_without_traceback)
+            logging.getLogger("absl").removeFilter(_is_news)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -183,9 +185,14 @@ class Checkpoints:
         return value
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    """Whether a line of absl's log is to be shown: not orbax's pages on an error that `save` or `close` raises."""
-    return not (record.exc_info and "orbax" in record.pathname)
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of absl's log is to be shown.
+
+    Orbax writes pages on an error that `save` or `close` raises, and warns a reader that it reads.
+    """
+    if "orbax" not in record.pathname:
+        return True
+    return not record.exc_info and "is read only" not in str(record.msg)
 
 
 def digest(tree: Any) -> str:
