@@ -1,4 +1,4 @@
-"""Data for the scripts: images with their grey levels, and 2-D densities, behind one face."""
+"""Data for the scripts: images with grey levels, and 2-D densities, as one type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ TOY_EXAMPLES = {"train": 50_000, "test": 10_000}
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a script needs to know of a data set; examples come as the process sees them, images in [-1, 1].
+    """A data set as a script needs it; its examples are images in [-1, 1], or vectors.
 
-    Those of `later` are read when they are first asked for.
+    The examples are read when they are first asked for.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Dataset:
     def batches(
         self, batch_size: int, seed: int
     ) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
-        """The batch of each step, a function of (seed, step) alone: a resumed run sees what it would have seen."""
+        """The batch of each step, a function of (seed, step) alone, so a run can be resumed."""
         batches = data.batches(
             self.splits["train"],
             batch_size=batch_size,
@@ -80,11 +80,11 @@ def of(config: Any) -> Dataset:
     """Return the data set of a run.
 
     Args:
-      config: of the run.
+      config: the configuration of the run.
     Returns:
       Dataset, whose examples are read when they are first asked for.
     Raises:
-      ValueError: there is no such set, or it has no held-out examples.
+      ValueError: the set does not exist, or it lacks held-out examples.
     """
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
@@ -104,7 +104,10 @@ def of(config: Any) -> Dataset:
 def later(
     name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int | None
 ) -> Dataset:
-    """A set of images known from elsewhere: a network that ships with the package draws samples without any example."""
+    """A data set whose shapes are known: its examples are loaded only when they are needed.
+
+    So a network that ships with the package draws samples without the data.
+    """
     return Dataset(
         name,
         event_shape,
@@ -115,7 +118,7 @@ def later(
 
 
 def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
-    """The examples by what they are for: `test` is what is held out, whatever the set calls it."""
+    """The examples by their use: `test` is the held-out split, whatever the set calls it."""
     if parts.source != "the split test":
         _say(f"{name}: held out: {parts.source}")
     return {"train": parts.train, "test": parts.held_out}
