@@ -114,9 +114,9 @@ def brief(value: Any) -> str:
     if isinstance(value, Partial):
         return brief(value.func)
     if isinstance(value, dict | list | tuple) and not hasattr(value, "_fields"):
-        leaves = jax.tree.leaves(value)
-        few = len(leaves) <= 4 and not isinstance(value, dict)
-        return f"({', '.join(map(brief, value))})" if few else f"<{len(leaves)} leaves>"
+        if len(value) <= 4 and not isinstance(value, dict):
+            return f"({', '.join(map(brief, value))})"
+        return f"<{len(jax.tree.leaves(value))} leaves>"
     if dataclasses.is_dataclass(value) or not callable(value):
         return repr(value)
     return getattr(value, "__qualname__", type(value).__name__).lstrip("_")

@@ -87,6 +87,8 @@ def test_repr_is_one_readable_line() -> None:
         function: Any
         fields: Any
 
+    two = Holder(abs, (Scale(jnp.zeros(5)), jnp.exp))
+    assert repr(two) == "Holder(fields=(Scale(factor=float32[5], power=1), exp), function=abs)"
     held = Holder(Partial(jnp.exp), {"a": 1, "b": jnp.zeros(2)})
     assert repr(held) == "Holder(fields=<2 leaves>, function=exp)"
     texts = []

@@ -14,6 +14,15 @@ TOY_EXAMPLES = {"train": 50_000, "test": 10_000}
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a network knows of its data: enough to draw samples without the data."""
+
+    event_shape: tuple[int, ...]
+    num_classes: int | None
+    levels: int | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A data set as a script needs it; its examples are images in [-1, 1], or vectors.
 
@@ -25,6 +34,11 @@ class Dataset:
     num_classes: int | None
     levels: int | None
     read: Callable[[], dict[str, data.Split]]
+
+    @property
+    def facts(self) -> Facts:
+        """What a network needs to know of the set, without its examples."""
+        return Facts(self.event_shape, self.num_classes, self.levels)
 
     @cached_property
     def splits(self) -> dict[str, data.Split]:
@@ -101,20 +115,20 @@ def of(config: Any) -> Dataset:
     )
 
 
-def later(
-    name: str, event_shape: tuple[int, ...], num_classes: int | None, levels: int | None
-) -> Dataset:
-    """A data set whose shapes are known: its examples are loaded only when they are needed.
+def later(name: str, facts: Facts, data_dir: Any = None) -> Dataset:
+    """The data set of an existing network; its examples are read when they are first asked for.
 
-    So a network that ships with the package draws samples without the data.
+    So a network draws samples on a machine without the data.
     """
-    return Dataset(
-        name,
-        event_shape,
-        num_classes,
-        levels,
-        lambda: _splits(name, data.hold_out(data.load(name))),
-    )
+    if name in data.toy.names():
+        read = partial(_toy, name)
+    else:
+        read = partial(_read_images, name, data_dir)
+    return Dataset(name, facts.event_shape, facts.num_classes, facts.levels, read)
+
+
+def _read_images(name: str, data_dir: Any) -> dict[str, data.Split]:
+    return _splits(name, data.hold_out(data.load(name, data_dir=data_dir)))
 
 
 def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:

@@ -1,5 +1,6 @@
 """The folder of a run: its configuration, and what may change when it goes on."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from jaxdiff import training
 from jaxdiff.runs import build, records
 from jaxdiff.runs.checks import check
 from jaxdiff.runs.config import Config, as_json, from_fields
+from jaxdiff.runs.datasets import Facts
 
 # Whether an option may change when a run goes on, and why. The name of a section stands for all of
 # its options that are not named themselves.
@@ -31,6 +33,22 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
 def save(config: Config) -> None:
     """Write config.json, from which the run can be read back."""
     training.write_json(config.run / "config.json", json.loads(as_json(config)))
+
+
+def save_facts(run: Path, facts: Facts) -> None:
+    """Write data.json, with which the run is read without its data."""
+    training.write_json(run / "data.json", dataclasses.asdict(facts))
+
+
+def load_facts(run: Path) -> Facts:
+    """Read what the run knows of its data."""
+    path = run / "data.json"
+    if not path.exists():
+        raise FileNotFoundError(f"run: {run} has no data.json; train it with `jaxdiff train`")
+    try:
+        return records.read(Facts, records.read_json(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; train again with another --run") from error
 
 
 def load_config(run: Path) -> Config:

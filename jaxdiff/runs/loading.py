@@ -33,10 +33,9 @@ def load(folder: str | PathLike, *, best: bool = False) -> Trained:
       folder: the run's folder, as `jaxdiff train` left it; or the name of a network that ships.
       best: whether to take the checkpoint of the lowest held-out loss instead of the newest.
     Returns:
-      Trained: model, parameters, schedule, shapes, and `denoiser`.
+      Trained: model, parameters, schedule, shapes, and `denoiser`. The data are not needed.
     Raises:
-      FileNotFoundError: the run or its first checkpoint does not exist, or the data set is not
-        prepared.
+      FileNotFoundError: the run or its first checkpoint does not exist.
       ValueError: the configuration is damaged, or all checkpoints are damaged.
     """
     return load_run(Path(folder), best=best).trained
@@ -47,7 +46,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
     if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         return shipped(str(folder))
     config = folders.load_config(folder)
-    dataset = datasets.of(config)
+    dataset = datasets.later(config.dataset, folders.load_facts(folder), config.data_dir)
     model = build.make_model(config, dataset)
     abstract = build.abstract_state(config, model, dataset.event_shape)
     with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
@@ -80,7 +79,6 @@ def shipped(name: str) -> Run:
     """A network that ships, as the run that it came from; its folder is runs/NAME-pretrained."""
     trained = jd.pretrained(name)
     config = from_fields(trained.about["config"], Path("runs") / f"{name}-pretrained")
-    dataset = datasets.later(
-        config.dataset, trained.event_shape, trained.num_classes, trained.levels
-    )
+    facts = datasets.Facts(trained.event_shape, trained.num_classes, trained.levels)
+    dataset = datasets.later(config.dataset, facts)
     return Run(config.run, config, dataset, trained)

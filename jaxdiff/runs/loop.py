@@ -88,6 +88,7 @@ def loop(
         watch("the program of an update, which is compiled")
         mapped = training.pmap_step(step, devices)
         update = memory.fitting(mapped, replicated, example, devices=devices)
+    folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:
         keep = Keeper(config, log, checkpoints, evaluate)
