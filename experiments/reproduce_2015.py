@@ -1,4 +1,4 @@
-"""The 2015 paper's cases beside its figures: binary heartbeats, a Swiss roll, MNIST.
+"""Reproduce the 2015 paper's cases: binary heartbeats, a Swiss roll, MNIST.
 
 python experiments/reproduce_2015.py heartbeat      # the binomial process
 python experiments/reproduce_2015.py swiss_roll     # the Gaussian process with a learned schedule
@@ -195,7 +195,7 @@ def check_same(options: Options) -> None:
 def report(
     options: Options, rows: dict[str, tuple[float, float]], null: float, paper: tuple[float, float]
 ) -> None:
-    """Print and save K, L_null and the gain, in bits, beside the paper's.
+    """Print and save K, L_null and the gain in bits, next to the paper's values.
 
     Args:
       options: of the run.

@@ -27,7 +27,7 @@ def _quotas(root: Path) -> Iterator[float]:
     for group, version in groups("cpu", root):
         files = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         limit = [word for name in files for word in read(group / name).split()]
-        # -1 or max is no limit
+        # -1 and max mean unlimited.
         if len(limit) == 2 and all(word.isdecimal() and int(word) for word in limit):
             yield int(limit[0]) / int(limit[1])
 

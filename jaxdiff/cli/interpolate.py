@@ -88,7 +88,7 @@ def _kernel(run: loading.Run, params: object, labels: jax.Array | None) -> jd.Ke
 
 
 def pairs(run: loading.Run, options: Options) -> tuple[jax.Array, jax.Array]:
-    """Held-out images and as many others, of another class each, where there are classes."""
+    """Return held-out images and as many others; each pair has two classes if possible."""
     split = run.dataset.splits["test"]
     images, labels = split.images, split.labels
     if options.strips > len(images) // 20:

@@ -52,7 +52,7 @@ def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
 
 
 def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray | None, path: Path) -> None:
-    """Samples next to real examples, where those are at hand."""
+    """Draw samples, next to real examples if those can be read."""
     shown = {"samples": x} | ({} if real is None else {f"real {dataset.name}": real})
     figure, axes = plt.subplots(
         1, len(shown), figsize=(5 * len(shown), 5.2), layout="constrained", squeeze=False

@@ -1,6 +1,6 @@
 """Train a diffusion model; the same command again goes on with a run that was stopped.
 
-A run whose updates need more memory than there is left is refused before its first step.
+A run whose updates need more memory than is left is refused before its first step.
 JAXDIFF_ANYWAY=1 runs it anyway.
 """
 

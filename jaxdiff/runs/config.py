@@ -125,7 +125,7 @@ class Config:
     seed: int = 0
     """Seed of everything random in the run."""
     conditional: bool = True
-    """Whether the network is given the label, where there are labels."""
+    """Whether the network is given the label; without effect on data without labels."""
     label_drop: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
     log_every: int = 20

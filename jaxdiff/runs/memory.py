@@ -72,7 +72,7 @@ def _of_groups(root: Path) -> Iterator[int]:
             files = dict(
                 entry.split() for entry in _machine.read(group / "memory.stat").splitlines()
             )
-            # Pages of files that nobody has read lately are given back when memory is short.
+            # The system frees pages of files that were not read lately when memory is short.
             idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
             yield max(0, int(limit) - int(used) + idle)
 

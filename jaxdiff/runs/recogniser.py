@@ -93,10 +93,8 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
         params = network.init(keys[0], jnp.zeros((1, *dataset.event_shape)))["params"]
         return training.init_state(keys[1], params, optimizer)
 
-    with (
-        training.lock(folder, wait=True),
-        training.Checkpoints(folder) as checkpoints,
-    ):  # of two, one trains it
+    # Of two processes one trains it, and the other waits.
+    with training.lock(folder, wait=True), training.Checkpoints(folder) as checkpoints:
         state = checkpoints.restore(jax.eval_shape(initial))
         if state is None:
             state = fit(network, dataset, jax.jit(initial)(), optimizer=optimizer, steps=steps)
@@ -114,10 +112,8 @@ def fit(
         _, logits = network.apply({"params": params}, jax.vmap(shifted)(rows.keys, x))
         return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
-    devices = jax.local_devices()[
-        : len(dataset.splits["train"].images)
-    ]  # of few images, one each at most
     images = dataset.splits["train"].images
+    devices = jax.local_devices()[: len(images)]  # at least one image for each
     size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)
     step = training.make_step(loss, optimizer, ema_decay=0.995)
     batch = dataset.batches(size, 0)

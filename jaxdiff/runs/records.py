@@ -19,7 +19,7 @@ def flat(options: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file, naming it where it is damaged."""
+    """Read a JSON file; the error names the file if it is damaged."""
     try:
         return json.loads(path.read_text())
     except (ValueError, RecursionError) as error:  # not text, not JSON, or nested too deep

@@ -8,7 +8,7 @@ from jaxdiff.runs import require
 
 
 def another(seed: int, number: int = 1) -> int:
-    """A seed beside this one, for what has to be independent of it."""
+    """Derive another seed, for draws that must be independent of this one."""
     return (seed + number) % require.SEEDS
 
 

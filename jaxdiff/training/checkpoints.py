@@ -28,10 +28,9 @@ class Checkpoints:
     One process writes to a folder (`training.lock`); any number may read beside it.
 
     Args:
-      folder: where they lie; made if missing, but for a reader.
+      folder: their folder; a writer makes it if it is missing.
       keep: how many of the newest to keep, besides the one of the lowest loss.
-      read_only: whether this one only reads, beside a process that writes perhaps: nothing in the
-        folder changes.
+      read_only: whether to change nothing in the folder. Another process may write to it.
     """
 
     def __init__(self, folder: Path | str, *, keep: int = 2, read_only: bool = False) -> None:
@@ -124,7 +123,7 @@ class Checkpoints:
         return sorted(steps, key=self._loss) if best else steps
 
     def close(self) -> None:
-        """Wait for the last write; raises OSError where it has failed."""
+        """Wait for the last write; raise OSError if it has failed."""
         try:
             with self._writing():
                 self._manager.close()
@@ -153,7 +152,7 @@ class Checkpoints:
             ) from error
 
     def _sound(self, step: int, abstract: Any) -> Any | None:
-        """A checkpoint's pytree, or None where it cannot be read or is not what was written."""
+        """A checkpoint's pytree; None if it cannot be read or is not what was written."""
         about = self._about(step)
         if about is None:
             return None
@@ -173,10 +172,10 @@ class Checkpoints:
         return about if whole else None
 
     def _read(self, step: int, **item: Any) -> Any | None:
-        """One item of a checkpoint, or None where it cannot be read."""
+        """One item of a checkpoint; None if it cannot be read."""
         try:
             (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
-        except Exception as error:  # whatever a damaged file makes of tensorstore or json
+        except Exception as error:  # tensorstore and json raise many kinds for damaged files
             logger.warning(
                 "checkpoint %s: %s", self._manager.directory / str(step), first_line(error)
             )

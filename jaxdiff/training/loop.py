@@ -53,7 +53,7 @@ class Progress:
       metrics: what the update returned: scalars by name.
       stopped: whether the user has asked to stop. This update is then the last one.
       replicated: the state on all devices. The next update deletes it (donation).
-      watch: says what is waited for: `watch("the checkpoint")`.
+      watch: takes what the program waits for next: `watch("the checkpoint")`.
       bar: the progress bar.
     """
 
@@ -101,7 +101,7 @@ def fit(
       step: what `make_step` returns.
       state: the state to go on from, as `init_state` makes it.
       batch: step -> batch, a function of the step alone, so that a run can go on.
-      num_steps: number of updates, those included that the state has had.
+      num_steps: number of updates, including those that the state has had.
       devices: all local devices if None.
       after: called with the Progress after each update, to log, evaluate and save.
       stop: from `stopping`; without it a signal interrupts the loop in the usual way.
@@ -109,7 +109,7 @@ def fit(
     Returns:
       The state on the first device. It has fewer updates where the user has stopped it.
     Raises:
-      ValueError: the rows of a batch are no multiple of the number of devices.
+      ValueError: the number of rows of a batch is not a multiple of the number of devices.
     """
     devices = jax.local_devices() if devices is None else devices
     update, replicated = pmap_step(step, devices), replicate(state, devices)

@@ -33,7 +33,7 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Args:
       folder: the run's folder; made if missing.
-      wait: whether to wait an hour for it to be free, and to say so, rather than to raise at once.
+      wait: whether to wait for it, at most an hour and with a warning, instead of an error at once.
     Returns:
       A context manager.
     Raises:
@@ -120,8 +120,8 @@ def first_line(error: BaseException) -> str:
     Args:
       error: any exception, with or without a message.
     Returns:
-      The first line of the message that is not empty; the name of the error's class where there is
-      none.
+      The first line of the message that is not empty; the name of the error's class if all are
+      empty.
     """
     lines = (line.strip() for line in str(error).splitlines())
     return next(filter(None, lines), type(error).__name__)
@@ -143,8 +143,8 @@ class Log:
 
     Args:
       folder: the run's folder; metrics.jsonl and the events lie there.
-      step: the step the run goes on from: later lines, of work that was lost and will be done
-        again, are dropped.
+      step: the step from which the run goes on. Later lines are dropped, because their work was
+        lost and is done again.
     """
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
@@ -192,8 +192,8 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     Args:
       folder: the run's folder.
     Returns:
-      The lines, oldest first; none if there is no file. A last line cut short by a kill is left
-      out, with all after.
+      The lines, oldest first; [] without a file. A kill can cut a line short: it and all later
+      lines are left out.
     """
     path = folder / "metrics.jsonl"
     lines = []

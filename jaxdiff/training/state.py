@@ -77,7 +77,7 @@ def init_state(
       TrainState, or RememberingState with a memory, at step 0, with the average equal to the
       parameters.
     Raises:
-      TypeError: key is no typed key.
+      TypeError: key is not a typed key.
     """
     _checks.one_key("key", key)
     state = TrainState(jnp.zeros((), jnp.int32), params, params, optimizer.init(params), key)
@@ -220,7 +220,7 @@ def shard(batch: Any, num_devices: int) -> Any:
     Returns:
       The pytree with a leading axis of devices.
     Raises:
-      ValueError: the number of rows is no multiple of num_devices.
+      ValueError: the number of rows is not a multiple of num_devices.
     """
     rows = max((len(leaf) for leaf in jax.tree.leaves(batch)), default=0)
     if rows % num_devices:
