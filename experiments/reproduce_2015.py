@@ -98,11 +98,8 @@ class SwissRoll(Options):
     has 6.45."""
 
 
-MAY_CHANGE = {
-    "steps",
-    "learning_rate",
-    "examples",
-}  # where a run goes on; the rate is a function of step and steps
+# Options that may change when a run goes on; the rate is a function of the step and of steps.
+MAY_CHANGE = {"steps", "learning_rate", "examples"}
 
 
 class Problem(NamedTuple):
@@ -227,10 +224,7 @@ def heartbeats() -> oracles.BinaryLaw:
 def heartbeat(options: Heartbeat) -> bool:
     """Train on heartbeats, measure K, draw; False if stopped."""
     check(options)
-    law, schedule = (
-        heartbeats(),
-        jd.schedules.rectified_flow(),
-    )  # the paper's schedule: alpha_t = 1 - t
+    law, schedule = heartbeats(), jd.schedules.rectified_flow()  # the paper's: alpha_t = 1 - t
     ts = jd.grids.uniform(options.chain_steps)
     model = models.mlp(width=options.width, depth=options.depth)
 

@@ -119,9 +119,8 @@ def optimised(
     log_snr = np.linspace(low, high, size)
     times = schedule.time(jnp.asarray(log_snr, jnp.float32))
     errors = np.minimum.accumulate([error(t) for t in times])
-    errors = errors * (
-        1 - 1e-6 * np.arange(len(errors))
-    )  # falling, where the measured error does not
+    # Strictly falling, even where the measured error is constant.
+    errors = errors * (1 - 1e-6 * np.arange(len(errors)))
     return lambda steps: jd.grids.optimised(
         schedule, steps, jnp.asarray(log_snr), jnp.asarray(errors)
     )
@@ -132,9 +131,8 @@ def cases(options: Options) -> Iterator[tuple[str, str, int]]:
     for name in options.samplers:
         for grid in options.grids:
             for calls in options.calls:
-                if (
-                    calls // samplers.SAMPLERS[name].calls >= 3
-                ):  # one step at each steep end, and one between
+                # One step at each steep end, and one between.
+                if calls // samplers.SAMPLERS[name].calls >= 3:
                     yield name, grid, calls
 
 

@@ -45,9 +45,8 @@ def about(run: loading.Run, source: str) -> dict[str, Any]:
             f"got {config.dataset} with {config.diffusion.schedule}, {config.diffusion.objective}"
         )
     arguments = inspect.signature(models.unet).parameters
-    config = dataclasses.replace(
-        config, run=Path("runs") / config.run.name, data_dir=None
-    )  # nothing of this machine
+    # The file must not name folders of this machine.
+    config = dataclasses.replace(config, run=Path("runs") / config.run.name, data_dir=None)
     return {
         "unet": {name: getattr(run.trained.model.module, name) for name in arguments},
         "schedule": config.diffusion.schedule,

@@ -176,9 +176,8 @@ def _rates(config: Config) -> dict[str, Any]:
     return {
         "learning_rate": optimizer.learning_rate,
         "num_steps": config.steps,
-        "warmup": min(
-            optimizer.warmup, config.steps // 2
-        ),  # a short run warms up over its first half
+        # A short run warms up over its first half.
+        "warmup": min(optimizer.warmup, config.steps // 2),
         "final_scale": optimizer.final_scale,
     }
 

@@ -50,10 +50,7 @@ class Dataset:
         """Whether the examples can be read on this machine."""
         try:
             return bool(self.splits)
-        except (
-            FileNotFoundError,
-            ValueError,
-        ):  # not there, or prepared in a way that cannot be read
+        except (FileNotFoundError, ValueError):  # missing, or in a form that cannot be read
             return False
 
     def examples(
@@ -103,9 +100,7 @@ def of(config: Any) -> Dataset:
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
-    parts = data.hold_out(
-        images
-    )  # before anything is made of it: a set without held-out examples is refused
+    parts = data.hold_out(images)  # refuses a set without held-out examples at once
     return Dataset(
         config.dataset,
         images.event_shape,
@@ -145,9 +140,7 @@ def _say(line: str) -> None:
 
 
 def _toy(name: str) -> dict[str, data.Split]:
-    keys = jax.random.split(
-        jax.random.key(2015)
-    )  # the set is one and the same, whatever a run's seed
+    keys = jax.random.split(jax.random.key(2015))  # the set does not depend on the run's seed
     return {
         split: data.Split(np.asarray(data.toy.sample(key, name, num)), None)
         for key, (split, num) in zip(keys, TOY_EXAMPLES.items(), strict=True)

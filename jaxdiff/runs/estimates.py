@@ -196,9 +196,8 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
     size = max(1, AIS_CHUNK * estimators.chunk // CHUNK)
     num, name = len(held_out), f"annealing, {options.ais_temperatures} temperatures"
     chunks: dict[str, Any] = {"size": size, "settings": [estimators.steps, *annealing.values()]}
-    calls = (
-        estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)
-    )  # a gradient counts as one
+    # A gradient counts as one call.
+    calls = estimators.steps * options.ais_temperatures * (AIS_LEAPFROG + 5)
     out, seconds = estimators.mapped("ais", lower, held_out, num, **chunks)
     estimators.add(
         name, "lower", "held out", out["log_prob"], calls=calls, seconds=seconds, density=density

@@ -13,9 +13,8 @@ from jaxdiff import _machine
 
 ANYWAY = "JAXDIFF_ANYWAY"
 GIB = 2**30
-NUMBERS = (
-    2**24
-)  # of examples as float64, held at once for a figure of many: the 20,000 first ones of MNIST
+# Values of examples, as float64, that one figure holds at once: the first 20,000 images of MNIST.
+NUMBERS = 2**24
 SMALLER = (
     "lower --batch-size, --network.channels or --network.multipliers, or use --network.patch 2"
 )

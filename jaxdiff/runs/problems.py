@@ -128,9 +128,8 @@ def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
 
 def fitting(task: Task) -> list[str]:
     """The methods that the task's likelihood allows; those worth comparing come first."""
-    too_large = (
-        {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
-    )  # of its operator's matrix
+    # mcgdiff needs the matrix of the operator, except for masks.
+    too_large = {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
     return [name for name in METHODS if _fits(METHODS[name], task) and name not in too_large]
 
 

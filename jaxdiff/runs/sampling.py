@@ -72,9 +72,7 @@ def generate(
     require.counts(
         SimpleNamespace(num=num, batch_size=batch_size, steps=steps), num=1, batch_size=1, steps=1
     )
-    ts = (
-        samplers.make_grid(trained.schedule, grid, steps) if ts is None else ts
-    )  # a grid of one's own
+    ts = samplers.make_grid(trained.schedule, grid, steps) if ts is None else ts
     num_devices, event = jax.local_device_count(), trained.event_shape
     per_device = -(-min(batch_size, num) // num_devices)
     whole = per_device * num_devices

@@ -86,10 +86,8 @@ def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: 
 
 def _times(rows: Rows, time_sampling: str) -> jax.Array:
     """Times of this device's rows."""
-    key, size = (
-        jax.random.fold_in(rows.key, rows.total),
-        len(rows.keys),
-    )  # no row's: they are numbered below the total
+    # This key is not a row's, because the rows' numbers are below the total.
+    key, size = jax.random.fold_in(rows.key, rows.total), len(rows.keys)
     if time_sampling == "uniform":
         return losses.uniform_times(_rows.keys(key, size, first=rows.first), size)
     return losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)
@@ -139,10 +137,8 @@ def chain_loss(
         if time_sampling == "loss_aware":
             index, probability = losses.loss_aware_terms(key_index, history, len(x_0))
             value = objective(key_loss, chain, x_0, index=index, probability=probability)
-            return value, (
-                index,
-                value * probability,
-            )  # what a step costs, with its share of what all have in common
+            # The cost of a step, with its share of the terms that all steps have in common.
+            return value, (index, value * probability)
         num_steps = len(chain.ts) - 1
         index = jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1).astype(int)
         return objective(key_loss, chain, x_0, index=index, probability=None)

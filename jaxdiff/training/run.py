@@ -156,9 +156,8 @@ class Log:
         # Not SummaryWriter: a full disk ends its thread, and then `add_scalar` waits for ever.
         with naming(folder):
             self._events = EventsWriter(str(folder / "events"))
-            start = SessionLog(
-                status=SessionLog.START
-            )  # TensorBoard hides what an earlier session wrote from here on
+            # TensorBoard then hides what an earlier session wrote from this step on.
+            start = SessionLog(status=SessionLog.START)
             self._events.write_event(Event(step=step + 1, wall_time=time.time(), session_log=start))
             self._events.flush()
 
