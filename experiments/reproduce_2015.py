@@ -1,8 +1,8 @@
 """The 2015 paper's cases beside its figures: binary heartbeats, a Swiss roll, MNIST.
 
 python experiments/reproduce_2015.py heartbeat      # the binomial process
-python experiments/reproduce_2015.py swiss_roll     # the Gaussian process, its schedule learned with the network
-python experiments/reproduce_2015.py mnist          # Parzen windows on samples of a trained run, and its bound
+python experiments/reproduce_2015.py swiss_roll     # the Gaussian process with a learned schedule
+python experiments/reproduce_2015.py mnist          # Parzen windows and the bound of a trained run
 
 K is a lower bound on the mean log-probability of the data, in bits; L_null is that of data without
 structure: bits of the data's base rate, an isotropic normal law of the data's mean and variance.
@@ -44,10 +44,10 @@ BIT = math.log(2)
 
 @dataclass(frozen=True)
 class Options:
-    """What both problems have."""
+    """The options of both problems."""
 
     run: Path
-    """Folder of the run. A run that is there already goes on from its last checkpoint."""
+    """Folder of the run. An existing run goes on from its last checkpoint."""
     steps: int
     """Number of updates."""
     chain_steps: int
@@ -68,7 +68,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Heartbeat(Options):
-    """Binary sequences of length 20 with a one at every fifth step, their five phases equally likely."""
+    """Binary sequences of length 20 with a 1 at every fifth step, in five equally likely phases."""
 
     run: Path = Path("runs/heartbeat")
     steps: int = 6000
@@ -82,7 +82,7 @@ class Heartbeat(Options):
 
 @dataclass(frozen=True)
 class SwissRoll(Options):
-    """a (cos a, sin a) + noise with a uniform in [1.5 pi, 4.5 pi], centred and scaled to unit variance."""
+    """a (cos a, sin a) + noise, a uniform in [1.5 pi, 4.5 pi], with mean 0 and variance 1."""
 
     run: Path = Path("runs/swiss_roll")
     steps: int = 12_000
@@ -93,9 +93,9 @@ class SwissRoll(Options):
     learning_rate: float = 2e-3
     examples: int = 4000
     noise: float = 0.0025
-    """Standard deviation of the noise around the curve, in standard deviations of the data. That of the paper's
-    roll is not known to us: this one allows a gain of 7.0 bits at most, where the paper's model has
-    6.45."""
+    """Standard deviation of the noise around the curve, in standard deviations of the data. We do
+    not know that of the paper's roll. This one allows a gain of at most 7.0 bits; the paper's model
+    has 6.45."""
 
 
 MAY_CHANGE = {
@@ -120,7 +120,7 @@ class Problem(NamedTuple):
 
 
 def fit(options: Options, problem: Problem) -> Any | None:
-    """Bring a run to its last step; return the averaged parameters, or None if it was stopped on the way."""
+    """Train to the last step; return the averaged parameters, or None if the user stopped it."""
     with training.lock(options.run):
         check_same(options)
         return _fit(options, problem)
@@ -169,7 +169,7 @@ def _fit(options: Options, problem: Problem) -> Any | None:
 
 
 def check(options: Options) -> None:
-    """Refuse numbers that mean nothing, before any work."""
+    """Refuse numbers out of range, before any work."""
     require.seed(options.seed)
     require.counts(options, steps=1, chain_steps=2, batch_size=1, examples=2, width=8, depth=1)
     require.numbers(options, learning_rate=require.POSITIVE)
@@ -255,7 +255,7 @@ def heartbeat(options: Heartbeat) -> bool:
         return False
 
     def bound(denoiser: Callable) -> tuple[float, float]:
-        """The bound's mean over all five sequences, which is exact, and over paths, which is not."""
+        """The bound, as an exact mean over the five sequences and an estimate over paths."""
         x_0 = jnp.tile(law.sequences, (options.examples, 1))
         terms = jax.jit(binomial.vlb_terms)(
             jax.random.key(options.seed), denoiser, schedule, x_0, ts=ts
@@ -282,7 +282,8 @@ def heartbeat(options: Heartbeat) -> bool:
     counts = np.exp(np.asarray(law.log_prob(samples.x))) > 0
     phases = np.argmax(np.asarray(samples.x)[counts][:, :5], axis=1)
     print(
-        f"of 1000 samples {counts.sum()} are heartbeats, by phase {np.bincount(phases, minlength=5).tolist()}"
+        f"of 1000 samples {counts.sum()} are heartbeats, "
+        f"by phase {np.bincount(phases, minlength=5).tolist()}"
     )
     draw_heartbeat(
         law, schedule, np.asarray(samples.trajectory)[:, :40], options.run / "heartbeat.png"
@@ -313,7 +314,7 @@ def draw_heartbeat(
 
 
 def curve(angles: np.ndarray) -> np.ndarray:
-    """Points of the roll, [n, 2], in units in which its coordinates have mean 0 and, on average, variance 1."""
+    """Points of the roll, [n, 2]; the coordinates have mean 0 and, on average, variance 1."""
     fine = 1.5 * np.pi + 3 * np.pi * (np.arange(100_000) + 0.5) / 100_000
     raw, fine = (a[:, None] * np.stack([np.cos(a), np.sin(a)], axis=1) for a in (angles, fine))
     return (raw - fine.mean(0)) / np.sqrt(fine.var(0).mean())
@@ -327,7 +328,10 @@ def roll(options: SwissRoll, stream: int, num: int) -> np.ndarray:
 
 
 def log_density(options: SwissRoll, x: np.ndarray) -> np.ndarray:
-    """The data's exact log-density by quadrature over the angle, [n], in nats; four points a width of the noise."""
+    """The data's exact log-density in nats, [n], by quadrature over the angle.
+
+    It takes four points for each width of the noise.
+    """
     num = int(4 * 13 / options.noise)  # the curve is 13 long
     centres = curve(1.5 * np.pi + 3 * np.pi * (np.arange(num) + 0.5) / num)
 
@@ -348,7 +352,8 @@ def swiss_roll(options: SwissRoll) -> bool:
     check(options)
     if not 0 < options.noise < math.inf:
         raise ValueError(
-            f"noise: expected a positive width (a curve without has no density), got {options.noise}"
+            "noise: expected a positive width (a curve without noise does not have a density), "
+            f"got {options.noise}"
         )
     model = models.mlp(width=options.width, depth=options.depth)
     decoder = jd.decoders.normal()
@@ -403,9 +408,10 @@ def swiss_roll(options: SwissRoll) -> bool:
 
 
 def draw_swiss_roll(chain: jd.Chain, x_0: np.ndarray, reverse: np.ndarray, path: Path) -> None:
-    """Data dissolving, samples appearing, and where the denoiser pulls, at three levels of noise: the paper's Figure 1.
+    """Draw the paper's Figure 1: data, samples and the denoiser's pull at three levels of noise.
 
-    Of the chain's own times those next to the data, where the shape goes and where it is gone.
+    The levels are times of the chain: next to the data, where the shape dissolves, and where it is
+    gone.
     """
     figure, axes = plt.subplots(3, 3, figsize=(9, 9.3), layout="constrained")
     places = (
@@ -451,7 +457,7 @@ PAPER = {
 
 @dataclass(frozen=True)
 class Mnist:
-    """MNIST by its Parzen-window log-likelihood, as the paper has it, and by its bound."""
+    """MNIST: the Parzen-window log-likelihood, as in the paper, and the bound."""
 
     run: Path = Path("mnist")
     """Folder of a trained run; or mnist, the network that ships with the package."""
@@ -462,20 +468,20 @@ class Mnist:
     steps: int = 20
     """Steps of the sampler."""
     guidance: float = 1.0
-    """Guidance scale of the samples, of every class as many."""
+    """Guidance scale of the samples; all classes have the same number of samples."""
     examples: int = 200
     """Held-out examples for the bound K."""
     chain_steps: int = 100
-    """T, steps of the chain whose bound it is."""
+    """T, steps of the chain whose bound is K."""
     seed: int = 0
     """Seed of the samples and of the bound."""
 
 
 def parzen(x: np.ndarray, dataset: Dataset) -> metrics.Comparison:
-    """The protocol, in nats: data in [0, 1], width by 1,000 held-out training images, 10,000 test images.
+    """The paper's protocol, in nats, on data in [0, 1] and all test images (10,000 for MNIST).
 
-    The training images that choose the width are the first of the last sixth (of MNIST: 10,000); of
-    the others as many as there are samples stand for those of a perfect model.
+    1,000 training images choose the width: the first ones of the last sixth (of MNIST: 10,000). The
+    other training images are the samples of a perfect model, as many as there are samples.
     """
     (others, last), (test, _) = others_and_last(dataset), dataset.examples("test")
 
@@ -486,18 +492,18 @@ def parzen(x: np.ndarray, dataset: Dataset) -> metrics.Comparison:
 
 
 def others_and_last(dataset: Dataset) -> list[np.ndarray]:
-    """The training images, without the last sixth, and that."""
+    """Return the training images without the last sixth, and the last sixth."""
     train, _ = dataset.examples("train")
     return np.split(train, [len(train) - len(train) // 6])
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """[-1, 1] to [0, 1]; what lies outside takes the nearest end."""
+    """Map [-1, 1] to [0, 1]; values outside are clipped."""
     return (np.clip(x, -1, 1) + 1) / 2
 
 
 def mnist(options: Mnist) -> bool:
-    """Draw, measure, print, and leave the samples' picture."""
+    """Draw samples, measure them, print the figures, and save a picture."""
     require.seed(options.seed)
     require.counts(options, num=2, examples=2, steps=1, chain_steps=1)
     require.numbers(options, guidance=require.FINITE)
@@ -507,7 +513,8 @@ def mnist(options: Mnist) -> bool:
     most = len(others_and_last(run.dataset)[0])
     if most < 10 or len(run.dataset.splits["test"].images) < 2:
         raise ValueError(
-            "run: expected a set of at least 12 training images and 2 held out, for widths and densities"
+            "run: expected a set of at least 12 training images and 2 held out, for widths and "
+            "densities"
         )
     if options.num > most:
         raise ValueError(

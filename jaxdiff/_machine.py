@@ -1,4 +1,4 @@
-"""What this process may use of the machine: files of the system, control groups, cores."""
+"""The machine's resources that this process may use: control groups and cores."""
 
 import os
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from pathlib import Path
 
 
 def cores(root: Path = Path("/")) -> int:
-    """Count the cores that this process may use, by its affinity and the quotas of its control groups.
+    """Count the cores that this process may use: affinity, and quotas of its control groups.
 
-    A quota of part of a core is left out: devices wait for each other, for the slowest one.
+    A part of a core does not count, because devices wait for the slowest one.
 
     Args:
       root: where the system's files lie.

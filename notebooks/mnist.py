@@ -16,10 +16,12 @@
 # %% [markdown]
 # # One network, three uses
 #
-# A network that ships with jaxdiff does three things here. It draws handwritten digits. It says which
-# class an image belongs to. It completes an image of which only one half is seen.
+# A network that ships with jaxdiff does three things here. It draws handwritten digits.
+# It says which class an image belongs to. It completes an image of which only one half
+# is seen.
 #
-# The notebook does not need data and does not train. It takes a minute or two on two cores.
+# The notebook does not need data and does not train. It takes a minute or two on two
+# cores.
 
 # %%
 import jax
@@ -32,7 +34,9 @@ from jaxdiff import data
 
 mnist = jd.pretrained("mnist")
 schedule = mnist.schedule
-key_prior, key_run, key_hidden, key_bound, key_draw = jax.random.split(jax.random.key(0), 5)
+key_prior, key_run, key_hidden, key_bound, key_draw = jax.random.split(
+    jax.random.key(0), 5
+)
 
 
 def show(rows, titles=None):
@@ -50,25 +54,29 @@ def show(rows, titles=None):
 # %% [markdown]
 # ## 1. Sampling
 #
-# We need a denoiser of the ten classes, a kernel (UniPC-2, which is of third order) and twenty steps.
+# We need a denoiser of the ten classes, a kernel (UniPC-2, which is of third order) and
+# twenty steps.
 
 # %%
 labels = jnp.arange(40) % 10
 x_init = jd.prior_sample(key_prior, schedule, (40, *mnist.event_shape))
 drawn = jd.sample(
-    key_run, jd.kernels.unipc(mnist.denoiser(labels), schedule), x_init, jd.grids.uniform(20)
+    key_run,
+    jd.kernels.unipc(mnist.denoiser(labels), schedule),
+    x_init,
+    jd.grids.uniform(20),
 )
 show(np.asarray(drawn.x).reshape(4, 10, *mnist.event_shape))
 
 # %% [markdown]
 # ## 2. Probability makes a classifier
 #
-# The model of class $k$ gives a bound of $\log p(x_0 \mid k)$. All classes are given the same noise, so
-# that the differences between the bounds are sharp. Bayes' rule turns these differences into
-# $p(k \mid x_0)$. A classifier is not needed.
+# The model of class $k$ gives a bound of $\log p(x_0 \mid k)$. All classes are given
+# the same noise, so that the differences between the bounds are sharp. Bayes' rule
+# turns these differences into $p(k \mid x_0)$. A classifier is not needed.
 #
-# The model gives probabilities to images of 256 grey levels. So the samples are rounded to these
-# levels first.
+# The model gives probabilities to images of 256 grey levels. So the samples are rounded
+# to these levels first.
 
 # %%
 ts = jd.grids.uniform(50)
@@ -78,7 +86,11 @@ decoder = jd.decoders.discretised_normal(mnist.levels)
 @jax.jit
 def bounds(images, k):
     chain = jd.Chain(
-        mnist.denoiser(jnp.full(len(images), k)), schedule, ts, decoder=decoder, ends_clean=True
+        mnist.denoiser(jnp.full(len(images), k)),
+        schedule,
+        ts,
+        decoder=decoder,
+        ends_clean=True,
     )
     return jd.likelihood.elbo(key_bound, chain, images)
 
@@ -94,10 +106,10 @@ print(
 # %% [markdown]
 # ## 3. Posteriors
 #
-# We take a digit that the model drew. Its top half is observed with a little noise. Twisted diffusion
-# moves 32 particles under the model without labels and weighs them. It gives samples of
-# $p(x_0 \mid y)$, the evidence $\log p(y)$, and an effective sample size. The effective sample size says
-# how far you can trust the weights.
+# We take a digit that the model drew. Its top half is observed with a little noise.
+# Twisted diffusion moves 32 particles under the model without labels and weighs them.
+# It gives samples of $p(x_0 \mid y)$, the evidence $\log p(y)$, and an effective sample
+# size. The effective sample size says how far you can trust the weights.
 
 # %%
 truth = images[3]
@@ -107,10 +119,17 @@ seen = jd.observations.mask(y, observed, noise_std=0.1)
 kernel = jd.posterior.twisted(mnist.denoiser(), schedule, seen, prior_std=0.6)
 particles = jd.prior_sample(key_prior, schedule, (32, *mnist.event_shape))
 posterior = jd.sample(
-    key_run, kernel, particles, jd.grids.uniform(50), resample=jd.resampling.systematic()
+    key_run,
+    kernel,
+    particles,
+    jd.grids.uniform(50),
+    resample=jd.resampling.systematic(),
 )
 print(
-    f"log p(y) about {posterior.log_evidence:.0f} nats, effective sample size {posterior.ess[-1]:.1f} of 32"
+    f"log p(y) about {posterior.log_evidence:.0f} nats,",
+    f"effective sample size {posterior.ess[-1]:.1f} of 32",
 )
 x = jd.resampling.draw(key_draw, posterior.log_weights, posterior.x, 6)
-show([[truth, jnp.where(observed > 0, y, 0), *x]], ["truth", "observed", *6 * ["sample"]])
+show(
+    [[truth, jnp.where(observed > 0, y, 0), *x]], ["truth", "observed", *6 * ["sample"]]
+)

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # jaxdiff in two minutes
 #
-# This notebook begins with `q_sample`. It ends with digits that a network draws, after the notebook has
-# trained it. Everything on the way is a pure function.
+# This notebook begins with `q_sample`. It ends with digits that a network draws, after
+# the notebook has trained it. Everything on the way is a pure function.
 
 # %%
 import jax
@@ -34,8 +34,8 @@ from jaxdiff import data, models, training
 #
 # $x_t = \alpha_t x_0 + \sigma_t \epsilon$
 #
-# A schedule is a pytree with `log_snr(t)`, `alpha(t)` and `sigma(t)`. Time runs from 0 (data) to 1
-# (noise). Images are [B, H, W, C], with values in [-1, 1].
+# A schedule is a pytree with `log_snr(t)`, `alpha(t)` and `sigma(t)`. Time runs from 0
+# (data) to 1 (noise). Images are [B, H, W, C], with values in [-1, 1].
 
 # %%
 digits = data.load("digits")
@@ -47,23 +47,32 @@ times = np.linspace(0, 1, 8)
 x_0, eps = jnp.asarray(images[:1]), jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
 figure, axes = plt.subplots(1, 8, figsize=(12, 2))
 for axis, t in zip(axes, times, strict=True):
-    axis.imshow(jd.q_sample(schedule, x_0, float(t), eps)[0, ..., 0], cmap="gray", vmin=-1, vmax=1)
+    axis.imshow(
+        jd.q_sample(schedule, x_0, float(t), eps)[0, ..., 0],
+        cmap="gray",
+        vmin=-1,
+        vmax=1,
+    )
     axis.set_title(f"t = {t:.2f}")
     axis.axis("off")
 
 # %% [markdown]
 # ## 2. The reverse process, exactly
 #
-# For a Gaussian mixture the denoiser $E[x_0 \mid x_t]$ has a closed form. We call it an *oracle*: if a
-# sampler is right, the samples that it makes with this denoiser come from the mixture. Here we run
-# DDIM with 50 steps.
+# For a Gaussian mixture the denoiser $E[x_0 \mid x_t]$ has a closed form. We call it an
+# *oracle*: if a sampler is right, the samples that it makes with this denoiser come
+# from the mixture. Here we run DDIM with 50 steps.
 
 # %%
 mixture = jd.oracles.GaussianMixture(
     jnp.log(jnp.array([0.5, 0.3, 0.2])),
     jnp.array([[-1.5, 0.4], [0.9, 1.6], [1.2, -1.1]]),
     jnp.array(
-        [[[0.20, 0.08], [0.08, 0.10]], [[0.06, -0.03], [-0.03, 0.15]], [[0.12, 0.0], [0.0, 0.05]]]
+        [
+            [[0.20, 0.08], [0.08, 0.10]],
+            [[0.06, -0.03], [-0.03, 0.15]],
+            [[0.12, 0.0], [0.0, 0.05]],
+        ]
     ),
 )
 key_prior, key_run = jax.random.split(jax.random.key(0))
@@ -76,25 +85,32 @@ for axis, x in zip(axes, samples.trajectory, strict=True):
     axis.scatter(*x.T, s=1)
     axis.set(xlim=(-4, 4), ylim=(-4, 4))
 print(
-    "mean of the samples", samples.x.mean(0), "exact", jnp.exp(mixture.log_weights) @ mixture.means
+    "mean of the samples",
+    samples.x.mean(0),
+    "exact",
+    jnp.exp(mixture.log_weights) @ mixture.means,
 )
 
 # %% [markdown]
 # ## 3. A network learns the denoiser
 #
-# A model is two pure functions, `init` and `apply`. The loss is one number for each example. The
-# training step is written for one device. `fit` maps it over all devices with `pmap`, and asks for a
-# batch by the number of the update.
+# A model is two pure functions, `init` and `apply`. The loss is one number for each
+# example. The training step is written for one device. `fit` maps it over all devices
+# with `pmap`, and asks for a batch by the number of the update.
 
 # %%
-model = models.unet(channels=16, multipliers=(1, 2), num_blocks=1, attention=(4,), num_classes=10)
+model = models.unet(
+    channels=16, multipliers=(1, 2), num_blocks=1, attention=(4,), num_classes=10
+)
 num_steps, batch_size = 600, 128
 optimizer = training.make_optimizer(3e-3, num_steps=num_steps)
 loss = training.denoising_loss(model.apply, schedule, prediction="v", num_classes=10)
 step = training.make_step(loss, optimizer, ema_decay=0.99)
 
 key_params, key_train = jax.random.split(jax.random.key(1))
-state = training.init_state(key_train, model.init(key_params, digits.event_shape), optimizer)
+state = training.init_state(
+    key_train, model.init(key_params, digits.event_shape), optimizer
+)
 batches, losses = data.batches(digits.train, batch_size=batch_size, seed=0), []
 
 
@@ -130,7 +146,9 @@ free = jd.make_denoiser(Partial(model.apply, params), schedule, "v")
 guided = jd.guidance.classifier_free(given, free, 1.5)
 
 x_init = jd.prior_sample(key_prior, schedule, (40, *digits.event_shape))
-drawn = jd.sample(key_run, jd.kernels.ddim(guided, schedule), x_init, jd.grids.uniform(50)).x
+drawn = jd.sample(
+    key_run, jd.kernels.ddim(guided, schedule), x_init, jd.grids.uniform(50)
+).x
 
 figure, axes = plt.subplots(4, 10, figsize=(10, 4))
 for axis, x in zip(axes.flat, drawn, strict=True):
@@ -148,5 +166,10 @@ from sklearn.svm import SVC
 classifier = SVC(C=10).fit(images.reshape(len(images), -1), labels)
 test = data.to_unit(digits.test.images, digits.levels)
 on_real = np.mean(classifier.predict(test.reshape(len(test), -1)) == digits.test.labels)
-on_drawn = np.mean(classifier.predict(np.clip(drawn, -1, 1).reshape(40, -1)) == np.asarray(wanted))
-print(f"recognised: {on_real:.1%} of held-out real digits, {on_drawn:.1%} of the drawn ones")
+on_drawn = np.mean(
+    classifier.predict(np.clip(drawn, -1, 1).reshape(40, -1)) == np.asarray(wanted)
+)
+print(
+    f"recognised: {on_real:.1%} of held-out real digits,",
+    f"{on_drawn:.1%} of the drawn ones",
+)

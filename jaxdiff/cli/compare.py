@@ -1,8 +1,8 @@
-"""Compare the samplers: error against number of network calls, on a closed-form mixture and on a trained run.
+"""Compare the samplers: error against network calls, on a closed-form mixture and on a trained run.
 
-On the mixture the denoiser is exact, so all error is the sampler's. On a trained run samples are
-compared with those of many small steps of the same network, so that the network's own error stays
-out of it.
+The denoiser of the mixture is exact, so the whole error is the sampler's. Samples of a trained run
+are compared with samples of the same network in many small steps, so the network's own error does
+not count.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Options:
     """What to compare."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
-    """Folder of a run, as `jaxdiff train` left it; only the mixture without."""
+    """Folder of a run that `jaxdiff train` has made; if not given, only the mixture is compared."""
     samplers: tuple[SamplerName, ...] = typing.get_args(SamplerName)
     """Samplers to compare."""
     grids: tuple[GridName, ...] = typing.get_args(GridName)
@@ -94,7 +94,7 @@ def sample_moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def grids(
     options: Options, error: Callable[[jax.Array], float], schedule: jd.Schedule
 ) -> Callable[[str, int], jax.Array]:
-    """The grid of a name and a number of steps; the optimised one needs the denoiser's error by time."""
+    """Return a grid by name and number of steps; the optimised one needs the denoiser's error."""
     best = (
         optimised(error, schedule, max(80, 2 * max(options.calls)))
         if "optimised" in options.grids
@@ -114,7 +114,7 @@ def grids(
 def optimised(
     error: Callable[[jax.Array], float], schedule: jd.Schedule, size: int
 ) -> Callable[[int], jax.Array]:
-    """The grid of the least variational gap, from a table of this size of the denoiser's error."""
+    """The grid with the smallest variational gap, from a table of the denoiser's error."""
     low, high = (float(np.clip(schedule.log_snr(t), -14, 12)) for t in (1.0, 0.0))
     log_snr = np.linspace(low, high, size)
     times = schedule.time(jnp.asarray(log_snr, jnp.float32))
@@ -128,7 +128,7 @@ def optimised(
 
 
 def cases(options: Options) -> Iterator[tuple[str, str, int]]:
-    """Every sampler, grid and number of calls; steps cost what the sampler says."""
+    """Every sampler, grid and number of calls that allows at least three steps."""
     for name in options.samplers:
         for grid in options.grids:
             for calls in options.calls:
@@ -147,19 +147,20 @@ def measure(
     reference: np.ndarray,
     moments_error: Callable[[np.ndarray], float],
 ) -> list[dict[str, Any]]:
-    """The errors of every case against reference samples and exact moments, and against the ODE from the same noise."""
+    """Measure every case against reference samples, moments, and the ODE from the same noise."""
     rows, todo = [], list(cases(options))
     converged = draw("unipc_2", grid_of("log_snr", REFERENCE_STEPS))
     for name, grid, calls in tqdm(todo, desc=label, unit="run"):
         x = draw(name, grid_of(grid, calls // samplers.SAMPLERS[name].calls))
+        distance = float(np.sqrt(np.mean((x - converged) ** 2)))
         rows.append({
             "sampler": name, "grid": grid, "calls": calls,
             "sliced_wasserstein": jd.metrics.sliced_wasserstein(x, reference, num_slices=200).value,
             "moments": moments_error(x),
-            "same_noise": float(np.sqrt(np.mean((x - converged) ** 2))) if samplers.SAMPLERS[name].ode else None,
+            "same_noise": distance if samplers.SAMPLERS[name].ode else None,
         })  # fmt: skip
-        # Every case is a program of its own, used once: hundreds of them would fill the process's
-        # memory map.
+        # Every case is a program of its own, which is used once. Hundreds of them would fill the
+        # process's memory map.
         jax.clear_caches()
     return rows
 
@@ -267,11 +268,11 @@ def on_run(options: Options, run: loading.Run) -> dict[str, Any]:
 
 
 def orders(seed: int) -> list[dict[str, Any]]:
-    """Errors of the solvers of the probability-flow ODE by number of steps, on the way from log-SNR -8 to 6.
+    """Errors of the solvers of the probability-flow ODE by number of steps, from log-SNR -8 to 6.
 
-    float64, one schedule of each family, against UniPC-2 at 4096 steps. Errors are medians: a few
-    trajectories pass between two basins, where any small error grows. The slope is that of the last
-    three counts.
+    All is in float64, with one schedule of each family; the reference is UniPC-2 at 4096 steps.
+    Errors are medians, because a few trajectories pass between two basins, where any small error
+    grows. The slope is that of the last three numbers of steps.
     """
     counts, rows = (8, 16, 32, 64, 128, 256, 512), []
     deterministic = [name for name, sampler in samplers.SAMPLERS.items() if sampler.ode]

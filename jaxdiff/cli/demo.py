@@ -1,4 +1,4 @@
-"""The whole way in minutes: train on the embedded digits, sample, evaluate, and write a report to look at."""
+"""Train on the embedded digits, sample, evaluate, and write a report: the whole way in minutes."""
 
 import dataclasses
 import time
@@ -17,13 +17,14 @@ class Options:
     """The run of the demonstration."""
 
     run: Path = Path("runs/demo")
-    """Folder of the run. A second call goes on from, or repeats only the evaluation of, the run that is there."""
+    """Folder of the run. A second call goes on with the run; if it is complete, only the evaluation
+    is repeated."""
     steps: int = PRESETS["digits"][1].steps
     """Number of updates."""
 
 
 def main(options: Options) -> bool:
-    """Train, evaluate and report; False if it was stopped on the way."""
+    """Train, evaluate and report; return False if the user has stopped the training."""
     began = time.monotonic()
     config = dataclasses.replace(PRESETS["digits"][1], run=options.run, steps=options.steps)
     if not train.main(config):

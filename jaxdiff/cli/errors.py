@@ -1,4 +1,4 @@
-"""What every command does with its errors: one clear line, and an exit status that is not zero."""
+"""Errors of a command: one clear line, and an exit status that is not zero."""
 
 import dis
 import os
@@ -48,11 +48,11 @@ def one_line_errors() -> Iterator[None]:
 
 
 def is_the_users(error: BaseException) -> bool:
-    """Whether the user can mend an error: it is the machine's, or one that a check of ours has raised.
+    """Whether the user can mend an error: the machine's errors, and those of our own checks.
 
-    A check has a `raise` statement in jaxdiff or in a script, and so has what says that an extra is
-    not installed. What the interpreter raises there (`None + 1`), and what other packages raise,
-    nobody has foreseen.
+    A check is a `raise` statement in jaxdiff or in a script; a missing extra is reported that way
+    too. Errors that the interpreter raises there (`None + 1`), and those of other packages, are not
+    foreseen.
     """
     if isinstance(error, OSError):
         return True

@@ -1,4 +1,4 @@
-"""Evaluate a trained run on held-out data: its probability, denoising error, recognised classes, two-sample test."""
+"""Evaluate a run on held-out data: probability, denoising error, classes, two-sample test."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,13 +19,13 @@ class Options:
     """What to measure."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
     num_times: int = 12
     """Noise levels at which the denoising error is measured."""
     examples: int = 1000
     """Held-out examples for it, at most."""
     samples: int = 500
-    """Samples to classify and compare, at most as many as there are held-out examples; 0 for none."""
+    """Samples to classify and compare; at most the number of held-out examples; 0 for none."""
     sampler: samplers.SamplerName = "unipc_2"
     """How they are drawn."""
     steps: int = 20
@@ -33,7 +33,8 @@ class Options:
     guidance: float = 1.0
     """Guidance scale of the samples."""
     classifier_steps: int | None = None
-    """Updates of the independent classifier, trained on the real training images; 1200 or 60 epochs if not given."""
+    """Updates of the independent classifier, which is trained on the real training images; if not
+    given, 1200 or those of 60 epochs, whichever is less."""
     seed: int = 0
     """Seed of noise and samples."""
     best: bool = False
@@ -42,7 +43,7 @@ class Options:
 
 
 def sample_quality(run: loading.Run, options: Options) -> dict[str, Any]:
-    """What an independent classifier, two-sample metrics and a search for copies say of samples."""
+    """Measure samples with a classifier, two-sample metrics and a search for copies."""
     sizes = (split.num_examples for split in run.dataset.splits.values())
     num = min(options.samples, *sizes)  # as many real ones
     labels = None if run.trained.num_classes is None else np.arange(num) % run.trained.num_classes
@@ -67,7 +68,7 @@ def sample_quality(run: loading.Run, options: Options) -> dict[str, Any]:
 
 
 def estimate_probability(run: loading.Run, options: Options) -> list[dict[str, Any]]:
-    """The table of the model's probability and its pictures. Parts that are there are not made again."""
+    """Print the table of the model's probability and draw its pictures; finished parts are kept."""
     rows, shown = estimates.estimate(run, options.probability, seed=options.seed)
     tables.print_probability(rows)
     pictures.bound_terms(shown["terms"], run.folder / "terms.png")
@@ -89,25 +90,29 @@ def check(options: Options) -> None:
         raise ValueError(f"samples: expected at least 10, or 0 for none, got {options.samples}")
     require.numbers(options, guidance=require.FINITE, probability__ais_step_size=require.POSITIVE)
     require.counts(
-        options, probability__examples=0, probability__term_examples=2, probability__steps=1, probability__times=2,
-        probability__paths=1, probability__path_examples=0, probability__ode_steps=1, probability__ode_examples=0,
+        options, probability__examples=0, probability__term_examples=2,
+        probability__steps=1, probability__times=2,
+        probability__paths=1, probability__path_examples=0,
+        probability__ode_steps=1, probability__ode_examples=0,
         probability__ais_examples=0, probability__ais_temperatures=1,
     )  # fmt: skip
     for name in ("examples", "path_examples", "ode_examples", "ais_examples"):
         value = getattr(options.probability, name)
         if value == 1:
             raise ValueError(
-                f"probability.{name}: expected at least 2 for a standard error, or 0 for none, got 1"
+                f"probability.{name}: expected at least 2 for a standard error, or 0 for none, "
+                "got 1"
             )
 
 
 def possible(run: loading.Run, options: Options) -> Options:
-    """The options without what so few examples do not allow, each left out with a line; said before any work."""
+    """Leave out what too few examples do not allow, and print a line for it before any work."""
     num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
     if min(num_train, num_held_out) < 2:
         got = f"{num_train} and {num_held_out}"
         raise ValueError(
-            f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, got {got}"
+            f"run: expected at least 2 training and 2 held-out examples of {run.dataset.name}, "
+            f"got {got}"
         )
     if options.samples and min(num_train, num_held_out) < 10:
         print(

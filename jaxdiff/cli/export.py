@@ -25,7 +25,7 @@ class Options:
     """Which run, and where to."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; of images, and with a schedule that is not learned."""
+    """Folder of a run that `jaxdiff train` made, of images, with a schedule that is not learned."""
     output: Path | None = None
     """The file; RUN/NAME.npz of the data set's name if not given."""
     source: str = ""
@@ -33,7 +33,7 @@ class Options:
 
 
 def about(run: loading.Run, source: str) -> dict[str, Any]:
-    """What `zoo.read` needs beside the parameters, and how they came about."""
+    """Return what `zoo.read` needs besides the parameters, and their origin."""
     config = run.config
     if (
         len(run.dataset.event_shape) != 3

@@ -1,4 +1,4 @@
-"""From one image to another through the latents of the probability-flow ODE: strips to look at.
+"""Interpolate between images through the latents of the probability-flow ODE.
 
 jaxdiff interpolate RUN
 """
@@ -19,7 +19,7 @@ from jaxdiff.cli import pictures
 from jaxdiff.runs import loading, memory, require, samplers, sampling
 from jaxdiff.runs.seeds import key_of
 
-END = 1e-3  # where encoding starts: data without any noise say nothing of eps
+END = 1e-3  # where encoding starts: at t = 0 data without noise do not determine eps
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Options:
     """Which strips."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
     strips: int = 6
-    """Pairs of held-out images; and latents shown in every class, where there are classes."""
+    """Number of pairs of held-out images, and of latents that are shown in every class."""
     columns: int = 10
     """Images in a strip, the two ends included."""
     steps: int = 50
@@ -39,7 +39,7 @@ class Options:
 
 
 def between(run: loading.Run, x_0: jax.Array, y_0: jax.Array, options: Options) -> np.ndarray:
-    """Strips [K, columns, *D] between images [K, *D]: encoded, interpolated on the great circle, decoded."""
+    """Return strips [K, columns, *D] between images [K, *D]: spherical interpolation of latents."""
     ts = jd.grids.uniform(options.steps, end=END)
     num = options.columns
 
@@ -93,7 +93,8 @@ def pairs(run: loading.Run, options: Options) -> tuple[jax.Array, jax.Array]:
     images, labels = split.images, split.labels
     if options.strips > len(images) // 20:
         raise ValueError(
-            f"strips: expected at most a 20th of the {len(images)} held-out images, got {options.strips}"
+            f"strips: expected at most a 20th of the {len(images)} held-out images, "
+            f"got {options.strips}"
         )
     order = np.random.default_rng(options.seed).permutation(len(images))
     first, rest = order[: options.strips], order[options.strips :].tolist()
@@ -118,7 +119,8 @@ def main(options: Options) -> np.ndarray:
     sampling.require_finite(strips)
     error = np.abs(strips[:, [0, -1]] - np.stack([x_0, y_0], axis=1)).mean()
     print(
-        f"the ends, encoded and decoded, differ from the images by {error:.4f} on average (images in [-1, 1])"
+        f"the ends, encoded and decoded, differ from the images by {error:.4f} on average "
+        "(images in [-1, 1])"
     )
     ends = [np.asarray(v)[:, None] for v in (x_0, y_0)]
     shown = {

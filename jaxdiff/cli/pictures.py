@@ -1,4 +1,4 @@
-"""What the scripts leave to be looked at: PNGs and GIFs, written atomically."""
+"""The pictures of the commands: PNGs and GIFs, written atomically."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def grid(x: np.ndarray, columns: int = 8, pad: int = 1) -> np.ndarray:
-    """Images in [-1, 1], [N, H, W, C], as one picture [H', W', 3] of values in [0, 1], row by row."""
+    """Images [N, H, W, C] in [-1, 1] as one picture [H', W', 3] in [0, 1], row by row."""
     num, height, width, channels = x.shape
     rows = -(-num // columns)
     cells = np.ones((rows * columns, height + pad, width + pad, 3), np.float32)
@@ -65,7 +65,7 @@ def samples(dataset: Dataset, x: np.ndarray, real: np.ndarray | None, path: Path
 def neighbours(
     x: np.ndarray, distance: np.ndarray, nearest: np.ndarray, path: Path, *, num: int = 16
 ) -> None:
-    """Samples above their nearest training examples: the first ones, and the nearest of all."""
+    """Draw samples above their nearest training examples: the first ones, and the nearest ones."""
     figure, axes = plt.subplots(2, 1, figsize=(10, 3.2), layout="constrained")
     order = {
         "the first samples": np.arange(len(x))[:num],
@@ -110,7 +110,7 @@ def forward(schedule: jd.Schedule, dataset: Dataset, real: np.ndarray, path: Pat
 def reverse(
     dataset: Dataset, trajectory: np.ndarray, path: Path, *, scale: int = 6, milliseconds: int = 80
 ) -> None:
-    """The reverse process as a GIF: states [S, N, *D] from noise to data, with a pause at the end."""
+    """Write the states [S, N, *D] of the reverse process as a GIF, with a pause at the end."""
     if trajectory.ndim == 5:
         frames = [grid(x / max(1.0, float(np.std(x)))) for x in trajectory]
         stills = [Image.fromarray((255 * frame).astype(np.uint8)) for frame in frames]
@@ -162,7 +162,7 @@ def _column(log: list[dict[str, float]], name: str) -> tuple[np.ndarray, np.ndar
 
 
 def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
-    """Held-out denoising error against the noise level, beside what one knows without a network."""
+    """Draw held-out denoising error against noise level, beside two denoisers without a network."""
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     log_snr = [row["log_snr"] for row in rows]
     error = np.asarray([row["x_0_error"] for row in rows])
@@ -184,7 +184,7 @@ def error_by_time(rows: list[dict[str, float]], path: Path) -> None:
 
 
 def samplers(results: list[dict[str, Any]], path: Path) -> None:
-    """Error against network calls: each sampler with its best grid, and each grid with its best sampler."""
+    """Draw error against network calls: each sampler's best grid, and each grid's best sampler."""
     panels = [
         (
             "sampler",
@@ -242,7 +242,7 @@ def _lines(axis: Any, result: dict[str, Any], by: str, figure_name: str, *, titl
 
 
 def orders(rows: list[dict[str, Any]], path: Path) -> None:
-    """Error against number of steps on logarithmic axes, one panel a family: the slope is the order."""
+    """Draw error against number of steps on logarithmic axes: the slope is the order."""
     families = list(dict.fromkeys(row["family"] for row in rows))
     figure, axes = plt.subplots(
         1, len(families), figsize=(5.5 * len(families), 5), layout="constrained", sharey=True
@@ -270,7 +270,7 @@ def orders(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def bound_terms(terms: dict[str, np.ndarray], path: Path) -> None:
-    """Where the bits go: the terms of the variational bound by noise level, and what they add up to."""
+    """Draw the terms of the variational bound by noise level, and their cumulative sum."""
     log_snr, bits = terms["log_snr"], terms["bits"]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     inner = bits[1:-1]
@@ -292,7 +292,10 @@ def bound_terms(terms: dict[str, np.ndarray], path: Path) -> None:
 
 
 def crooks(works: dict[str, np.ndarray], path: Path) -> None:
-    """Log weights of forward and reverse paths around the middle of each example's bounds: they cross at log p."""
+    """Draw log-weights of forward and reverse paths: their densities cross at log p.
+
+    They are relative to the middle of each example's two bounds.
+    """
     centre = (works["lower"] + works["upper"]) / 2
     forward = (-works["forward"] - centre[:, None]).ravel()
     reverse = works["reverse"] - centre
@@ -314,7 +317,7 @@ def crooks(works: dict[str, np.ndarray], path: Path) -> None:
 def bound_by_paths(
     held_out: dict[str, np.ndarray], works: dict[str, np.ndarray], size: int, path: Path
 ) -> None:
-    """The bound against the number of paths K: held-out data from below, simulated data from both sides."""
+    """Draw the bounds against the number of paths K: simulated data have an upper one too."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     to_bits = -1 / (size * np.log(2))
 

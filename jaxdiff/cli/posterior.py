@@ -1,12 +1,12 @@
-"""Posterior samples of a trained run's images, given an observation of them, with evidence and calibration.
+"""Draw posterior samples of observed images from a trained run, with evidence and calibration.
 
 jaxdiff posterior RUN --task inpaint
 jaxdiff posterior RUN --task inpaint --compare     # every method at equal network calls
 
-Held-out images are observed (a part of them, blurred, in noise, ...), and particles are drawn from
-p(x_0 | y) of the model. Calibration asks whether they are: images drawn from the model itself are
-observed, and their ranks among posterior samples have to be uniform. A call is one of the network
-on one image; a vector-Jacobian product is one more.
+Held-out images are observed (in part, blurred, in noise, ...), and particles are drawn from the
+model's p(x_0 | y). Calibration checks this: images from the model itself are observed, and their
+ranks among posterior samples must be uniform. A call is one network call on one image; a
+vector-Jacobian product counts as one more.
 """
 
 import dataclasses
@@ -30,22 +30,23 @@ class Options:
     """What is observed of which images, and how the posterior is drawn."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
     task: tasks.TaskName = "inpaint"
-    """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks, a random projection,
-    photon counts, or the class."""
+    """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks,
+    a random projection, photon counts, or the class."""
     method: methods.MethodName = "twisted"
     """How the posterior is drawn; the README says which to use when."""
     compare: bool = False
-    """All methods that the task allows, side by side at equal network calls."""
+    """Compare all methods that the task allows, at equal network calls."""
     classes: bool = False
-    """Ask each class's own model for its evidence, of a class-conditional run: which class is it?"""
+    """Classify by evidence: compute log p(y) under each class of a class-conditional run."""
     images: int = 8
     """Held-out images."""
     calibration: int = 60
     """Images drawn from the model for the calibration; 0 leaves it out."""
     noise: float | None = None
-    """Standard deviation of the observation's noise, images in [-1, 1]; each task has its own if not given."""
+    """Standard deviation of the observation's noise, for images in [-1, 1]; the task's own if not
+    given."""
     peak: float = 8.0
     """Mean count of a white pixel, for --task poisson."""
     sampling: tyro.conf.OmitArgPrefixes[problems.Particles] = field(
@@ -101,7 +102,7 @@ def one_method(
 def by_class(
     run: loading.Run, problem: problems.Problem, options: Options, seen: posteriors.Observed
 ) -> dict[str, Any]:
-    """The evidence of each class's own model, image by image: Bayes' rule makes a classifier of it."""
+    """Classify each image by Bayes' rule, from the evidence of each class's own model."""
     num_classes = run.trained.num_classes
     if num_classes is None or not methods.METHODS[options.method].weighted:
         raise ValueError("classes: expected a class-conditional run, and a method with evidence")

@@ -1,4 +1,4 @@
-"""Prepare MNIST or a relative of it from its four IDX files, for TFDS and without TensorFlow or network.
+"""Prepare MNIST or a related set for TFDS from four IDX files, without TensorFlow or a network.
 
 jaxdiff prepare --name mnist --source FOLDER
 """
@@ -18,7 +18,8 @@ class Options:
     name: str = "mnist"
     """mnist, fashion_mnist, kmnist, or emnist/CONFIG."""
     data_dir: Path | None = None
-    """Folder of the prepared sets; by default $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    """Folder of the prepared sets; if not given, $JAXDIFF_DATA_DIR, $TFDS_DATA_DIR or
+    ~/tensorflow_datasets."""
 
 
 def main(options: Options) -> None:

@@ -75,7 +75,10 @@ def _knows_patience() -> bool:
 
 
 def _cpu_devices() -> int:
-    """One a core, down to a power of two and at most 8, so that the usual batch sizes divide evenly."""
+    """One device for each core, rounded down to a power of two, at most 8.
+
+    So the usual batch sizes divide evenly.
+    """
     return min(8, 2 ** (_machine.cores().bit_length() - 1))
 
 

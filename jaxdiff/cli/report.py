@@ -1,6 +1,6 @@
 """Write a run's pictures and figures as one HTML page, with nothing to fetch.
 
-The figures are those of the last `jaxdiff evaluate`; pictures that the run does not have are left out.
+The figures are those of the last `jaxdiff evaluate`. Pictures that do not exist are left out.
 """
 
 import base64
@@ -16,12 +16,13 @@ from jaxdiff.runs import folders, records
 from jaxdiff.training import atomic
 
 PICTURES = {
-    "samples.png": "Samples of the model, one class after the other, next to real digits it was trained on.",
+    "samples.png": "Samples of the model, one class after the other, next to real digits it was "
+    "trained on.",
     "reverse.gif": "The reverse process: noise becoming digits.",
     "forward.png": "The forward process: digits dissolving, q(x_t | x_0).",
     "loss.png": "The training loss and the held-out loss of the averaged parameters.",
-    "denoising.png": "The error of the denoised image on held-out digits, by noise level, beside two denoisers that "
-    "need no network.",
+    "denoising.png": "The error of the denoised image on held-out digits, by noise level, beside "
+    "two denoisers without a network.",
 }
 
 PAGE = Template("""<!doctype html>
@@ -46,7 +47,7 @@ $figures
 
 @dataclass(frozen=True)
 class Options:
-    """Of which run."""
+    """Which run to report."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Folder of the run, as `jaxdiff train` and `jaxdiff evaluate` left it."""
@@ -93,7 +94,8 @@ def write(run: Path, summary: dict[str, Any], denoising: list[dict[str, float]])
 def _figure(path: Path, text: str) -> str:
     kind = {".png": "image/png", ".gif": "image/gif"}[path.suffix]
     encoded = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img src="data:{kind};base64,{encoded}" alt="{path.stem}"><figcaption>{text}</figcaption></figure>'
+    image = f'<img src="data:{kind};base64,{encoded}" alt="{path.stem}">'
+    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
 
 
 def _row(name: str, value: Any) -> str:

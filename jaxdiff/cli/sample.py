@@ -18,7 +18,7 @@ class Options:
     """What to draw and how."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` left it; or mnist, the network that ships with the package."""
+    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
     num: int = 100
     """Number of samples."""
     labels: tuple[int, ...] = ()
@@ -36,11 +36,11 @@ class Options:
     grid: samplers.GridName = "uniform"
     """Where the steps are."""
     threshold: Literal["none", "static", "dynamic"] = "none"
-    """Whether the denoised image is kept within [-1, 1] on the way."""
+    """Whether every denoised image is kept within [-1, 1]."""
     seed: int = 0
     """Sample i depends on (seed, i) alone, whatever the batch size and the number of devices."""
     batch_size: int | None = None
-    """Samples at a time, over all devices; as many as in a batch of the run's training if not given."""
+    """Samples at a time, over all devices; the batch size of the run's training if not given."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     output: Path | None = None
@@ -48,7 +48,7 @@ class Options:
 
 
 def labels_of(options: Options, run: loading.Run) -> np.ndarray | None:
-    """The label of each sample, None without."""
+    """Return the label of each sample; None if the samples are unconditional."""
     num_classes = run.trained.num_classes
     if num_classes is None or options.unconditional:
         if options.labels or options.guidance != 1:

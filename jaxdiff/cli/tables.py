@@ -8,21 +8,24 @@ from jaxdiff.runs.tasks import Task
 
 
 def print_denoising(rows: list[dict[str, float]]) -> None:
-    """The denoising errors, a line for each time."""
+    """Print the denoising errors, a line for each time."""
     print(
-        f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}   (mean squared, data in [-1, 1])"
+        f"{'t':>6} {'log SNR':>9} {'x_0 error':>18} {'best linear':>12} {'mean':>9}"
+        "   (mean squared, data in [-1, 1])"
     )
     for row in rows:
         error = f"{row['x_0_error']:.5f} +- {row['x_0_error_se']:.5f}"
         print(
-            f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} {row['gaussian_error']:12.5f} {row['mean_error']:9.5f}"
+            f"{row['t']:6.3f} {row['log_snr']:9.2f} {error:>18} "
+            f"{row['gaussian_error']:12.5f} {row['mean_error']:9.5f}"
         )
 
 
 def print_probability(rows: list[Row]) -> None:
-    """The table, a line an estimator."""
+    """Print the table, a line for each estimator."""
     print(
-        f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} {'calls':>7} {'n':>6} {'s':>7}"
+        f"{'log p(x)':<45} {'kind':<8} {'data':<10} {'nats':>20} {'bits/dim':>18} "
+        f"{'calls':>7} {'n':>6} {'s':>7}"
     )
     for row in rows:
         nats = f"{row.nats:.2f} +- {row.nats_se:.2f}"
@@ -32,7 +35,7 @@ def print_probability(rows: list[Row]) -> None:
 
 
 def print_quality(found: dict[str, Any]) -> None:
-    """A line a figure, with its standard error and its floor, real data in place of samples."""
+    """Print each figure with its standard error and its floor: real data in place of samples."""
     print(f"{'samples':36}{'':>22}{'real against real':>22}")
     for name in found:
         if name.endswith(("_se", quality.REAL)):
@@ -50,7 +53,7 @@ def _cell(found: dict[str, Any], name: str) -> str:
 
 
 def print_posteriors(found: list[dict[str, Any]], task: Task) -> None:
-    """A line a method, means over the images."""
+    """Print a line for each method, with means over the images."""
     head = (
         "log p(y)",
         "ESS",
@@ -63,7 +66,8 @@ def print_posteriors(found: list[dict[str, Any]], task: Task) -> None:
         "p of ranks",
     )
     print(
-        f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals of that level hold"
+        f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals "
+        "of that level hold"
     )
     print(f"{'':14}{'N':>6}{'calls':>8}{'s':>7}" + "".join(f"{name:>14}" for name in head))
     for row in found:
@@ -82,5 +86,6 @@ def print_posteriors(found: list[dict[str, Any]], task: Task) -> None:
         else:
             cells += [f"{calibration[f'coverage_{level}']['value']:.2f}" for level in (50, 90)]
             cells += [f"{calibration['p_value']:.2g}"]
-        line = f"{row['method']:14}{row['particles']:>6}{row['calls']:>8}{row['seconds_an_image']:7.1f}"
+        line = f"{row['method']:14}{row['particles']:>6}{row['calls']:>8}"
+        line += f"{row['seconds_an_image']:7.1f}"
         print(line + "".join(f"{cell:>14}" for cell in cells))

@@ -1,4 +1,4 @@
-"""From a configuration to what it stands for: schedule, network, denoiser, chain, loss, optimiser, state."""
+"""Build what a configuration names: schedule, network, denoiser, chain, loss, optimiser, state."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ from jaxdiff.runs.seeds import key_of
 
 
 def make_schedule(config: Config, parameters: Any = None) -> jd.Schedule:
-    """The noise schedule of a run; a learned one from its parameters, or as it starts out without them."""
+    """The noise schedule of a run; without parameters a learned schedule has its initial ones."""
     name = config.diffusion.schedule
     if name == "ddpm":
         return jd.schedules.from_betas(jd.schedules.linear_betas(1000))
@@ -61,7 +61,10 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
 
 
 def make_denoiser(config: Config, model: models.Model, levels: int | None) -> Any:
-    """The denoiser of a run, as a function of (network's params, schedule, label=, threshold=, dropout_key=)."""
+    """Return the denoiser of a run as a function of the network's parameters and the schedule.
+
+    Its options are label, threshold and dropout_key.
+    """
     diffusion = config.diffusion
     return zoo.network_denoiser(
         model, diffusion.prediction, levels=levels, sigma_data=diffusion.sigma_data
@@ -71,10 +74,10 @@ def make_denoiser(config: Config, model: models.Model, levels: int | None) -> An
 def make_chain(
     config: Config, schedule: jd.Schedule, *, levels: int | None, num_steps: int
 ) -> jd.Chain:
-    """The finite chain of a run, still without its denoiser, with what that will say of the variance, and a decoder.
+    """The finite chain of a run, with the kind of its variance and its decoder, without a denoiser.
 
-    It is made outside of compiled functions, where the schedule has no values; there the denoiser
-    is put in its place.
+    It is made outside compiled functions, because the schedule has no values inside them. The
+    compiled functions then put the denoiser into it.
     """
     decoder = jd.decoders.normal() if levels is None else jd.decoders.discretised_normal(levels)
     by_levels = config.diffusion.prediction == "levels"
@@ -86,7 +89,7 @@ def make_chain(
 def make_loss(
     config: Config, model: models.Model, dataset: Dataset, *, training_time: bool = True
 ) -> Any:
-    """The loss of a run, per example; without dropout, hidden labels and memory outside training."""
+    """The loss of a run for each example; only training uses dropout, hidden labels and memory."""
     if config.diffusion.finite:
         return _chain_loss(config, model, dataset, training_time)
     if config.diffusion.schedule == "learned":
@@ -188,7 +191,7 @@ def remembers(config: Config) -> bool:
 def abstract_state(
     config: Config, model: models.Model, event_shape: tuple[int, ...]
 ) -> training.TrainState:
-    """What the run's state looks like, without computing it."""
+    """The shapes and dtypes of the run's state, which is not computed."""
     return jax.eval_shape(lambda: initial_state(config, model, event_shape))
 
 

@@ -1,4 +1,7 @@
-"""Long work in parts that are kept in files as they are done; a file is named by all that its part depends on."""
+"""Do long work in parts and keep each finished part in a file.
+
+A file's name is a digest of everything that its part depends on.
+"""
 
 import hashlib
 import json
@@ -24,12 +27,12 @@ def resumable(
     at_once: int = 1,
     name: str = "",
 ) -> list[dict[str, Any]]:
-    """Map over parts: read those that are there, make the others, and keep each as it is done.
+    """Map over parts: read those that exist, make the others, and keep each one when it is done.
 
     Args:
       paths: the file of each part, .npz or .json; None for a part that is not kept.
-      make: numbers of parts that are missing, at_once of them at most -> a dict of arrays (of what
-        JSON holds, for .json) for each.
+      make: numbers of missing parts, at most at_once -> for each a dict of arrays; for .json a dict
+        of values that JSON can hold.
       at_once: how many parts are made together.
       name: of the progress bar, "" for none.
     Returns:
@@ -48,7 +51,7 @@ def resumable(
 
 
 def digest(settings: Any, arrays: Any = None) -> str:
-    """A name for what was made from settings, anything JSON writes, and a pytree of arrays."""
+    """Return a digest of settings (values that JSON can hold) and of a pytree of arrays."""
     total = hashlib.sha256(json.dumps(settings).encode())
     for leaf in jax.tree.leaves(arrays):
         total.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
@@ -56,12 +59,12 @@ def digest(settings: Any, arrays: Any = None) -> str:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A part; None where there is none, or only a damaged one, which is then made again."""
+    """Read a part; None if it does not exist or is damaged. A damaged part is made again."""
     try:
         if path.suffix == ".json":
             part = json.loads(path.read_text())
             return part if isinstance(part, dict) else None
-        # Opened here: np.load leaves the file open where it finds it damaged.
+        # Opened here: np.load leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
@@ -69,7 +72,10 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def write(path: Path, part: dict[str, Any]) -> dict[str, Any]:
-    """Keep a part, whole or not at all, and return it. Two programs may write the same one: the last has its way."""
+    """Write a part atomically and return it.
+
+    Two programs may write the same part. The last one to finish wins.
+    """
     if path.suffix == ".json":
         training.write_json(path, part)
         return part
@@ -79,7 +85,7 @@ def write(path: Path, part: dict[str, Any]) -> dict[str, Any]:
 
 
 def trim(folder: Path, most: int = MOST_BYTES) -> None:
-    """Delete the oldest parts of a folder, drafts that were left behind too, until the rest is no larger than that."""
+    """Delete the oldest parts and drafts of a folder until the rest has at most so many bytes."""
     found = []
     for path in [*folder.rglob("*.np[yz]"), *folder.rglob("*.json")]:
         try:

@@ -1,8 +1,8 @@
-"""Simulation-based calibration: where the truth lies among posterior samples, when it is itself a draw of the model.
+"""Simulation-based calibration: the rank of the truth among posterior samples.
 
-If x_0 is drawn of the model, y of p(y | x_0) and x of the posterior of y, then the truth's rank
-among the x is uniform, for any function of x and y (Talts et al. 2018, arXiv:1804.06788); the
-log-likelihood as such a function sees what functions of x alone do not (Modrak et al. 2023,
+Draw x_0 from the model, y from p(y | x_0), and samples x from the posterior p(x | y). Then the rank
+of f(x_0, y) among the f(x, y) is uniform for any function f (Talts et al. 2018, arXiv:1804.06788).
+The log-likelihood as f finds errors that functions of x alone do not find (Modrak et al. 2023,
 arXiv:2211.02383).
 """
 
@@ -17,11 +17,11 @@ LEVELS = (0.5, 0.9)
 
 
 def ranks(truth: np.ndarray, draws: np.ndarray, log_weights: np.ndarray, u: Any) -> np.ndarray:
-    """The truth's rank among weighted draws as a share, [F], of the values of F functions.
+    """The rank of the truth among weighted draws, in [0, 1], for the values of F functions: [F].
 
         (N (sum_i W_i [f_i < f] + u sum_i W_i [f_i = f]) + u) / (N + 1),   u ~ U[0, 1]
 
-    Of N equally weighted draws that are exchangeable with the truth it is uniform exactly.
+    It is exactly uniform if the N draws have equal weights and are exchangeable with the truth.
     """
     weights = normalised(log_weights)
     below = weights @ (draws < truth[None]) + u * (weights @ (draws == truth[None]))
@@ -35,7 +35,7 @@ def normalised(log_weights: np.ndarray) -> np.ndarray:
 
 
 def num_bins(num: int) -> int:
-    """Bins of a histogram of so many ranks: five in each, and at most ten."""
+    """Number of bins for a histogram of so many ranks: about five ranks in each, at most ten."""
     return int(np.clip(num // 5, 2, 10))
 
 
@@ -45,7 +45,7 @@ def histogram(shares: np.ndarray, bins: int) -> np.ndarray:
 
 
 def band(num: int, bins: int) -> tuple[float, float]:
-    """The band that holds 99% of the counts of a bin, where num ranks are uniform."""
+    """The band that holds the count of a bin with 99% probability, if num ranks are uniform."""
     low, high = binom.ppf([0.005, 0.995], num, 1 / bins)
     return float(low), float(high)
 
@@ -57,14 +57,16 @@ def uniformity(shares: np.ndarray, bins: int | None = None) -> tuple[float, floa
 
 
 def coverage(shares: np.ndarray, level: float) -> Estimate:
-    """How often the central credible interval holds the truth, for ranks [K, F]; the images, not the functions, are
-    independent."""
+    """How often the central credible interval holds the truth, for ranks [K, F].
+
+    The standard error counts images: the K images are independent, the F functions are not.
+    """
     inside = np.mean(np.abs(shares - 0.5) <= level / 2, axis=1)
     return Estimate(float(inside.mean()), float(inside.std(ddof=1) / np.sqrt(len(inside))))
 
 
 def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
-    """All that the ranks [K, F] say: by function, and the coverage over all of them."""
+    """Tests and coverage for ranks [K, F]: of each function, and of all functions together."""
     functions = {}
     for name, column in zip(names, shares.T, strict=True):
         statistic, p_value = uniformity(column)
@@ -95,8 +97,8 @@ def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
 class Functions:
     """Test functions of an image: projections, and the log-likelihood.
 
-    Single pixels and the mean of what is hidden, the data's leading principal components, and the
-    log-likelihood of y.
+    The projections are two hidden pixels, the mean of the hidden pixels, and the data's three
+    leading principal components.
     """
 
     def __init__(self, train: np.ndarray, hidden: np.ndarray) -> None:
@@ -109,7 +111,7 @@ class Functions:
             for place in varied // hidden.shape[2]
         ]
         centred = flat.astype(np.float64) - flat.mean(0, dtype=np.float64)
-        # Of few images the covariance has few directions, and needs no size x size matrix.
+        # The covariance of few images has few directions. A size x size matrix is not needed then.
         few = len(flat) < size
         vectors = (
             np.linalg.svd(centred, full_matrices=False)[2].T

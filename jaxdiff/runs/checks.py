@@ -1,4 +1,4 @@
-"""What a configuration has to be before a run begins."""
+"""Checks of a configuration before a run begins."""
 
 import math
 import sys
@@ -10,16 +10,19 @@ from jaxdiff.runs.datasets import Dataset
 
 
 def check(config: Config) -> None:
-    """Refuse numbers that mean nothing, and half of what belongs together."""
+    """Refuse numbers out of range, and options that do not fit together."""
     require.seed(config.seed)
     require.counts(
-        config, steps=1, batch_size=1, log_every=1, eval_every=1, network__channels=1, network__multipliers=1,
-        network__num_blocks=1, network__attention=1, network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
+        config, steps=1, batch_size=1, log_every=1, eval_every=1,
+        network__channels=1, network__multipliers=1, network__num_blocks=1, network__attention=1,
+        network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
     )  # fmt: skip
     require.numbers(
-        config, label_drop=require.SHARE, network__dropout=require.DECAY, diffusion__sigma_data=require.POSITIVE,
+        config, label_drop=require.SHARE, network__dropout=require.DECAY,
+        diffusion__sigma_data=require.POSITIVE,
         optimizer__learning_rate=require.POSITIVE, optimizer__final_scale=require.SHARE,
-        optimizer__clip_norm=require.POSITIVE, optimizer__b1=require.DECAY, optimizer__b2=require.DECAY,
+        optimizer__clip_norm=require.POSITIVE,
+        optimizer__b1=require.DECAY, optimizer__b2=require.DECAY,
         optimizer__weight_decay=require.NOT_NEGATIVE, optimizer__ema_decay=require.DECAY,
     )  # fmt: skip
     diffusion, network = config.diffusion, config.network
@@ -38,11 +41,13 @@ def check(config: Config) -> None:
         )
     if names[0] == "learned" and config.conditional:
         raise ValueError(
-            "conditional: expected False (--no-conditional) where the probability of the data is trained"
+            "conditional: expected False (--no-conditional) where the probability of the data is "
+            "trained"
         )
     if names[0] == "learned" and diffusion.objective is not None:
         raise ValueError(
-            f"objective: expected None with the learned schedule's own bound, got {diffusion.objective}"
+            "objective: expected None with the learned schedule's own bound, "
+            f"got {diffusion.objective}"
         )
     if names[1] != "levels":
         prediction.check_start(build.make_schedule(config), names[1])
@@ -57,21 +62,22 @@ def check(config: Config) -> None:
 
 
 def check_network(config: Config, dataset: Dataset) -> None:
-    """Refuse options of the network that would do nothing for these data, and say what a preset's may leave undone."""
+    """Refuse network options that do nothing for these data; report attention without a place."""
     network = config.network
     if len(dataset.event_shape) == 1:
         for name in ("multipliers", "attention", "patch", "fourier"):
             default = getattr(Network(), name)
             if getattr(network, name) != default:
                 raise ValueError(
-                    f"network.{name}: expected the default, {default}, because the MLP for {config.dataset}'s vectors "
-                    f"has none, got {getattr(network, name)}"
+                    f"network.{name}: expected the default, {default}, because the MLP for "
+                    f"{config.dataset}'s vectors has none, got {getattr(network, name)}"
                 )
         return
     height, width = dataset.event_shape[:2]
     if network.patch > min(height, width):
         raise ValueError(
-            f"network.patch: expected at most the images' side, {min(height, width)}, got {network.patch}"
+            f"network.patch: expected at most the images' side, {min(height, width)}, "
+            f"got {network.patch}"
         )
     heights = [math.ceil(height / network.patch)]
     for _ in network.multipliers[1:]:

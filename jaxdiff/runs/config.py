@@ -25,26 +25,29 @@ WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 
 @dataclass(frozen=True)
 class Network:
-    """The network: a UNet for images, an MLP for vectors (which has no multipliers, attention, patch or fourier)."""
+    """The network: a UNet for images, an MLP for vectors.
+
+    The MLP does not use multipliers, attention, patch and fourier.
+    """
 
     channels: int = 32
     """Channels at full resolution (width of an MLP); a multiple of 8."""
     multipliers: tuple[int, ...] = (1, 2)
-    """Channels of each resolution, as multiples; each further one halves the sides."""
+    """Channels at each resolution, as multiples; each further entry halves the sides."""
     num_blocks: int = 1
     """Residual blocks per resolution (layers of an MLP)."""
     attention: tuple[int, ...] = (4,)
-    """Side lengths of feature maps at which there is self-attention; in the middle there always is."""
+    """Side lengths of the feature maps with self-attention; the middle always has it."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
     patch: int = 1
-    """2 works on 2x2 patches: faster, a little coarser. Zeros fill the rim of sides that it does not divide."""
+    """2 works on 2x2 patches: faster, a little coarser. Zeros fill up sides it does not divide."""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """How the time enters."""
     fourier: tuple[int, ...] = ()
-    """Exponents n of input features sin(2^n pi x), cos(2^n pi x); 7 shows single levels of 8 bits."""
+    """Exponents n of inputs sin(2^n pi x), cos(2^n pi x); 7 shows single levels of 8-bit images."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What the layers compute in; parameters stay float32."""
+    """Type in which the layers compute; parameters stay float32."""
 
 
 @dataclass(frozen=True)
@@ -52,26 +55,28 @@ class Diffusion:
     """The process and what the network predicts of it."""
 
     schedule: ScheduleName = "cosine"
-    """Noise schedule; ddpm is the 1000-step table of linear betas. learned trains it, and the network, on the
-    variational bound in continuous time."""
+    """Noise schedule; ddpm is the 1000-step table of linear betas. learned trains the schedule and
+    the network on the variational bound in continuous time."""
     prediction: Prediction = "v"
-    """What the network predicts; levels is a distribution over the data's levels, for the learned schedule."""
+    """What the network predicts; levels, for the learned schedule, is a distribution over the
+    data's levels."""
     weight: WeightName = "none"
     """Weight of the simple loss by noise level; none is the plain error of the prediction."""
     objective: Objective | None = None
-    """simple is the denoising error; vlb the variational bound of a finite chain whose reverse variance is learned;
-    hybrid both, with little of the bound. None is simple, but for the learned schedule, which has
-    its own bound."""
+    """simple is the denoising error. vlb is the variational bound of a finite chain with a learned
+    reverse variance. hybrid is simple plus a small part of vlb. None is simple, or the bound in
+    continuous time for the learned schedule."""
     num_steps: int = 100
     """Steps T of the finite chain that vlb and hybrid train."""
     time_sampling: TimeSampling = "low_discrepancy"
-    """How a batch's times are drawn; loss_aware draws the steps of vlb and hybrid by what they cost last."""
+    """How a batch's times are drawn; loss_aware draws the steps of vlb and hybrid by their last
+    losses."""
     sigma_data: float = 0.5
     """Standard deviation of the data in [-1, 1]; only the edm prediction and weight use it."""
 
     @property
     def finite(self) -> bool:
-        """Whether a finite chain is trained, for which the network gives the reverse variance too."""
+        """Whether a finite chain is trained. The network then gives the reverse variance too."""
         return self.objective in ("vlb", "hybrid")
 
 
@@ -102,16 +107,19 @@ class Config:
     """A training run."""
 
     run: Path = Path("runs/digits")
-    """Folder of the run. A run that is there already goes on from its last checkpoint: with its own command bit for
-    bit, or with other --steps, --log-every, --eval-every, --optimizer, dropout or --label-drop."""
+    """Folder of the run. An existing run goes on from its last checkpoint: bit for bit with its own
+    command, or with other --steps, --log-every, --eval-every, --optimizer, dropout or
+    --label-drop."""
     dataset: str = "digits"
-    """digits (embedded), any prepared TFDS image set such as mnist, or a 2-D density such as swiss_roll."""
+    """digits (embedded), a prepared TFDS image set such as mnist, or a 2-D density such as
+    swiss_roll."""
     data_dir: Path | None = None
-    """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not
+    given."""
     steps: int = 1500
-    """Number of updates. A run may go on for longer than it was begun with: the learning rate is a function of the
-    step and of this number, so it rises again to that of a run of the new length, and falls to the
-    new end."""
+    """Number of updates. A run may go on with a larger number than it was begun with. The learning
+    rate depends on the step and on this number, so it rises to the rate of a run of the new length
+    and falls to the new end."""
     batch_size: int = 128
     """Examples in an update, over all devices."""
     seed: int = 0
@@ -123,7 +131,7 @@ class Config:
     log_every: int = 20
     """Steps between lines of the log."""
     eval_every: int = 500
-    """Steps between held-out evaluations, each of which ends in a checkpoint."""
+    """Steps between held-out evaluations; each of them writes a checkpoint."""
     network: Network = field(default_factory=Network)
     diffusion: Diffusion = field(default_factory=Diffusion)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -156,7 +164,8 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "mnist-likelihood": (
-        "MNIST, trained on the variational bound for the probability of the data: hours on a few cores",
+        "MNIST, trained on the variational bound for the probability of the data: "
+        "hours on a few cores",
         Config(
             run=Path("runs/mnist-likelihood"),
             dataset="mnist",
@@ -194,5 +203,5 @@ def as_json(config: Config) -> str:
 
 
 def from_fields(fields: Any, run: Path) -> Config:
-    """The configuration that `as_json` wrote, of a run in another place perhaps."""
+    """The configuration that `as_json` wrote; the run may have moved to another folder."""
     return dataclasses.replace(records.read(Config, fields), run=run)

@@ -1,4 +1,4 @@
-"""Data for the scripts: images with their grey levels, and 2-D densities, behind one face."""
+"""Data for the scripts: images with grey levels, and 2-D densities, as one type."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Facts:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a script needs to know of a data set; examples come as the process sees them, images in [-1, 1].
+    """A data set as a script needs it; its examples are images in [-1, 1], or vectors.
 
-    Those of `later` are read when they are first asked for.
+    The examples are read when they are first asked for.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Dataset:
     def batches(
         self, batch_size: int, seed: int
     ) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
-        """The batch of each step, a function of (seed, step) alone: a resumed run sees what it would have seen."""
+        """The batch of each step, a function of (seed, step) alone, so a run can be resumed."""
         batches = data.batches(
             self.splits["train"],
             batch_size=batch_size,
@@ -94,11 +94,11 @@ def of(config: Any) -> Dataset:
     """Return the data set of a run.
 
     Args:
-      config: of the run.
+      config: the configuration of the run.
     Returns:
       Dataset, whose examples are read when they are first asked for.
     Raises:
-      ValueError: there is no such set, or it has no held-out examples.
+      ValueError: the set does not exist, or it lacks held-out examples.
     """
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
@@ -116,9 +116,9 @@ def of(config: Any) -> Dataset:
 
 
 def later(name: str, facts: Facts, data_dir: Any = None) -> Dataset:
-    """The set of a network that is there: its examples are looked for when they are asked for.
+    """A data set whose facts are known: its examples are loaded only when they are needed.
 
-    So a network draws on a machine that has no examples.
+    So a network draws samples on a machine that does not have its data.
     """
     if name in data.toy.names():
         read = partial(_toy, name)
@@ -132,7 +132,7 @@ def _read_images(name: str, data_dir: Any) -> dict[str, data.Split]:
 
 
 def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
-    """The examples by what they are for: `test` is what is held out, whatever the set calls it."""
+    """The examples by their use: `test` is the held-out split, whatever the set calls it."""
     if parts.source != "the split test":
         _say(f"{name}: held out: {parts.source}")
     return {"train": parts.train, "test": parts.held_out}

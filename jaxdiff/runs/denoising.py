@@ -1,4 +1,4 @@
-"""The denoising error by noise level, beside two denoisers that need no network."""
+"""The denoising error by noise level, beside two denoisers without a network."""
 
 from typing import Any
 
@@ -17,8 +17,9 @@ def denoising_errors(
 ) -> list[dict[str, float]]:
     """Mean squared error of x_0, by time, with its standard error over examples.
 
-    Two denoisers that need no network stand beside it: the data's mean, and the best linear one,
-    which is the exact denoiser of a normal distribution with the data's mean and covariance.
+    The table shows two denoisers without a network beside it: the data's mean, and the best linear
+    one. The latter is the exact denoiser of a normal distribution with the data's mean and
+    covariance.
     """
     x_0, label = run.dataset.head("test", examples)
     if run.trained.num_classes is None:
@@ -63,7 +64,14 @@ def denoising_errors(
 
 @pytree
 class BestLinear:
-    """The exact denoiser of a normal law: its mean, its variances and their directions, and all others' variance."""
+    """The exact denoiser of a normal distribution.
+
+    Fields:
+      mean: its mean, [d].
+      values: the variances along the directions, [k].
+      vectors: the directions, [d, k].
+      ridge: the variance in all other directions.
+    """
 
     mean: jax.Array
     values: jax.Array
@@ -79,13 +87,14 @@ class BestLinear:
 
 
 def best_linear(x_0: np.ndarray, *, ridge: float = 1e-6) -> BestLinear:
-    """The exact denoiser of a normal law with the mean and covariance of examples [N, *D], (schedule, x_t [B, d], t).
+    """Return the exact denoiser of a normal law with the mean and covariance of examples [N, *D].
 
-        D(x_t) = m + sum_i g(l_i) v_i v_i^T (x_t - alpha m),   g(l) = alpha l / (alpha^2 l + sigma^2)
+        D(x_t) = m + sum_i g(l_i) v_i v_i^T (x_t - alpha m)
+        g(l) = alpha l / (alpha^2 l + sigma^2)
 
-    The covariance has min(N - 1, d) directions v_i with variance, and of few examples no d x d
-    matrix is made: the v_i come of the examples' inner products. In all other directions the
-    variance is the ridge, which is added to all.
+    The result is a function of (schedule, x_t [B, d], t). The covariance has min(N - 1, d)
+    directions v_i with variance. For few examples the v_i come from the inner products of the
+    examples, without a d x d matrix. The ridge is added to the variance in every direction.
     """
     flat = x_0.reshape(len(x_0), -1).astype(np.float64)
     mean = flat.mean(0)

@@ -1,4 +1,4 @@
-"""The estimates of a run's probability, one after the other, for its table."""
+"""The estimates of the probability of data under a run's model, for its table."""
 
 import math
 import time
@@ -16,16 +16,14 @@ from jaxdiff.runs.probability import CHUNK, Estimators, Probability, Row
 
 LARGEST = 256  # dimensions of data whose full covariances, 40 at a time, are fitted in seconds
 LEAST_FITTED = 20  # training examples of a density that is fitted without a network
-AIS_CHUNK, AIS_LEAPFROG = (
-    8,
-    5,
-)  # rows of a call, all latents of which are in one batch; gradients a move
+AIS_CHUNK = 8  # rows of a call; all their latents are in one batch
+AIS_LEAPFROG = 5  # gradients of a move
 
 
 def estimate(
     run: loading.Run, options: Probability, *, seed: int
 ) -> tuple[list[Row], dict[str, Any]]:
-    """All estimates, and what the pictures show of them."""
+    """Return all estimates, and the values that the pictures show."""
     estimators = Estimators(run, options, seed=seed)
     held_out, _ = run.dataset.head("test", options.examples)
     shown: dict[str, Any] = {}
@@ -42,11 +40,13 @@ def estimate(
     num_train = len(run.dataset.splits["train"].images)
     if options.baselines and num_train < LEAST_FITTED:
         print(
-            f"no baselines: they are fitted to at least {LEAST_FITTED} training examples, and there are {num_train}"
+            f"no baselines: they are fitted to at least {LEAST_FITTED} training examples, "
+            f"and there are {num_train}"
         )
     elif options.baselines and estimators.size > LARGEST:
         print(
-            f"no densities without a network: their covariances of {estimators.size}^2 entries would take too long"
+            f"no densities without a network: their covariances of {estimators.size}^2 entries "
+            "would take too long"
         )
     elif options.baselines:
         _baselines(estimators, held_out)
@@ -54,7 +54,7 @@ def estimate(
 
 
 def bound(estimators: Estimators, held_out: np.ndarray) -> Row:
-    """The bound that costs least to know: in continuous time, or by terms where t = 0 has no noise."""
+    """Add the cheapest bound: in continuous time, or by terms if t = 0 is free of noise."""
     (_terms if estimators.without_denoiser.ends_clean else _continuous)(estimators, held_out)
     return estimators.rows[-1]
 
@@ -170,7 +170,10 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
 
 
 def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
-    """Annealing of held-out data from below, of simulated data from both sides; the share of moves accepted."""
+    """Add the bounds of annealed importance sampling; return the acceptance rate of its moves.
+
+    Held-out data get a lower bound, simulated data a lower and an upper one.
+    """
     options, density = estimators.options, estimators.levels is None
     annealing: dict[str, Any] = {
         "num_temperatures": options.ais_temperatures,
@@ -215,9 +218,12 @@ def _annealing(estimators: Estimators, held_out: np.ndarray) -> float:
 
 
 def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
-    """The ODE's density of data spread over their bins; of data on the levels alone it has none (a network that gives
-    logits knows no others), and there it is the prior of the state at t = 0, which the decoder
-    turns into levels."""
+    """Add the density of the probability-flow ODE.
+
+    It is the density of data that are spread over the bins of their levels. A network that gives
+    logits knows only the levels themselves, and such data do not have a density. There the ODE
+    gives the prior of the state at t = 0, which the decoder turns into levels.
+    """
     run, options, levels = estimators.run, estimators.options, estimators.levels
     by_levels = run.config.diffusion.prediction == "levels"
 
@@ -250,7 +256,7 @@ def _flow(estimators: Estimators, held_out: np.ndarray) -> None:
 
 
 def null(estimators: Estimators, held_out: np.ndarray) -> Row:
-    """L_null of the 2015 paper: a normal law of the training data's mean and one variance, added to the table."""
+    """Add L_null of the 2015 paper: a normal law with the training mean and a single variance."""
     train, _ = _train(estimators)
     train, held_out = _spread(estimators, 1, train), _spread(estimators, 2, held_out)
     variance = train.var(0).mean()
@@ -263,13 +269,13 @@ def null(estimators: Estimators, held_out: np.ndarray) -> Row:
 
 
 def _train(estimators: Estimators) -> tuple[np.ndarray, np.ndarray | None]:
-    """Training examples and labels: 20,000 of them, or as many as fit."""
+    """Training examples and labels: 20,000, or as many as fit into memory."""
     dataset = estimators.run.dataset
     return dataset.head("train", memory.affordable(20_000, dataset.event_shape))
 
 
 def _spread(estimators: Estimators, seed: int, x: np.ndarray) -> np.ndarray:
-    """Vectors, float64; of levels, spread over their bins."""
+    """Return vectors in float64; data with levels are spread over their bins."""
     levels, key = estimators.levels, jax.random.key(estimators.seed + seed)
     x = (
         x
@@ -280,7 +286,10 @@ def _spread(estimators: Estimators, seed: int, x: np.ndarray) -> np.ndarray:
 
 
 def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
-    """Densities without a network, of the data spread over their bins; they are chosen on training data alone."""
+    """Add densities without a network, of data spread over their bins.
+
+    They are chosen on training data alone.
+    """
     mixtures = needs("sklearn.mixture", extra="cli")
     neighbors = needs("sklearn.neighbors", extra="cli")
     train, _ = _train(estimators)

@@ -10,8 +10,8 @@ from jaxdiff.runs.checks import check
 from jaxdiff.runs.config import Config, as_json, from_fields
 from jaxdiff.runs.datasets import Facts
 
-# What may be another when a run goes on, and why. A name of a section stands for all of it that is
-# not named itself.
+# Whether an option may change when a run goes on, and why. The name of a section stands for all of
+# its options that are not named themselves.
 BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "run": (True, "the folder may be moved"),
     "data_dir": (True, "the same data may lie elsewhere"),
@@ -70,7 +70,10 @@ def load_config(run: Path) -> Config:
 
 
 def check_same(config: Config) -> Config | None:
-    """Require of a run that is there already that it can go on with this configuration; return its own, or None."""
+    """Require that an existing run can go on with this configuration.
+
+    Returns the configuration of the existing run; None for a new run.
+    """
     if not (config.run / "config.json").exists():
         return None
     before = load_config(config.run)
@@ -84,7 +87,7 @@ def check_same(config: Config) -> Config | None:
 
 
 def what_changes(before: Config, config: Config, step: int) -> str:
-    """Which options a run goes on with that it did not have before, and what the learning rate does; "" if none."""
+    """Describe the options that differ from before, and the learning rate; "" if none differ."""
     old, new = records.flat(before), records.flat(config)
     changed = [
         name for name in _changed(before, config, may=True) if name not in ("run", "data_dir")
@@ -95,12 +98,13 @@ def what_changes(before: Config, config: Config, step: int) -> str:
     line = f"{config.run} goes on from step {step} with {options}"
     rate, rate_before = (float(build.learning_rates(each)(step)) for each in (config, before))
     if rate != rate_before:
-        line += f"; the learning rate here is {rate:.3g} (was {rate_before:.3g}), as in a run of {config.steps} steps"
+        line += f"; the learning rate here is {rate:.3g} (was {rate_before:.3g})"
+        line += f", as in a run of {config.steps} steps"
     return f"{line}; Adam's moments and the moving average are kept"
 
 
 def _changed(before: Config, config: Config, *, may: bool) -> dict[str, str]:
-    """The options that differ and may, or may not, with the reason."""
+    """The options that differ and that may (or may not) change, each with its reason."""
     old, new = records.flat(before), records.flat(config)
     rules = {name: BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]] for name in new}
     return {

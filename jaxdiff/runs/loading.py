@@ -1,4 +1,4 @@
-"""A run that is there: its network, as a notebook loads it, and its folder and data, as the commands work on them."""
+"""Load an existing run: its network for a notebook, its folder and data too for the commands."""
 
 import json
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ def load(folder: str | PathLike, *, best: bool = False) -> Trained:
     Returns:
       Trained: model, parameters, schedule, shapes, and `denoiser`. The data are not needed.
     Raises:
-      FileNotFoundError: there is no run, or no checkpoint yet.
-      ValueError: the configuration is damaged, or no checkpoint is sound.
+      FileNotFoundError: the run or its first checkpoint does not exist.
+      ValueError: the configuration is damaged, or all checkpoints are damaged.
     """
     return load_run(Path(folder), best=best).trained
 
 
 def load_run(folder: Path, *, best: bool = False) -> Run:
-    """Load a run with its folder and data; the name of a network that ships stands for it."""
+    """Load a run with its folder and data, from its folder or the name of a network that ships."""
     if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         return shipped(str(folder))
     config = folders.load_config(folder)
@@ -61,7 +61,7 @@ def load_run(folder: Path, *, best: bool = False) -> Run:
 def assemble(
     config: Config, dataset: datasets.Dataset, model: models.Model, params: Any, *, step: int = 0
 ) -> Run:
-    """Put a run together; params are those of the network and of the schedule."""
+    """Put a run together; params holds the parameters of the network and of the schedule."""
     trained = Trained(
         model=model,
         params=params["network"],

@@ -1,4 +1,4 @@
-"""The training of a run, which may be stopped and goes on bit for bit."""
+"""Train a run; a run that was stopped goes on bit for bit."""
 
 import time
 from collections.abc import Callable
@@ -27,16 +27,16 @@ def prepare(config: Config) -> tuple[datasets.Dataset, models.Model]:
 def train(config: Config) -> int:
     """Train a run until its last step, or until the user stops it (Ctrl-C, SIGTERM).
 
-    A run that is there already goes on from its last checkpoint, bit for bit as if it had never
-    stopped. No two processes train in one folder.
+    An existing run goes on from its last checkpoint, bit for bit as if it had never stopped. Only
+    one process at a time trains in a folder.
 
     Args:
-      config: of the run; config.run is its folder.
+      config: the configuration of the run; config.run is its folder.
     Returns:
       The number of updates that the run has had.
     Raises:
-      ValueError: the configuration means nothing, the run was begun with another one, or an update
-        needs more memory than there is left.
+      ValueError: the configuration is not valid, the run was begun with another one, or an update
+        needs more memory than is left.
       FileNotFoundError: the data set is not prepared.
       BlockingIOError: another process trains in the folder.
       FloatingPointError: the loss is not finite.
@@ -47,7 +47,10 @@ def train(config: Config) -> int:
 
 
 def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tuple[int, int]:
-    """Train a run, whose folder is locked, from its last checkpoint; return the steps of its begin and its end."""
+    """Train a run from its last checkpoint; return its first and its last step.
+
+    The caller holds the lock of the folder.
+    """
     before = folders.check_same(config)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
@@ -69,7 +72,7 @@ def loop(
     *,
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
-    """The updates from the state's step on, with log, evaluation and checkpoints; returns the last state saved."""
+    """Run the updates from the state's step on; log, evaluate and save; return the saved state."""
     devices, first = jax.local_devices(), int(state.step)
     batch = dataset.batches(config.batch_size, config.seed)
     # An uneven batch is refused before anything is written.
@@ -132,10 +135,10 @@ class Keeper:
             self.restart()
         if progress.due(config.eval_every) or progress.stopped:
             self.save(progress)
-            self.restart()  # what this took is no training
+            self.restart()  # the rate counts training only
 
     def save(self, progress: training.Progress) -> None:
-        """Evaluate the averaged parameters and write a checkpoint; a run that has diverged is not saved."""
+        """Evaluate the averaged parameters and write a checkpoint, unless the run has diverged."""
         require_finite(progress.step, float(progress.metrics["loss"]))
         progress.watch(f"the held-out loss and the checkpoint of step {progress.step}")
         state = progress.state()
@@ -157,10 +160,10 @@ def require_finite(step: int, loss: float) -> None:
 def held_out_loss(
     config: Config, dataset: datasets.Dataset, model: models.Model
 ) -> Callable[[Any], float]:
-    """The loss of the averaged parameters on held-out examples, whole (no dropout), with noise that never changes.
+    """The held-out loss of the averaged parameters, without dropout, with noise that never changes.
 
-    A device's share of a batch at a time: the value is the mean over all rows, whatever the size of
-    the chunks, since a row's time and noise depend on its number in the whole.
+    The value is the mean over all rows, whatever the size of the chunks, because the time and noise
+    of a row depend on its number only. A chunk is a device's part of a training batch.
     """
     loss = build.make_loss(config, model, dataset, training_time=False)
     num = min(EVAL_EXAMPLES, len(dataset.splits["test"].images))

@@ -1,4 +1,4 @@
-"""What a script takes of the machine's memory: rows in chunks, an estimate before training, and an error in words."""
+"""Memory of the machine: rows in chunks, an estimate before training, and clear errors."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -22,10 +22,10 @@ SMALLER = (
 
 
 def in_chunks(function: Callable[..., Any], size: int, *rows: Any) -> Any:
-    """A function of rows, so many of them at a time: its results joined, on the host.
+    """Apply a function to chunks of rows, and join the results on the host.
 
-    Every chunk has one shape, so that one program serves them all: the last row fills up what the
-    last chunk lacks, and what comes of it is cut off. None stands for rows that there are not.
+    All chunks have the same shape, so one compiled program is enough. Copies of the last row fill
+    the last chunk, and their results are cut off. An argument may be None instead of rows.
     """
     num = max(len(part) for part in rows if part is not None)
     size, parts = min(size, num), []
@@ -37,12 +37,15 @@ def in_chunks(function: Callable[..., Any], size: int, *rows: Any) -> Any:
 
 
 def affordable(num: int, event_shape: tuple[int, ...]) -> int:
-    """As many examples, of num at most, as hold NUMBERS numbers together."""
+    """Number of examples, at most num, that together hold at most NUMBERS numbers."""
     return max(2, min(num, NUMBERS // int(np.prod(event_shape))))
 
 
 def available(device: jax.Device, *, root: Path = Path("/")) -> int | None:
-    """Bytes that a device has left: of a CPU the machine's, or what is left of a container's limit; None if unknown."""
+    """Return the bytes that a device has left; None if unknown.
+
+    For a CPU this is the memory left on the machine, or under a container's limit if that is less.
+    """
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
@@ -57,7 +60,7 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """What the control groups that the process lies in leave of their limits."""
+    """The bytes left under the limit of each control group of this process."""
     for group, version in _machine.groups("memory", root):
         names = (
             ("memory.max", "memory.current")
@@ -77,14 +80,14 @@ def _of_groups(root: Path) -> Iterator[int]:
 def fitting(
     function: Any, *arguments: Any, devices: list[jax.Device], change: str = SMALLER
 ) -> Any:
-    """The compiled program of a mapped function, which takes these arguments; refused where memory will not do.
+    """Compile a mapped function for these arguments, and refuse it if it needs too much memory.
 
-    What the program needs besides its arguments is known when it is compiled, and here it is
-    compiled once: the program that was asked is the one that runs. Devices of a CPU share the
+    The compiler knows how much memory the program needs besides its arguments. The function is
+    compiled once: the returned program is the one that was checked. The devices of a CPU share the
     machine's memory.
 
     Raises:
-      ValueError: it needs more than there is left, and JAXDIFF_ANYWAY=1 does not insist.
+      ValueError: it needs more memory than is left, and JAXDIFF_ANYWAY=1 is not set.
     """
     compiled = function.lower(*arguments).compile()
     stats, left = compiled.memory_analysis(), available(devices[0])
@@ -94,15 +97,15 @@ def fitting(
     needed = new * (len(devices) if devices[0].platform == "cpu" else 1)
     if needed > left and os.environ.get(ANYWAY, "0") in ("", "0"):
         raise ValueError(
-            f"memory: an update takes {needed / GIB:.2f} GiB, and {left / GIB:.2f} GiB are left: {change}; "
-            f"{ANYWAY}=1 tries it all the same"
+            f"memory: an update takes {needed / GIB:.2f} GiB, and {left / GIB:.2f} GiB are left: "
+            f"{change}; {ANYWAY}=1 tries it all the same"
         )
     return compiled
 
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Say what to lower where memory has run out, whoever has noticed it."""
+    """Turn any out-of-memory error into one that says what to lower."""
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -1,4 +1,4 @@
-"""The methods that draw posterior samples, by name, and what they cost: one table for every program."""
+"""The methods that draw posterior samples, by name, and their cost: one table for all programs."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -10,13 +10,13 @@ import jaxdiff as jd
 from jaxdiff import guidance, kernels, posterior
 
 MethodName = Literal[
-    "twisted", "mcgdiff", "tilted", "importance", "twisted_mmps", "dps", "pigdm", "tmpd", "mmps", "split_gibbs",
-    "repaint",
+    "twisted", "mcgdiff", "tilted", "importance", "twisted_mmps",
+    "dps", "pigdm", "tmpd", "mmps", "split_gibbs", "repaint",
 ]  # fmt: skip
 
 
 class Setting(NamedTuple):
-    """What methods take besides the denoiser and what is seen; None is a method's own default.
+    """The options of methods besides the denoiser and the observation; None is a method's default.
 
     Fields:
       schedule: the noise schedule.
@@ -27,7 +27,7 @@ class Setting(NamedTuple):
       power: of the tilt, t -> [].
       matrix: of the observation, [M, N], where mcgdiff works in its singular vectors; None where
         entries are seen.
-      belief: what mcgdiff knows of the data before the network is asked.
+      belief: what mcgdiff knows of the data before it calls the network.
     """
 
     schedule: jd.Schedule
@@ -51,9 +51,9 @@ class Method(NamedTuple):
     Fields:
       make: (setting, denoiser, seen) -> Kernel.
       calls: setting -> network calls a step and particle; a vector-Jacobian product is one more.
-      weighted: whether it has weights, so evidence too.
+      weighted: whether its samples have weights. Then it gives the evidence too.
       needs: "any" likelihood, a "linear" observation, or a "mask".
-      uses: what it depends on beside the task, the grid and, with weights, the resampling.
+      uses: what it depends on besides the task, the grid and, with weights, the resampling.
     """
 
     make: Callable[[Setting, Any, Any], jd.Kernel]
@@ -119,7 +119,7 @@ def guided(
 
 
 def constant(calls: float) -> Callable[[Setting], float]:
-    """So many calls, whatever the setting."""
+    """The same number of calls for every setting."""
     return lambda s: calls
 
 

@@ -1,4 +1,4 @@
-"""Posterior samples of many images with one compiled program, what they say, and whether they are calibrated."""
+"""Posterior samples of many images with one compiled program: figures and calibration."""
 
 import dataclasses
 import time
@@ -52,7 +52,7 @@ def observe(
 def from_the_model(
     run: loading.Run, task: tasks.Task, ts: jax.Array, *, num: int, seed: int
 ) -> Observed:
-    """Images of the model itself, on the grid that the posterior is drawn on: its prior is exact for them."""
+    """Draw images from the model on the posterior's grid; their exact prior is the model."""
     seed = another(seed)
     x_0 = sampling.generate(
         run.trained,
@@ -67,7 +67,15 @@ def from_the_model(
 
 
 class Drawn(NamedTuple):
-    """Weighted samples of K images, [K, N, *D] and [K, N], log p(y) and ESS of each; seconds an image."""
+    """Weighted samples of K images.
+
+    Fields:
+      x: samples, [K, N, *D].
+      log_weights: their log-weights, [K, N].
+      log_evidence: log p(y) of each image, [K].
+      ess: effective sample size of each image after every step, [K, S].
+      seconds: time for an image.
+    """
 
     x: np.ndarray
     log_weights: np.ndarray
@@ -80,11 +88,11 @@ def draw(
     run: loading.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
     seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
 ) -> Drawn:  # fmt: skip
-    """Posterior samples of every observation, spread over the devices; image i depends on (seed, i) alone.
+    """Draw posterior samples for every observation, spread over the devices.
 
-    Images that are done are kept in files, each named by a digest of all that it depends on: more
-    images, or an option of another method, leave it as it is. Labels ask for the class-conditional
-    model, one an image.
+    Image i depends on (seed, i) alone. Finished images are kept in files. A file's name is a digest
+    of everything that its image depends on, so more images, or another option of another method,
+    leave the file valid. Labels, one for each image, select the class-conditional model.
     """
     number = problem.options.particles if particles is None else particles
     likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
@@ -104,7 +112,7 @@ def draw(
         f: np.stack([part[f] for part in parts])
         for f in ("x", "log_weights", "log_evidence", "ess")
     }
-    # The median leaves out the compilation that the first of them waited for.
+    # The median leaves out the compilation, which only the first part waits for.
     return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
 
 
@@ -118,7 +126,7 @@ def _maker(
     key: jax.Array,
     labels: np.ndarray | None,
 ) -> Callable[[list[int]], list[dict[str, np.ndarray]]]:
-    """What draws the images of some numbers, at most as many as there are places on the devices."""
+    """Return the function that draws the images of some numbers, at most one for each place."""
     num_devices, at_once = jax.local_device_count(), problem.options.at_once
     program = _program(run, problem, name, number)
     size = num_devices * at_once
@@ -147,7 +155,10 @@ def _maker(
 
 
 def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
-    """The compiled program: (params, keys, likelihoods, labels), the last three with axes [devices, at_once]."""
+    """The compiled program of (params, keys, likelihoods, labels).
+
+    The last three have leading axes [devices, at_once].
+    """
     method, ts, options = METHODS[name], grid_of(name, problem), problem.options
     resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
 
@@ -171,7 +182,7 @@ def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
 
 
 def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) -> str:
-    """Of what all images of a method depend on."""
+    """A digest of everything that all images of a method depend on."""
     method, options = METHODS[name], problem.options
     settings = [name, *settings, problem.task.name, problem.task.noise_std]
     settings += [
@@ -192,10 +203,10 @@ def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) 
 
 
 def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, float]]:
-    """What each image's samples say: evidence, effective sample size, and how near they are to the truth and to y.
+    """The figures of each image: evidence, effective sample size, distances to the truth and to y.
 
-    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel: the least for the truth's own
-    posterior, on average.
+    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel. On average the true posterior has the
+    smallest one.
     """
     rows = []
     for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
@@ -226,7 +237,7 @@ def calibrate(
     particles: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Ranks of the model's own images among their posterior samples, and what they say."""
+    """Rank images of the model among their posterior samples; return the tests of the ranks."""
     train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
     functions = calibration.Functions(train, problem.task.hidden)
     other, what = another(seed), f"calibrate {problem.task.name}"

@@ -1,4 +1,4 @@
-"""What estimates the probability of data under a run's model: options, rows of the table, cached parts."""
+"""Estimators of the probability of data under a run's model: options, table rows, cached parts."""
 
 import dataclasses
 import hashlib
@@ -17,8 +17,8 @@ import jaxdiff as jd
 from jaxdiff import likelihood
 from jaxdiff.runs import build, cache, loading
 
-# Rows of one compiled call, on each device: these, or a batch of the run's training if that is
-# smaller. The randomness of a row depends on it, and not on the number of devices.
+# Rows of one compiled call on each device; a training batch of the run if that is smaller. The
+# randomness of a row depends on this number, but not on the number of devices.
 CHUNK = 64
 
 
@@ -27,33 +27,36 @@ class Probability:
     """What to estimate of the model's probability."""
 
     examples: int = 256
-    """Held-out examples for the bound in continuous time and the baselines, at most; 0 for no estimates at all."""
+    """At most so many held-out examples for the bound in continuous time and the baselines; 0 for
+    no estimates at all."""
     term_examples: int = 256
     """Held-out examples for the terms of the finite chain's bound."""
     steps: int | None = None
-    """Steps T of the finite chain; if not given, those the run was trained with, 100 where it was trained with none."""
+    """Steps T of the finite chain. If not given: the number that the run was trained with, or 100
+    if it was trained without a finite chain."""
     times: int = 32
     """Times an example for the bound in continuous time."""
     paths: int = 16
     """Forward paths an example for the importance-weighted bound."""
     path_examples: int = 64
-    """Held-out, and again simulated, examples for what takes that many paths; 0 for none of it."""
+    """Held-out examples, and as many simulated ones, for these path bounds; 0 for none."""
     ode_steps: int = 25
     """Runge-Kutta steps of the probability-flow ODE."""
     ode_examples: int = 64
     """Held-out examples for its density; 0 for none."""
     ais_examples: int = 0
-    """Held-out, and again simulated, examples for annealed importance sampling, which takes minutes for a few of them
-    at T = 100; 0 for none."""
+    """Held-out examples, and as many simulated ones, for annealed importance sampling; 0 for none.
+    At T = 100 a few of them take minutes."""
     ais_temperatures: int = 32
     """Its temperatures, each with one Hamiltonian move of all latents."""
     ais_step_size: float = 0.1
-    """Step of the move's integrator, in units of the paths' noises; some two thirds of the moves should be accepted."""
+    """Step of the move's integrator, in units of the paths' noises. About two thirds of the moves
+    should be accepted."""
     baselines: bool = True
-    """Whether densities fitted without a network stand beside it, for data of at most 256 dimensions."""
+    """Whether to compare densities without a network, for data of at most 256 dimensions."""
 
 
-VERSION = 2  # of all that the parts are made by: those of another version are not read
+VERSION = 2  # of the code that makes the parts: parts of another version are not read
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ class Row:
 class Estimators:
     """The estimators of one run, their parts kept in files as they are done.
 
-    A part's file is named by a digest of what it depends on: the parameters, its rows of the data,
-    the seed, and the options of its own estimator. Another option leaves the other parts, and parts
-    of its earlier values, as they are.
+    The name of a part's file is a digest of what the part depends on: the parameters, its rows of
+    the data, the seed, and the options of its own estimator. So a new value of an option leaves the
+    parts of other estimators, and the parts of its old values, valid.
     """
 
     def __init__(self, run: loading.Run, options: Probability, *, seed: int) -> None:
@@ -115,9 +118,10 @@ class Estimators:
         settings: Any,
         size: int | None = None,
     ) -> tuple[dict, float]:
-        """A function of (denoiser, key, x_0 [size, *D]) on all rows, over all devices; its parts are kept in files.
+        """Map a function of (denoiser, key, x_0 [size, *D]) over all rows, on all devices.
 
-        The settings are all that the function depends on beside the run, its data and the seed.
+        Its parts are kept in files. The settings are everything that the function depends on
+        besides the run, its data and the seed.
         """
         num_devices, size = jax.local_device_count(), self.chunk if size is None else size
         key = jax.random.fold_in(
@@ -158,7 +162,7 @@ class Estimators:
     def path(
         self, name: str, n: int, *, x_0: np.ndarray | None, num: int, size: int, settings: Any
     ) -> Path:
-        """Where part n is kept: more rows leave the whole parts as they are."""
+        """The file of part n. More rows leave full parts valid."""
         count = min(size, num - n * size)
         rows = None if x_0 is None else x_0[n * size : n * size + count]
         digest = cache.digest([self.made_of, name, n, size, count, settings], rows)
@@ -175,7 +179,7 @@ class Estimators:
         seconds: float,
         density: bool,
     ) -> None:
-        """A line of the table from the log-probabilities of the examples."""
+        """Add a line to the table from the log-probabilities of the examples."""
         nats, nats_se = (
             float(np.mean(log_prob)),
             float(np.std(log_prob, ddof=1) / np.sqrt(len(log_prob))),
@@ -193,7 +197,7 @@ class Estimators:
 def _rows(
     x_0: np.ndarray | None, index: np.ndarray, num: int, event_shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Rows by number, the last one again where they have come to an end; zeros where nothing is given."""
+    """Rows by number; past the end the last row again. Zeros if x_0 is None."""
     return (
         np.zeros((len(index), *event_shape), np.float32)
         if x_0 is None

@@ -1,4 +1,4 @@
-"""The posterior problem of a run's images: how samples are drawn, which methods fit, what they cost."""
+"""The posterior problem of a run's images: sampling options, methods that fit, and their cost."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,26 +23,28 @@ class Particles:
     """How samples are drawn."""
 
     particles: int = 64
-    """Particles N an image (of twisted, where methods are compared at equal calls)."""
+    """Particles N for an image (for twisted, if methods are compared at equal calls)."""
     steps: int = 50
     """Steps of the grid."""
     start: float = -8.0
-    """Log-SNR at which the grid begins, of noise alone: further up, guidance divides by next to no signal."""
+    """Log-SNR at which the grid begins, where the state is nearly all noise. At a lower one
+    guidance divides by almost zero signal."""
     scheme: SchemeName = "systematic"
     """How particles are resampled."""
     threshold: float = 0.5
-    """Resample when the effective sample size falls below this share of N; above 1 always, 0 never."""
+    """Resample when the effective sample size is below this share of N; above 1 always, 0 never."""
     prior_std: float | None = None
-    """Standard deviation of a pixel, for the twists' spread; the training data's if not given."""
+    """Standard deviation of a pixel, for the twists' width; the training data's if not given."""
     belief: Literal["data", "flat"] = "data"
-    """What mcgdiff knows of the data before the network is asked: mean and width of the training data, or nothing."""
+    """What mcgdiff knows of the data before it calls the network: mean and width of the training
+    data, or nothing."""
     at_once: int = 1
     """Images at a time on a device; more is faster on a GPU."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What every method needs of the run and its data: their moments, the covariance only of small images."""
+    """What every method needs of a run and its data; covariance is None for large images."""
 
     task: Task
     schedule: jd.Schedule
@@ -54,7 +56,7 @@ class Problem:
 
     @property
     def ts(self) -> jax.Array:
-        """The grid: the model whose posterior is asked for is the ancestral chain on it."""
+        """The grid. The prior of the posterior is the ancestral chain on it."""
         return jd.grids.uniform(
             self.options.steps, start=float(self.schedule.time(self.options.start))
         )
@@ -65,7 +67,8 @@ def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
     require.counts(options, particles=2, steps=2, at_once=1)
     if options.start > -4:
         raise ValueError(
-            f"start: expected a log-SNR of at most -4, where nearly all is noise, got {options.start}"
+            "start: expected a log-SNR of at most -4, where nearly all is noise, "
+            f"got {options.start}"
         )
     train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
     if len(train) < 2:
@@ -81,7 +84,7 @@ def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
 
 
 def setting_of(name: str, problem: Problem, seen: Any = None) -> Setting:
-    """What a method is told of the problem; of what is seen too, where it needs that."""
+    """The options of a method for a problem; for mcgdiff they depend on the observation too."""
     power = Partial(_share, problem.task.noise_std, problem.schedule)
     setting = Setting(
         problem.schedule,
@@ -95,7 +98,7 @@ def setting_of(name: str, problem: Problem, seen: Any = None) -> Setting:
 
 
 def _with_belief(setting: Setting, problem: Problem, seen: Any) -> Setting:
-    """Of pixels where those are seen, else in the basis of the operator's singular vectors."""
+    """Add the belief: of pixels if those are seen, else of the operator's singular vectors."""
     known, floor = problem.options.belief == "data", 0.05  # of a width: some pixels are never lit
     if problem.task.masked:
         if not known:
@@ -119,7 +122,7 @@ def _with_belief(setting: Setting, problem: Problem, seen: Any) -> Setting:
 
 
 def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
-    """noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2): as much of r as the noise of the state leaves."""
+    """The tilt's power noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2), and 1 at t = 0."""
     return jnp.where(t > 0, noise_std**2 / (noise_std**2 + jnp.exp(-schedule.log_snr(t))), 1.0)
 
 
@@ -138,15 +141,16 @@ def _fits(method: Method, task: Task) -> bool:
 
 
 def check_method(name: str, task: Task) -> None:
-    """Say which methods there are, where this one does not fit."""
+    """Refuse a method that does not fit the task, and name those that fit."""
     if not _fits(METHODS[name], task):
         raise ValueError(
-            f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, got {name}"
+            f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, "
+            f"got {name}"
         )
 
 
 def grid_of(name: str, problem: Problem) -> jax.Array:
-    """The times a method visits: of split Gibbs they are levels, each so many steps of denoising."""
+    """The times a method visits. For split Gibbs they are noise levels, each with several steps."""
     if name != "split_gibbs":
         return problem.ts
     levels = max(2, int(2 * problem.options.steps / GIBBS_STEPS))
@@ -155,13 +159,16 @@ def grid_of(name: str, problem: Problem) -> jax.Array:
 
 
 def calls_of(name: str, problem: Problem, particles: int) -> int:
-    """Network calls an image: particles x steps x calls a step, a vector-Jacobian product being one more call."""
+    """Network calls for an image: particles x steps x calls a step.
+
+    A vector-Jacobian product counts as one more call.
+    """
     steps = len(grid_of(name, problem)) - 1
     return int(particles * steps * METHODS[name].calls(setting_of(name, problem)))
 
 
 def equal_particles(name: str, problem: Problem) -> int:
-    """As many particles as cost what the chosen number costs in twisted."""
+    """The number of particles that costs as much as the chosen number costs in twisted."""
     one, budget = (
         calls_of(name, problem, 1),
         calls_of("twisted", problem, problem.options.particles),

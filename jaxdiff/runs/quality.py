@@ -1,4 +1,4 @@
-"""What samples are worth: read by an independent classifier, compared with real data, searched for copies."""
+"""The quality of samples: read by a classifier, compared with real data, searched for copies."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ REAL = "_real_vs_real"  # ends the name of a figure's floor
 
 
 class Measured(NamedTuple):
-    """Figures of samples, and of each sample its nearest training example: its distance [N] and number [N]."""
+    """Figures of samples; distance [N] and index [N] of their nearest training examples."""
 
     figures: dict[str, Any]
     distance: np.ndarray
@@ -29,11 +29,11 @@ def measure(
     seed: int,
     classifier_steps: int | None,
 ) -> Measured:
-    """All figures of samples, each beside its floor, which is real data in place of samples.
+    """All figures of samples. Each has a floor: the same figure for real data in place of samples.
 
-    Held-out examples are what samples are compared with. Training examples are the floor, but for
-    what the classifier sees, which knows them too well: there it is the other half of the held-out
-    examples, and so at most half of them.
+    Samples are compared with held-out examples. The floor is that of training examples. The
+    classifier knows those too well: for its features, one half of the held-out examples is compared
+    with the other half.
     """
     num = len(x)
     random = np.random.default_rng(seed)
@@ -74,12 +74,12 @@ def _note(found: dict[str, Any], name: str, comparison: Comparison) -> None:
 
 
 def copies(dataset: Dataset, distance: np.ndarray, real: np.ndarray) -> dict[str, float]:
-    """How near samples lie to their nearest training example, beside how near held-out data do.
+    """Compare the distances of samples and of held-out data to the nearest training example.
 
         ratio = median_i min_j |x_i - train_j| / median_i min_j |real_i - train_j|
 
-    A copier's ratio is far below 1, and many of its samples are nearer than all but 1% of the
-    held-out data.
+    The ratio of a model that copies is far below 1, and many of its samples are nearer than all but
+    1% of the held-out data.
     """
     usual, _ = nearest(dataset, real)
     return {
@@ -94,7 +94,10 @@ def _shown(x: np.ndarray) -> np.ndarray:
 
 
 def nearest(dataset: Dataset, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance [N] and number [N] of each example's nearest training example, which are searched some at a time."""
+    """Distance [N] and index [N] of each example's nearest training example.
+
+    The training examples are searched in chunks.
+    """
     step = memory.affordable(50_000, dataset.event_shape)
     distance, index = np.full(len(x), np.inf), np.zeros(len(x), int)
     for start in range(0, dataset.splits["train"].num_examples, step):

@@ -1,4 +1,4 @@
-"""An independent classifier of a labelled image set: it reads samples, and its last layer is a feature space."""
+"""An independent classifier of a labelled image set, which reads samples and gives features."""
 
 from typing import Any
 
@@ -14,11 +14,9 @@ from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.seeds import key_of
 
 BATCH, READ, LEARNING_RATE = 256, 1000, 2e-3
-NUMBERS = (
-    2**22
-)  # of a batch's images together: of 64x64x3 there are 256 and more, of 256x256x3 they are 21
+NUMBERS = 2**22  # values in a batch of images: at least 256 images of 64x64x3, or 21 of 256x256x3
 MOST_STEPS, MOST_EPOCHS = 1200, 60  # whichever is less
-VERSION = 2  # of all that the classifier is made by: one of another version is not read
+VERSION = 2  # of the code that makes the classifier: one of another version is not read
 FEATURES = 128
 
 
@@ -45,14 +43,14 @@ class Recogniser:
         self._apply = jax.jit(lambda x: network.apply({"params": params}, x))
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Features [N, FEATURES] and the most probable class [N] of images, which are first kept within [-1, 1]."""
+        """Features [N, FEATURES] and most probable class [N] of images, which are first clipped."""
         features, logits = memory.in_chunks(
             lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x
         )
         return features, logits.argmax(1)
 
     def read(self, dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """The same of a whole split, whose images are made floating some at a time."""
+        """Features and classes of a whole split; its images become floats in chunks."""
         images = dataset.splits[split].images
         step = at_once(READ, images)
         parts = [
@@ -64,12 +62,12 @@ class Recogniser:
 
 
 def at_once(most: int, images: np.ndarray) -> int:
-    """How many images the classifier takes at a time: fewer than the most where they are large."""
+    """Number of images that the classifier takes at a time: fewer if the images are large."""
     return max(1, min(most, NUMBERS // int(np.prod(images.shape[1:]))))
 
 
 def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Move an image by up to a fourteenth of its side, at least a pixel; what comes in is the lowest level."""
+    """Move an image by at most 1/14 of its side, or by a pixel; -1 fills the free rim."""
     most = max(1, image.shape[0] // 14)
     padded = jnp.pad(image, ((most, most), (most, most), (0, 0)), constant_values=-1.0)
     row, column = jax.random.randint(key, (2,), 0, 2 * most + 1)
@@ -77,7 +75,7 @@ def shifted(key: jax.Array, image: jax.Array) -> jax.Array:
 
 
 def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
-    """Train the classifier on the run's real training images, or read the one that was trained before."""
+    """Train the classifier on the run's training images, or read one that was trained before."""
     dataset, labels = run.dataset, run.dataset.splits["train"].labels
     assert labels is not None  # the caller has seen to it
     if steps is None:
@@ -109,7 +107,7 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
 def fit(
     network: Network, dataset: Dataset, state: training.TrainState, *, optimizer: Any, steps: int
 ) -> training.TrainState:
-    """The updates, on all devices."""
+    """Train the classifier on all devices."""
 
     def loss(params: Any, rows: training.Rows, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
         x, label = batch

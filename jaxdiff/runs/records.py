@@ -1,4 +1,4 @@
-"""Nested dataclasses by dotted names, and back from JSON: every field there, none besides, each of its type."""
+"""Nested dataclasses by dotted names, and back from JSON with a check of every field."""
 
 import dataclasses
 import json
@@ -22,14 +22,14 @@ def read_json(path: Path) -> Any:
     """Read a JSON file, naming it where it is damaged."""
     try:
         return json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:  # no text, no JSON, or nested without end
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or nested too deep
         raise ValueError(
             f"{path}: expected JSON, got {str(error) or type(error).__name__}"
         ) from error
 
 
 def read(kind: Any, fields: Any, where: str = "") -> Any:
-    """A dataclass from what JSON makes of it: every field there, none besides, each of its type."""
+    """A dataclass from a JSON object that holds exactly its fields, with their types."""
     if not isinstance(fields, dict):
         raise ValueError(f"{where or 'all of it'}: expected an object, got {_shown(fields)}")
     prefix = f"{where}." if where else ""
@@ -47,7 +47,7 @@ def read(kind: Any, fields: Any, where: str = "") -> Any:
 
 
 def _read_value(hint: Any, value: Any, where: str) -> Any:
-    """One value of a type: a dataclass, a choice, a path, a tuple, a number, text, or None beside one of these."""
+    """A value of a type: dataclass, choice, path, tuple, number, text, or one of them or None."""
     if dataclasses.is_dataclass(hint):
         return read(hint, value, where)
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -23,7 +23,10 @@ DECAY = ("a decay in [0, 1)", lambda v: 0 <= v < 1)
 
 
 def counts(options: Any, **least: int) -> None:
-    """Require integers, or tuples of them, of at least so much; None is none. a__b is the option b of options.a."""
+    """Require integers, or tuples of integers, of at least so much. None is allowed.
+
+    The name a__b stands for the option b of options.a.
+    """
     for name, smallest in least.items():
         value = _named(options, name)
         for each in value if isinstance(value, tuple) else (value,):
@@ -34,7 +37,7 @@ def counts(options: Any, **least: int) -> None:
 
 
 def numbers(options: Any, **allowed: tuple[str, Callable[[float], bool]]) -> None:
-    """Require numbers to be in a range: POSITIVE, SHARE and so on. NaN is in none; None is none."""
+    """Require numbers in a range such as POSITIVE or SHARE. NaN is refused, None is allowed."""
     for name, (expected, holds) in allowed.items():
         value = _named(options, name)
         if value is not None and not holds(value):

@@ -13,10 +13,9 @@ class Sampler(NamedTuple):
     """A kernel and what it costs.
 
     Fields:
-      make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option, if it
-        has one.
+      make: (denoiser, schedule, noise) -> Kernel; noise in [0, 1] is the kernel's own option.
       calls: network calls a step.
-      noise: what the noise means to it, "" if nothing.
+      noise: the kernel's name for its noise option; "" if the kernel does not have one.
       ode: whether it solves the probability-flow ODE where the noise is 0.
     """
 
@@ -45,8 +44,8 @@ SAMPLERS = {
     "corrected": Sampler(_corrected, 2, "eta of the predictor", ode=False),
 }
 SamplerName = Literal[
-    "ancestral", "ddim", "euler_t", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc_2", "unipc_3",
-    "euler_maruyama", "corrected",
+    "ancestral", "ddim", "euler_t", "heun", "dpmpp_2s", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde",
+    "unipc_2", "unipc_3", "euler_maruyama", "corrected",
 ]  # fmt: skip
 DEFAULT: SamplerName = "unipc_2"
 STEPS = 20  # as `jaxdiff.draw` has them
@@ -56,14 +55,14 @@ GridName = Literal["uniform", "quadratic", "log_snr", "karras"]
 def make_kernel(
     name: str, denoiser: Any, schedule: jd.Schedule, noise: Any, *, variance: str = "small"
 ) -> jd.Kernel:
-    """The kernel of a name; the reverse variance is the ancestral one's."""
+    """The kernel of a name; only the ancestral kernel uses the reverse variance."""
     if name == "ancestral":
         return kernels.ancestral(denoiser, schedule, variance)
     return SAMPLERS[name].make(denoiser, schedule, noise)
 
 
 def make_grid(schedule: jd.Schedule, grid: str, steps: int) -> jax.Array:
-    """The times a sampler visits, by the name of their spacing."""
+    """The times that a sampler visits, by the name of the grid."""
     if grid in ("uniform", "quadratic"):
         return getattr(jd.grids, grid)(steps)
     return getattr(jd.grids, grid)(schedule, steps)

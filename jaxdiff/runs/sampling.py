@@ -17,7 +17,7 @@ from jaxdiff.zoo import Trained
 
 
 class Generated(NamedTuple):
-    """Samples [N, *D], and the trajectory of the first chunk of them, [S, up to batch_size, *D]."""
+    """Samples [N, *D], and the trajectory of the first chunk, [S, up to batch_size, *D]."""
 
     x: np.ndarray
     trajectory: np.ndarray
@@ -43,8 +43,8 @@ def generate(
 ) -> Generated:
     """Draw samples in chunks over all devices.
 
-    Sample i depends on (seed, i) alone. Every chunk has the same shape, so that one program serves
-    them all; the surplus of the last one is cut off.
+    Sample i depends on (seed, i) alone. All chunks have the same shape, so one compiled program is
+    enough. The surplus of the last chunk is cut off.
 
     Args:
       trained: the network.
@@ -61,12 +61,12 @@ def generate(
       save_every: keep every so many states of the first chunk; the last one if None.
       variance: of the ancestral sampler; the learned one, or small, if None.
       ts: the times themselves, instead of steps and grid.
-      keep: a folder in which chunks are kept, each in a file named by all that it depends on.
-        A chunk that is there is read instead of drawn.
+      keep: a folder for the chunks, each in a file whose name is a digest of everything that it
+        depends on. A chunk that exists is read instead of drawn.
     Returns:
       Generated: the samples, and the trajectory of the first chunk.
     Raises:
-      ValueError: a number means nothing, or a name is unknown.
+      ValueError: a number is out of range, or a name is unknown.
       FloatingPointError: a sample is not finite.
     """
     require.counts(
@@ -111,14 +111,15 @@ def require_finite(x: np.ndarray) -> None:
     bad = int(np.sum(~np.isfinite(x).reshape(len(x), -1).all(axis=1)))
     if bad:
         raise FloatingPointError(
-            f"samples: {bad} of {len(x)} are not finite; take more steps, another sampler, or --threshold static"
+            f"samples: {bad} of {len(x)} are not finite; take more steps, another sampler, or "
+            "--threshold static"
         )
 
 
 def pure_noise(
     key: jax.Array, schedule: jd.Schedule, shape: tuple[int, ...], ts: jax.Array, *, first: Any = 0
 ) -> jax.Array:
-    """What the model has at the start of a grid: normal, of the noise's width there."""
+    """The model's state at the start of a grid: normal noise of the width sigma there."""
     return (
         schedule.sigma(ts[0])
         / schedule.sigma(1.0)
@@ -139,9 +140,10 @@ def program(
     variance: str | None = None,
     save_every: int | None = None,
 ) -> Callable[[Any, jax.Array, jax.Array | None], Any]:
-    """The compiled sampler of (params, number of each device's first sample, labels [devices, per_device] or None).
+    """The compiled sampler of (params, first [devices], labels [devices, per_device] or None).
 
-    It returns the states it saves, [S, devices, per_device, *D].
+    `first` holds the number of each device's first sample. The sampler returns the saved states,
+    [S, devices, per_device, *D].
     """
     event = trained.event_shape
     variance = variance or ("learned" if trained.learned_variance else "small")

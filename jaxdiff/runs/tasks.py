@@ -1,4 +1,4 @@
-"""What the posterior script observes of an image: tasks, each with its likelihood, its noise and its picture."""
+"""The observations of the posterior script: tasks with their likelihood, noise and picture."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,10 @@ TaskName = Literal["inpaint", "half", "denoise", "deblur", "superres", "linear",
 # Standard deviations of the noise, images in [-1, 1].
 NOISE = {"inpaint": 0.1, "half": 0.1, "denoise": 0.5, "deblur": 0.1, "superres": 0.1, "linear": 0.1}
 LARGEST = 4096  # values of an image whose matrices, size x size, are decomposed in a minute
-LEAST_CLASSIFIED = 5  # training images a class, a tenth of them (twice, with noise) to stop by
+LEAST_CLASSIFIED = 5  # training images of a class; early stopping takes a tenth of all
 NEVER = -30.0  # logit of a class without training images
-CLASSIFIER_NOISE = (
-    0.3  # in the images the classifier learns from: its gradients are smooth, its doubt is honest
-)
+# Noise in the classifier's training images: its gradients are smooth and it is not over-confident.
+CLASSIFIER_NOISE = 0.3
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,9 @@ class Task:
       picture: y -> an image [H, W, C] in [-1, 1] to look at.
       residuals: (y, x [N, *D]) -> residuals in units of their standard deviation, [N, M]; None
         where y is a class.
-      noise_std: of y, or about it.
+      noise_std: the standard deviation of y's noise, or about that.
       hidden: [*D], 1 where the observation leaves the image open.
-      linear: whether the likelihood is an `Observation`.
+      linear: whether the likelihood is an `Observation`, with a linear operator.
     """
 
     name: str
@@ -77,7 +76,7 @@ def make_task(name: str, dataset: Dataset, *, noise: float | None, peak: float, 
 
 
 def _linear(name: str, dataset: Dataset, noise: float, seed: int) -> Task:
-    """Linear observations with Gaussian noise; the operator is taken from the observation itself."""
+    """Linear observations with Gaussian noise; the operator is the observation's own."""
     shape = dataset.event_shape
     height, width, _ = shape
     factor = next((f for f in (max(2, height // 7), 2) if height % f == width % f == 0), 1)
@@ -116,11 +115,12 @@ def _linear(name: str, dataset: Dataset, noise: float, seed: int) -> Task:
 
 
 def require_matrix(what: str, size: int) -> None:
-    """Refuse a matrix over all pairs of an image's values, where that is too large, with its size."""
+    """Refuse a matrix over all pairs of an image's values if it is too large."""
     if size > LARGEST:
         raise ValueError(
-            f"{what}: expected images of at most {LARGEST} values, because its matrix would have {size}^2 entries, "
-            f"{4 * size**2 / 2**30:.1f} GiB, and be decomposed; take another method or task"
+            f"{what}: expected images of at most {LARGEST} values, because its matrix would have "
+            f"{size}^2 entries, {4 * size**2 / 2**30:.1f} GiB, and be decomposed; take another "
+            "method or task"
         )
 
 
@@ -132,7 +132,7 @@ def _projection(size: int, seed: int) -> jax.Array:
 
 
 def _shown(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """1 where a pixel is seen: all around a square in the middle, or the upper half."""
+    """1 where a pixel is seen: around a square in the middle, in the upper half, or everywhere."""
     shown = np.ones(shape, np.float32)
     height, width, _ = shape
     if name == "inpaint":
@@ -154,13 +154,13 @@ def _poisson(dataset: Dataset, peak: float) -> Task:
         return ((y[None] - expected) / np.sqrt(expected)).reshape(len(x), -1)
 
     return Task(
-        "poisson", draw, lambda y: observations.poisson(y, peak), lambda y: 2 * y / peak - 1, residuals,
-        2 * (0.5 / peak) ** 0.5, np.ones(dataset.event_shape), linear=False,
+        "poisson", draw, lambda y: observations.poisson(y, peak), lambda y: 2 * y / peak - 1,
+        residuals, 2 * (0.5 / peak) ** 0.5, np.ones(dataset.event_shape), linear=False,
     )  # fmt: skip
 
 
 def _class(dataset: Dataset, seed: int) -> Task:
-    """A label, seen through a classifier of clean images that is trained here; its picture is the mean of the class."""
+    """A label, seen by a classifier that is trained here; its picture is the class mean."""
     logits, means = _classifier(dataset, seed)
 
     def draw(key: jax.Array, x_0: jax.Array, label: Any) -> jax.Array:
@@ -174,7 +174,7 @@ def _class(dataset: Dataset, seed: int) -> Task:
 
 
 def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
-    """A perceptron trained on noisy training images, as logits of one image, and the mean image of each class."""
+    """Train a perceptron on noisy images; return its logits of one image, and each class's mean."""
     neural_network = needs("sklearn.neural_network", extra="cli")
     x, label = dataset.head("train", memory.affordable(10_000, dataset.event_shape))
     if label is None or dataset.num_classes is None:
@@ -182,8 +182,8 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
     seen, num_classes = np.unique(label), dataset.num_classes
     if len(seen) < 2 or len(x) < LEAST_CLASSIFIED * len(seen):
         raise ValueError(
-            f"task: expected at least 2 classes and {LEAST_CLASSIFIED} training images for each with --task class, "
-            f"got {len(seen)} and {len(x)} in all"
+            f"task: expected at least 2 classes and {LEAST_CLASSIFIED} training images for each "
+            f"with --task class, got {len(seen)} and {len(x)} in all"
         )
     random = np.random.default_rng(seed)
     noisy = np.concatenate([x, x + CLASSIFIER_NOISE * random.normal(size=x.shape)]).reshape(
@@ -208,7 +208,10 @@ def _classifier(dataset: Dataset, seed: int) -> tuple[Partial, np.ndarray]:
 def _of_all_classes(
     layer: tuple[np.ndarray, np.ndarray], seen: np.ndarray, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The last layer with a logit for every class: of two scikit-learn has one, and none of a class it never saw."""
+    """The last layer with a logit for every class.
+
+    scikit-learn has one logit for two classes, and leaves out classes that it did not see.
+    """
     weights, bias = layer
     if len(seen) == 2:
         weights, bias = np.hstack([0 * weights, weights]), np.array([0, bias[0]])

@@ -1,4 +1,4 @@
-"""Checkpoints that are verified: a damaged one is passed over, one of another model is refused."""
+"""Verified checkpoints: a damaged one is passed over, one of another model is refused."""
 
 import hashlib
 import itertools
@@ -55,16 +55,16 @@ class Checkpoints:
         self._damaged: set[int] = set()
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
-        """Write a pytree of arrays and keys; return once the leaves are copied, and write on in the background.
+        """Copy a pytree of arrays and keys, and write it in the background.
 
         Args:
-          step: the number to keep it under; one that is there already is left as it is, unless
+          step: the number to keep it under. An existing checkpoint of this number is kept, unless
             `restore` found it damaged.
           tree: the pytree.
           loss: decides which checkpoint is the best one.
         Raises:
-          OSError: this one, or the one before it, cannot be written (a full disk, say). Those
-            before are whole.
+          OSError: this one, or the one before it, cannot be written, for example to a full disk.
+            The earlier ones are whole.
         """
         with self._writing():
             if step in self._damaged:
@@ -95,9 +95,8 @@ class Checkpoints:
             tree = self._sound(step, abstract)
             if tree is not None:
                 return tree
-            if (
-                self._read_only and self.steps(best=best) != steps
-            ):  # written meanwhile, and this one made room
+            # A writer may have replaced this checkpoint by a newer one meanwhile.
+            if self._read_only and self.steps(best=best) != steps:
                 return self.restore(abstract, best=best)
             logger.warning(
                 "checkpoint %s is damaged: passed over", self._manager.directory / str(step)
@@ -140,7 +139,7 @@ class Checkpoints:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Say in one line what the operating system has against a write; tensorstore's own words take a page."""
+        """Say in one line why a write failed; tensorstore's own message takes a page."""
         try:
             yield
         except Exception as error:
@@ -149,8 +148,8 @@ class Checkpoints:
                 raise
             reason = first_line(error) if code is None else os.strerror(int(code[1]))
             raise OSError(
-                f"checkpoint: {self._manager.directory} cannot be written to: {reason}; the checkpoints in it are "
-                "whole, and the run can go on from the newest"
+                f"checkpoint: {self._manager.directory} cannot be written to: {reason}; the "
+                "checkpoints in it are whole, and the run can go on from the newest"
             ) from error
 
     def _sound(self, step: int, abstract: Any) -> Any | None:
@@ -225,7 +224,10 @@ def structure(tree: Any) -> list[list[str]]:
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes and dtypes alone, to be placed on the first device, whatever devices the checkpoint was written from."""
+    """Shapes and dtypes alone, to be placed on the first device.
+
+    The checkpoint may come from other devices.
+    """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree

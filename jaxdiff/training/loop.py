@@ -1,4 +1,4 @@
-"""The training loop: one update after the other, on all devices, until the last or until the user stops it."""
+"""The training loop: updates on all devices, until the last one or until the user stops it."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -51,8 +51,8 @@ class Progress:
       step: number of updates done.
       num_steps: number of updates of the whole.
       metrics: what the update returned: scalars by name.
-      stopped: whether the user has asked to stop: no further update comes.
-      replicated: the state on all devices, which the next update takes away.
+      stopped: whether the user has asked to stop. This update is then the last one.
+      replicated: the state on all devices. The next update deletes it (donation).
       watch: says what is waited for: `watch("the checkpoint")`.
       bar: the progress bar.
     """
@@ -141,7 +141,7 @@ def run_updates(
     """Run a mapped update on a state that is on the devices already. See `fit`.
 
     Args:
-      update: what `pmap_step` returns, perhaps compiled; it takes the state away.
+      update: what `pmap_step` returns, perhaps compiled; it donates the state.
       replicated: the state on all devices, as `replicate` makes it.
       batch: step -> batch.
       steps: numbers of the updates.
@@ -157,13 +157,13 @@ def run_updates(
     with bar, Watch() as watch:
         for n in steps:
             rows = shard(batch(n), num_devices)
-            # The next batch is made meanwhile, but no update is sent before the last is done: CPU
-            # devices that wait for each other in many at once run out of threads.
+            # The batch is made while the last update still runs. The next update waits for its end,
+            # because CPU devices that wait for each other in many updates run out of threads.
             jax.block_until_ready(metrics)
             watch(f"step {n + 1} of {steps.stop} on {num_devices} devices")
             replicated, metrics = update(replicated, rows)
             bar.update()
-            # Read once: a later signal is the next step's.
+            # Read once: a later signal counts for the next step.
             stopped = stop is not None and stop.asked
             if after is not None:
                 after(Progress(n + 1, steps.stop, metrics, stopped, replicated, watch, bar))

@@ -64,8 +64,8 @@ def denoising_loss(
             return apply(params, x, t, label, dropout_key=key_dropout if dropout else None)
 
         return losses.simple(
-            key_loss, network, schedule, x_0,
-            t=_times(rows, time_sampling), prediction=prediction, weight=weight, sigma_data=sigma_data,
+            key_loss, network, schedule, x_0, t=_times(rows, time_sampling),
+            prediction=prediction, weight=weight, sigma_data=sigma_data,
         )  # fmt: skip
 
     return loss
@@ -104,9 +104,9 @@ def chain_loss(
     label_drop: float = 0.1,
     dropout: bool = True,
 ) -> Callable:
-    """Return the loss of a finite chain, one of its steps a row.
+    """Return the loss of a finite chain, at one step of the chain for each row.
 
-        loss_aware: steps in proportion to the root mean square of what they cost last
+        loss_aware: p(step) in proportion to the root mean square of its last losses
 
     Args:
       objective: (key, chain, x_0, *, index, probability) -> [b]: `losses.vlb`, or `losses.hybrid`
@@ -157,10 +157,10 @@ def likelihood_loss(
     time_sampling: str = "low_discrepancy",
     dropout: bool = True,
 ) -> Callable[[Any, Rows, tuple[jax.Array, jax.Array | None]], jax.Array]:
-    """Return the negative variational bound in continuous time, with a learned schedule, in bits per dimension.
+    """Return the loss of a learned schedule: the negative bound in bits per dimension.
 
-    The bound trains the network and the schedule's end-points; the bound's variance trains the
-    schedule's interior.
+    The variational bound is in continuous time. It trains the network and the end-points of the
+    schedule. The bound's variance trains the schedule's interior.
 
     Args:
       make_denoiser: (network's params, schedule, dropout_key=None or [b]) -> denoiser.

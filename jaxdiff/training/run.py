@@ -1,4 +1,4 @@
-"""The folder of a run: who writes to it, its log, and files that are whole or not there."""
+"""The folder of a run: its lock, its log, and files that are written atomically."""
 
 import datetime
 import errno
@@ -28,8 +28,8 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Keep a run to one writing process at a time; readers need no lock.
 
-    The lock is the operating system's (flock on the file .lock): it ends with the process, however
-    that ends, and leaves nothing behind to clear away.
+    The lock is the operating system's (flock on the file .lock). It ends with the process, however
+    that ends, so a crash does not leave a lock behind.
 
     Args:
       folder: the run's folder; made if missing.
@@ -39,7 +39,7 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     Raises:
       BlockingIOError: another process, or another block of this one, holds it; the message says who
         and since when.
-    Numerics: a file system that has no locks is warned of, once, and then goes without.
+    Numerics: a file system without locks gets a warning, and the block runs without a lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
@@ -77,7 +77,7 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which takes the final name only when the block has ended well.
+    """Give a draft to write to. It gets the final name when the block ends without an error.
 
     Args:
       path: the final name.
@@ -99,7 +99,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name the file in an error of the operating system that does not: a full disk has no file name.
+    """Add the file's name to an error of the operating system without one, such as a full disk.
 
     Args:
       path: the file that is written to in the block.
@@ -139,7 +139,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class Log:
-    """Scalars by step, as JSON lines and as TensorBoard events; each is on its way to the disk when `write` returns.
+    """Scalars by step, as JSON lines and as TensorBoard events, without a buffer.
 
     Args:
       folder: the run's folder; metrics.jsonl and the events lie there.
@@ -153,8 +153,7 @@ class Log:
         with atomic(self._path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("ab", buffering=0)
-        # No SummaryWriter: its thread dies of a full disk, and then `add_scalar` waits for it for
-        # ever.
+        # Not SummaryWriter: a full disk ends its thread, and then `add_scalar` waits for ever.
         with naming(folder):
             self._events = EventsWriter(str(folder / "events"))
             start = SessionLog(

@@ -1,4 +1,4 @@
-"""The training state and one step of it: pure functions, one body per device, joined by a named axis."""
+"""The training state and one step: pure functions, one body per device, joined by a named axis."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     Fields:
       step: number of updates done, [], int32.
       params: the network's parameters.
-      ema_params: their exponential moving average, which is what one samples from.
+      ema_params: their exponential moving average, used for samples.
       opt_state: the optimiser's state.
       key: typed key of the run, [], never consumed: step n uses fold_in(key, n).
     """
@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
 
 
 class RememberingState(NamedTuple):
-    """The state of a run whose loss remembers the steps before; that of any other stays free of it, on disk too.
+    """The state of a run whose loss uses a memory of earlier steps.
 
     Fields:
       step, params, ema_params, opt_state, key: as in TrainState.
@@ -156,8 +156,7 @@ def _rows_here(key: jax.Array, num_rows: int) -> Rows:
 def pmap_step(step: Callable, devices: Sequence[jax.Device] | None = None) -> Callable:
     """Map a step over devices; the state is donated.
 
-    What is the same on every device, the state and the metrics, has no axis of devices: nobody
-    needs to take one device's part out of it.
+    The state and the metrics are the same on every device, so they do not have an axis of devices.
 
     Args:
       step: what `make_step` returns.
@@ -194,9 +193,9 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
 def unreplicate(tree: Any) -> Any:
     """Take the first device's copy.
 
-    Numerics: the shard is read where it lies. An operation on an array that lies on several devices
-    is a program on all of them, one for each leaf. Hundreds of those behind an update fill a
-    device's queue, and the devices then wait for each other for ever.
+    Numerics: the shard is read on its device. An operation on an array that lies on several devices
+    is a program on all of them, one for each leaf. Hundreds of such programs behind an update fill
+    a device's queue, and the devices then wait for each other for ever.
 
     Args:
       tree: a pytree of arrays on several devices, the same on each. It may be donated afterwards.
@@ -208,12 +207,12 @@ def unreplicate(tree: Any) -> Any:
 
 @jax.jit
 def _copy(tree: Any) -> Any:
-    """New arrays: a donated one would take a view of it along."""
+    """Copy the leaves: donating an array also deletes views of it."""
     return jax.tree.map(jnp.copy, tree)
 
 
 def shard(batch: Any, num_devices: int) -> Any:
-    """Split the rows of a batch over devices, in order: [B, ...] to [num_devices, B / num_devices, ...].
+    """Split the rows of a batch over devices, in order: [B, ...] to [num_devices, b, ...].
 
     Args:
       batch: a pytree of arrays with the rows in front.

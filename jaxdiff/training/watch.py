@@ -10,12 +10,12 @@ PATIENCE = 60.0  # seconds
 
 
 class Watch:
-    """Says what is waited for when that takes longer than a stated time, and again after every such time.
+    """Says what a program waits for, whenever a stated time has passed.
 
         with Watch() as watch:
-            watch("step 3")  # from here on this is waited for
+            watch("step 3")  # the program waits for this from now on
 
-    A thread of its own does it: the main thread may stand in a call that does not return.
+    It has its own thread, because the main thread may wait in a call that does not return.
 
     Args:
       patience: seconds; PATIENCE if None.

@@ -1,4 +1,4 @@
-"""Trained networks that ship with the package: something real to sample from, score and condition, in seconds.
+"""Trained networks that ship with the package, to sample from, score and condition in seconds.
 
 mnist = jaxdiff.pretrained("mnist")
 kernel = jaxdiff.kernels.unipc(mnist.denoiser(jnp.arange(10)), mnist.schedule)
@@ -17,7 +17,7 @@ from jaxdiff.zoo._trained import Trained, network_denoiser
 
 __all__ = ["ABOUT", "SHA256", "Trained", "network_denoiser", "pack", "pretrained", "read", "unpack"]
 
-ABOUT = "about"  # the name of what is no parameter in a checkpoint's file
+ABOUT = "about"  # the name, in a file, of everything besides the parameters
 
 SHA256: dict[str, str] = {
     "mnist": "5f96e15199e081fa1dfe8f9bec946cec2bae15bc172b48d174d87ea3b9c3c8c2",
@@ -44,7 +44,8 @@ def pretrained(name: str) -> Trained:
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
         raise ValueError(
-            f"{name}: expected the file of SHA-256 {SHA256[name]}, got {found}; install jaxdiff again"
+            f"{name}: expected the file of SHA-256 {SHA256[name]}, got {found}; "
+            "install jaxdiff again"
         )
     return read(name, content)
 

@@ -55,7 +55,7 @@ class Trained:
         return self.about.get("step", 0)
 
     def with_params(self, params: Any) -> "Trained":
-        """Return the same network with other parameters, such as an argument of a compiled function.
+        """Return the network with other parameters, such as an argument of a compiled function.
 
         Args:
           params: a tree of the same structure.
