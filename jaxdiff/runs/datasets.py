@@ -111,9 +111,9 @@ def of(config: Any) -> Dataset:
 
 
 def later(name: str, facts: Facts, data_dir: Any = None) -> Dataset:
-    """The data set of an existing network; its examples are read when they are first asked for.
+    """A data set whose facts are known: its examples are loaded only when they are needed.
 
-    So a network draws samples on a machine without the data.
+    So a network draws samples on a machine that does not have its data.
     """
     if name in data.toy.names():
         read = partial(_toy, name)
