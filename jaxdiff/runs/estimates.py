@@ -296,7 +296,7 @@ def _baselines(estimators: Estimators, held_out: np.ndarray) -> None:
     null(estimators, held_out)
     train, held_out = _spread(estimators, 1, train), _spread(estimators, 2, held_out)
     part = np.random.default_rng(estimators.seed).random(len(train)) < 0.9
-    part[0] &= not part.all()  # at least one of few examples
+    part[0] &= not part.all()  # at least one example to validate on
     fit, validate = train[part], train[~part]
 
     def best(models: list[Any]) -> Any:
