@@ -110,7 +110,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     # --- decoders, predictions -------------------------------------------------------------------------------------
     "jaxdiff/decoders.py": [
-        ("normal", "a mean for a draw", "return last.sample(key)", "return last.mean", "test_decoders.py::test_samples_follow_the_probabilities"),
+        ("normal", "a mean for a draw", "return last.sample(key)", "return last.mean", "test_decoders.py::test_normal_decoder_draws_from_it"),
         ("discretised_normal", "the last bin is closed", "jnp.where(x_0 > self.high - half, jnp.inf,", "jnp.where(x_0 > self.high + half, jnp.inf,", "test_decoders.py::test_probabilities_of_all_levels_sum_to_one"),
         ("categorical", "no half in the exponent", "(x + values - 2 * mean) / (2 * variance)", "(x + values - 2 * mean) / variance", "test_decoders.py::test_samples_follow_the_probabilities"),
         ("levels", "without its last value", "return jnp.linspace(low, high, num_levels)", "return jnp.linspace(low, high, num_levels, endpoint=False)", "test_decoders.py::test_samples_follow_the_probabilities"),

@@ -83,6 +83,12 @@ def test_normal_decoder_is_the_density(x64: None) -> None:
     np.testing.assert_allclose(log_prob, exact, rtol=1e-12)
 
 
+def test_normal_decoder_draws_from_it() -> None:
+    last = Normal(jnp.full((20_000, 1), 0.3), jnp.full((20_000, 1), 0.04))
+    x = np.asarray(decoders.normal().sample(jax.random.key(0), last), np.float64)[:, 0]
+    assert stats.kstest(x, stats.norm(0.3, 0.2).cdf).pvalue > 1e-3
+
+
 def test_dequantisation_counts_its_volume(x64: None) -> None:
     """A density that is flat within each bin: E log p(x + u) + d log(step) is the discrete log-probability, exactly."""
     probabilities, step = np.array([0.1, 0.2, 0.3, 0.4]), 2 / 3
