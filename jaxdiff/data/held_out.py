@@ -51,9 +51,8 @@ def hold_out(dataset: ImageDataset) -> Parts:
         if other in dataset.splits and dataset.splits[other] is not train
     ]
     if train.labels is not None:
-        others.sort(
-            key=lambda other: dataset.splits[other].labels is None
-        )  # stable: in the order above
+        # The sort is stable: among equals the order above stays.
+        others.sort(key=lambda other: dataset.splits[other].labels is None)
     if others:
         return Parts(train, dataset.splits[others[0]], f"the split {others[0]}")
     rows = _cut(train, dataset.name)

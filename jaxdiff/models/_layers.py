@@ -13,9 +13,8 @@ from scipy.special import ndtri
 
 from jaxdiff import _rows
 
-HALF = (
-    0.5**0.5
-)  # The sum of two independent signals of unit variance, times this, has unit variance.
+# The sum of two independent signals of unit variance, times this, has unit variance.
+HALF = 0.5**0.5
 
 
 def _spread(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -76,9 +75,8 @@ def _convolve_jvp(
         parts.append(_plain(dx, kernel.swapaxes(2, 3), strides, padding, "HWOI"))
     if not isinstance(dkernel, SymbolicZero):
         parts.append(_plain(x, dkernel, strides, padding, "HWIO"))
-    return _convolve(x, kernel, strides, padding), functools.reduce(
-        jnp.add, parts
-    )  # at least one is asked for
+    slope = functools.reduce(jnp.add, parts)  # at least one is asked for
+    return _convolve(x, kernel, strides, padding), slope
 
 
 _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)

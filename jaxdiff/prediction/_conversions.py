@@ -69,9 +69,8 @@ def affine(
         return Affine(1 / alpha, sigma**2 / alpha)
     if prediction == "velocity":
         d_alpha, d_sigma = rates(schedule, t, x_t)
-        wronskian = (
-            d_sigma * alpha - d_alpha * sigma
-        )  # positive, since lambda decreases; 0 where it is at its limit
+        # Positive, because lambda decreases; 0 where lambda is at its limit.
+        wronskian = d_sigma * alpha - d_alpha * sigma
         wronskian = jnp.maximum(wronskian, jnp.finfo(wronskian.dtype).tiny)
         return Affine(d_sigma / wronskian, -sigma / wronskian)
     (sigma_data,) = _rows.cast(sigma.dtype, sigma_data)

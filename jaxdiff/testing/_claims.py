@@ -11,10 +11,8 @@ import numpy as np
 from jaxdiff import _extras
 
 ROWS = 4  # of the batch that is tried
-CHANGED, ALONE = (
-    2,
-    slice(1, 3),
-)  # the row that is changed, and the rows that are tried without others
+# The row that is changed, and the rows that are tried without others.
+CHANGED, ALONE = 2, slice(1, 3)
 
 # A claim holds in each: the dtype of the input, and whether float64 exists. The second one finds
 # constants in float64, which the first one rounds silently.
