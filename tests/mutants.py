@@ -181,7 +181,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/kernels/_flow.py": [
         ("rates", "the sign of eps", "cosine * x_0 - cosine**2 * y,", "cosine * x_0 + cosine**2 * y,", "test_solvers.py::test_the_adaptive_solver_meets_its_tolerance"),
         ("rates", "the divergence of the scaling left out", "by_row * trace - by_row**2 * y[0].size", "by_row * trace", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
-        ("solve", "one step for all rows", "return jax.vmap(row)(y, *probes)", "together = lambda v, state, probes: jax.vmap(field, (None, 0, 0))(v, state, probes)\n    solution = diffrax.diffeqsolve(\n        diffrax.ODETerm(together), diffrax.Dopri5(), 0.0, 1.0, 0.01, Rates(y, jnp.zeros(len(y), y.dtype)), probes,\n        stepsize_controller=control, max_steps=16384, throw=False,\n    )\n    return Rates(*(leaf[0] for leaf in solution.ys))", "test_edges.py::test_a_row_is_what_it_is_alone_beside_a_hard_one"),
+        ("solve", "one step for all rows", "return jax.vmap(row)(y, *probes)", "together = lambda v, state, probes: jax.vmap(field, (None, 0, 0))(v, state, probes)\n        solution = diffrax.diffeqsolve(\n            diffrax.ODETerm(together), diffrax.Dopri5(), 0.0, 1.0, 0.01, Rates(y, jnp.zeros(len(y), y.dtype)), probes,\n            stepsize_controller=control, max_steps=16384, throw=False,\n        )\n        return Rates(*(leaf[0] for leaf in solution.ys))", "test_edges.py::test_a_row_is_what_it_is_alone_beside_a_hard_one"),
         ("solve", "as far as it came", "jnp.where(solved, leaf[0], jnp.nan)", "leaf[0]", "test_edges.py::test_a_row_is_what_it_is_alone_beside_a_hard_one"),
     ],
     "jaxdiff/kernels/_corrected.py": [

@@ -56,7 +56,7 @@ def test_every_mutant_applies() -> None:
         assert len(mutant.places(source)) == 1, (
             f"{mutant}: {mutant.find!r} stands {len(mutant.places(source))} times"
         )
-        ast.parse(mutant.in_place(source))
+        compile(mutant.in_place(source), mutant.file, "exec")
         file, name = mutant.test.split("[")[0].split("::")
         made = f"def {name}(" in tests[file] or f"\n{name} = rejects(" in tests[file]
         assert made, f"{mutant}: there is no {mutant.test}"
