@@ -357,7 +357,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("twisted", "the last twist is not taken out", "x_s, ratio + log_r - carry.log_r", "x_s, ratio + log_r", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[twisted]"),
         ("twisted", "sigma for sigma^2 in the drift", "tilt(p, carry.gradient)", "tilt(p, carry.gradient / jnp.sqrt(p.variance))", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
         ("through", "the variance is forgotten", "return p_mean_variance(self.denoiser, self.schedule, x_t, t, s, variance=self.variance)", "return p_mean_variance(self.denoiser, self.schedule, x_t, t, s)", "test_identities.py::test_a_twisted_step_is_shifted_by_variance_times_slope"),
-        ("twisted tilted", "a zero on the way is for ever", "jnp.where(jnp.isfinite(log_r), log_r, before)", "log_r", "test_posterior.py::test_one_run_of_many_rows_with_a_zero_likelihood"),
+        ("twisted tilted", "a zero on the way is for ever", "jnp.where(jnp.isfinite(log_r), log_r, before)", "log_r", "test_posterior.py::test_one_run_of_many_rows_with_a_zero_likelihood[twisted-2.0]"),
         ("twisted tilted", "a slope that is not finite moves", "usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)", "usable = jnp.isfinite(variance) | True", "test_posterior.py::test_a_slope_that_is_not_finite_leaves_the_models_step"),
     ],
     "jaxdiff/posterior/_conjugate.py": [

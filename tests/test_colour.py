@@ -61,6 +61,7 @@ def evaluated(config: Config, **options: int) -> dict:
     )
 
 
+@pytest.mark.slow
 def test_the_scripts_take_it(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

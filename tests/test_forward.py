@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 from helpers import SCHEDULES, rejects
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdiff as jd
@@ -20,6 +20,7 @@ ordered = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted)
 
 
 @every
+@settings(max_examples=15)  # of each schedule
 @given(
     shape=shapes, t=st.floats(0, 1), precision=st.sampled_from(["bfloat16", "float32", "float64"])
 )

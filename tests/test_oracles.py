@@ -8,6 +8,7 @@ from helpers import (
     SCHEDULES,
     asymmetric_mixture,
     correlated_gaussian,
+    crossed,
     moment_z_scores,
     rejects,
     z_scores,
@@ -68,8 +69,10 @@ def test_samples_have_the_moments(name: str) -> None:
     )  # the largest of up to nine |z|: p = 6e-5
 
 
-@pytest.mark.parametrize("schedule_name", SCHEDULES)
-@every
+@pytest.mark.parametrize(
+    ("name", "schedule_name"),
+    crossed(MIXTURES, SCHEDULES, quick=lambda name, schedule: name == "mixture"),
+)
 def test_denoiser_is_tweedie(name: str, schedule_name: str, x64: None) -> None:
     """alpha E[x_0 | x_t] = x_t + sigma^2 grad log p_t(x_t): the denoiser against the density it never touches."""
     schedule, mixture = SCHEDULES[schedule_name](), MIXTURES[name]()

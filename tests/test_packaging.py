@@ -70,19 +70,26 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize("library", MISSING)
-def test_what_is_missing_is_named_with_its_extra(library: str) -> None:
-    extra, use = MISSING[library]
+def test_what_is_missing_is_named_with_its_extra() -> None:
+    """One process, forked for each library."""
     out = python(f"""
-import sys
-sys.modules["{library}"] = None
+import os, sys
 import jaxdiff as jd
-try:
-    {use}
-except ModuleNotFoundError as error:
-    print(error)
+for library, (_, use) in {MISSING}.items():
+    if os.fork() == 0:
+        sys.modules[library] = None
+        try:
+            exec(use)
+        except ModuleNotFoundError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
 """)
-    assert out == f'{library} is not installed: pip install "jaxdiff[{extra}]"\n'
+    lines = [
+        f'{library} is not installed: pip install "jaxdiff[{extra}]"'
+        for library, (extra, _) in MISSING.items()
+    ]
+    assert out.splitlines() == lines
 
 
 def test_a_command_says_it_in_one_line() -> None:
