@@ -69,7 +69,7 @@ def few_programs() -> Iterator[None]:
     """Drop compiled programs before they fill the process's memory map, which has room for 65530 pieces on Linux."""
     yield
     finished = next(_finished)
-    if finished % (100 if MEMORY_MAP is None else 20) == 0 and _pieces() > 15_000:
+    if finished % (100 if MEMORY_MAP is None else 20) == 0 and _pieces() > 10_000:
         jax.clear_caches()
 
 
