@@ -518,11 +518,7 @@ def mnist(options: Mnist) -> bool:
         raise ValueError(
             f"guidance: expected 1, because the run has no classes, got {options.guidance}"
         )
-    labels = (
-        None
-        if run.trained.num_classes is None
-        else np.arange(options.num) % run.trained.num_classes
-    )
+    labels = sampling.classes_in_turn(run.trained, options.num)
     x = sampling.generate(
         run.trained,
         options.num,

@@ -335,7 +335,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("classifier_free", "1 + w for w", "without + _rows.expand(scale, x_t) * (target - without)", "target + _rows.expand(scale, x_t) * (target - without)", "test_guidance.py::test_scales_zero_and_one_are_the_parts"),
         ("classifier_free", "the interval is forgotten", "(now >= low) & (now <= high)", "now >= -1", "test_guidance.py::test_guidance_is_on_in_its_interval_only"),
         ("classifier_free", "one contrast for the batch", "jnp.var(x.reshape(x.shape[0], -1), axis=1)", "jnp.broadcast_to(jnp.var(x), x.shape[:1])", "test_guidance.py::test_rescale_restores_the_contrast"),
-        ("classifier", "away from the class", "score = _rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * jax", "score = -_rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * jax", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),
+        ("classifier", "away from the class", "return self.follow(denoised, jax.grad(total)(x_t), x_t, t)", "return self.follow(denoised, -jax.grad(total)(x_t), x_t, t)", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),
     ],
     "jaxdiff/guidance/_observed.py": [
         ("tweedie", "sigma for sigma^2", "sigma**2 / jnp.where(usable, alpha, 1)", "sigma / jnp.where(usable, alpha, 1)", "test_guidance.py::test_the_exact_classifier_gives_the_class_conditional_denoiser"),

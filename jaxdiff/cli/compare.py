@@ -219,8 +219,8 @@ def error_by_time(run: loading.Run) -> Callable[[jax.Array], float]:
 
 def on_run(options: Options, run: loading.Run) -> dict[str, Any]:
     """All samplers on a trained network, against many steps of the same network."""
-    num, num_classes = options.run_num, run.trained.num_classes
-    labels = None if num_classes is None else np.arange(num) % num_classes
+    num = options.run_num
+    labels = sampling.classes_in_turn(run.trained, num)
     reference, other = (
         sampling.generate(
             run.trained,

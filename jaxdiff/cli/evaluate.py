@@ -46,7 +46,7 @@ def sample_quality(run: loading.Run, options: Options) -> dict[str, Any]:
     """Measure samples with a classifier, two-sample metrics and a search for copies."""
     sizes = (split.num_examples for split in run.dataset.splits.values())
     num = min(options.samples, *sizes)  # as many real ones
-    labels = None if run.trained.num_classes is None else np.arange(num) % run.trained.num_classes
+    labels = sampling.classes_in_turn(run.trained, num)
     x = sampling.generate(
         run.trained,
         num,

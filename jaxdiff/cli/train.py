@@ -4,7 +4,6 @@ A run whose updates need more memory than is left is refused before its first st
 JAXDIFF_ANYWAY=1 runs it anyway.
 """
 
-import numpy as np
 import tyro
 
 from jaxdiff import training
@@ -41,7 +40,7 @@ def draw_pictures(config: Config, dataset: datasets.Dataset) -> None:
     real, _ = dataset.head("train", 64)
     run = loading.load_run(config.run)
     pictures.forward(run.trained.schedule, dataset, real, config.run / "forward.png")
-    labels = None if run.trained.num_classes is None else np.arange(64) % run.trained.num_classes
+    labels = sampling.classes_in_turn(run.trained, 64)
     samples = sampling.generate(
         run.trained, 64, labels=labels, save_every=1, batch_size=config.batch_size
     )

@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function, put, pytree
-from jaxdiff.forward import level
-from jaxdiff.guidance._observed import tweedie
+from jaxdiff.guidance._observed import GradientGuidance
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
@@ -129,21 +128,8 @@ def classifier(
 
 
 @pytree
-class Classifier:
+class Classifier(GradientGuidance):
     """The denoiser of `classifier`."""
-
-    denoiser: Callable
-    schedule: Schedule
-    log_likelihood: Callable
-    scale: Any = 1.0
-
-    def __post_init__(self) -> None:
-        _checks.finite("scale", self.scale)
-        put(
-            self,
-            denoiser=as_function("denoiser", self.denoiser),
-            log_likelihood=as_function("log_likelihood", self.log_likelihood),
-        )
 
     def __call__(self, x_t: jax.Array, t: Any) -> Any:
         """Return the guided E[x_0 | x_t]."""
@@ -158,5 +144,4 @@ class Classifier:
                 )
             return jnp.sum(values)
 
-        score = _rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * jax.grad(total)(x_t)
-        return tweedie(denoised, level(self.schedule, t, x_t), x_t, score)
+        return self.follow(denoised, jax.grad(total)(x_t), x_t, t)

@@ -54,8 +54,8 @@ def dps(
 
 
 @pytree
-class DPS:
-    """The denoiser of `dps`."""
+class GradientGuidance:
+    """A denoiser that follows the gradient of a log-likelihood: `__call__` takes it."""
 
     denoiser: Callable
     schedule: Schedule
@@ -70,6 +70,16 @@ class DPS:
             log_likelihood=as_function("log_likelihood", self.log_likelihood),
         )
 
+    def follow(self, denoised: Any, slope: jax.Array, x_t: jax.Array, t: Any) -> Any:
+        """Return E[x_0 | x_t] moved along scale times the gradient, slope [B, *D]."""
+        score = _rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * slope
+        return tweedie(denoised, level(self.schedule, t, x_t), x_t, score)
+
+
+@pytree
+class DPS(GradientGuidance):
+    """The denoiser of `dps`."""
+
     def __call__(self, x_t: jax.Array, t: Any) -> Any:
         """Return the guided E[x_0 | x_t]."""
 
@@ -78,8 +88,7 @@ class DPS:
             return jnp.sum(log_likelihoods(self.log_likelihood, x_0_of(denoised, x))), denoised
 
         slope, denoised = jax.grad(total, has_aux=True)(x_t)
-        score = _rows.expand(jnp.asarray(self.scale, x_t.dtype), x_t) * slope
-        return tweedie(denoised, level(self.schedule, t, x_t), x_t, score)
+        return self.follow(denoised, slope, x_t, t)
 
 
 def tweedie(denoised: Any, level_t: Level, x_t: jax.Array, score: jax.Array) -> Any:

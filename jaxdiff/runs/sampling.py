@@ -23,6 +23,11 @@ class Generated(NamedTuple):
     trajectory: np.ndarray
 
 
+def classes_in_turn(trained: Trained, num: int) -> np.ndarray | None:
+    """The labels 0, 1, ... and again from 0, [num]; None for a network without classes."""
+    return None if trained.num_classes is None else np.arange(num) % trained.num_classes
+
+
 def generate(
     trained: Trained,
     num: int,
