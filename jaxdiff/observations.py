@@ -67,10 +67,13 @@ class Observation:
         residual = self.y.astype(predicted.dtype) - predicted
         total = jnp.asarray(self.noise_std, residual.dtype) ** 2
         if variance is not None:
-            gain = squared_rows(self.operator, x_0) if self.gain is None else self.gain
-            total = total + jnp.asarray(gain, residual.dtype) * variance
+            total = total + jnp.asarray(self.known_gain(x_0), residual.dtype) * variance
         terms = residual**2 / total + jnp.log(2 * jnp.pi * jnp.broadcast_to(total, residual.shape))
         return -0.5 * jnp.sum(jnp.where(self.observed, terms, 0))
+
+    def known_gain(self, x_0: jax.Array) -> Any:
+        """Return the diagonal of A A^T, which is measured for x_0's shape if nobody gave it."""
+        return squared_rows(self.operator, x_0) if self.gain is None else self.gain
 
 
 def linear(
@@ -283,11 +286,23 @@ class Poisson:
         _checks.values("floor", self.floor, "a positive fraction", lambda v: v > 0)
         put(self, counts=jnp.asarray(self.counts))
 
-    def __call__(self, x_0: jax.Array) -> jax.Array:
-        """Return log p(counts | x_0), [], in nats."""
+    def terms(self, x_0: jax.Array) -> jax.Array:
+        """Return log p(count | x_0) of each pixel, [*D], in nats."""
         counts, peak = self.counts.astype(x_0.dtype), jnp.asarray(self.peak, x_0.dtype)
         rate = peak * jnp.maximum((x_0 + 1) / 2, jnp.asarray(self.floor, x_0.dtype))
-        return jnp.sum(counts * jnp.log(rate) - rate - gammaln(counts + 1))
+        return counts * jnp.log(rate) - rate - gammaln(counts + 1)
+
+    def __call__(self, x_0: jax.Array) -> jax.Array:
+        """Return log p(counts | x_0), [], in nats."""
+        return jnp.sum(self.terms(x_0))
+
+    def normal(self) -> Observation:
+        """Return a normal observation that is near: a count has about its own variance.
+
+        y = 2 count / peak - 1,   noise_std = 2 sqrt(count + 1) / peak
+        """
+        peak = jnp.asarray(self.peak, self.counts.dtype)
+        return noisy(2 * self.counts / peak - 1, 2 * jnp.sqrt(self.counts + 1) / peak)
 
 
 def poisson(counts: jax.Array, peak: Any, *, floor: Any = 1e-3) -> Poisson:

@@ -64,6 +64,14 @@ class Resampler:
         chosen = self.scheme(key, _expected_copies(log_weights, num_rows))
         return jnp.where(resampled, chosen, jnp.arange(num_rows, dtype=chosen.dtype)), resampled
 
+    def beside(self, key: jax.Array, log_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Resample beside a reference: the first row stays, the others are multinomial draws.
+
+        Source: Andrieu, Doucet & Holenstein 2010, J. R. Stat. Soc. B 72(3), Section 2.4.3.
+        """
+        ancestors, resampled = Resampler(_multinomial, self.threshold)(key, log_weights)
+        return ancestors.at[0].set(0), resampled
+
 
 def multinomial(threshold: Any = 0.5) -> Resampler:
     """Return multinomial resampling: every ancestor is an independent draw.

@@ -31,6 +31,14 @@ class Samples(NamedTuple):
         every weight is zero.
       trajectory: None, or the states at the start, after every save_every-th step and at the end,
         oldest first, [ceil(num_steps / save_every) + 1, B, *D].
+      origins: the row of x_init from which each row descends, [B], int32. Rows that were never
+        resampled descend from themselves.
+      lineages: number of rows of x_init that have descendants after each step and its resampling,
+        [num_steps], int32. Rows of one origin are not independent draws. A large effective sample
+        size says only that the last weights are even: after a resampling it is B, and the rows may
+        be copies of one.
+      ancestors: None, or with a trajectory the row of trajectory[n] from which each row of
+        trajectory[n + 1] descends, [ceil(num_steps / save_every), B], int32.
     """
 
     x: jax.Array
@@ -38,6 +46,14 @@ class Samples(NamedTuple):
     log_evidence: jax.Array
     ess: jax.Array
     trajectory: jax.Array | None
+    origins: jax.Array
+    lineages: jax.Array
+    ancestors: jax.Array | None
+
+
+def number_of(origins: jax.Array) -> jax.Array:
+    """Return how many different indices there are among rows, [B] to [], int32."""
+    return jnp.sum(jnp.zeros(len(origins), jnp.int32).at[origins].set(1))
 
 
 def prior_sample(
@@ -232,7 +248,7 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
     return Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
 
 
-@partial(jax.jit, static_argnames="save_every")
+@partial(jax.jit, static_argnames=("save_every", "rejoin"))
 def run(
     key: Any,
     kernel: Kernel,
@@ -242,6 +258,8 @@ def run(
     first: Any = 0,
     resample: Partial | None = None,
     save_every: int | None = None,
+    reference: jax.Array | None = None,
+    rejoin: bool = False,
 ) -> Samples:
     """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
 
@@ -254,6 +272,9 @@ def run(
       first: index of the first row.
       resample: as in `sample`.
       save_every: as in `sample`.
+      reference: None, or a path that the first row follows, [num_steps + 1, *D]: conditional
+        sequential Monte Carlo. The kernel's step takes a reference, and resample has `beside`.
+      rejoin: whether the path may go on from another row's past after each step: ancestor sampling.
     Returns:
       Samples.
     """
@@ -264,31 +285,96 @@ def run(
     # The key of resampling belongs to no row. Without resampling there may be a key a row instead.
     resample_key = key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)
     zeros = jnp.zeros(num_rows, x.dtype)
+    x = x if reference is None else x.at[0].set(reference[0].astype(x.dtype))
     slots = 0 if save_every is None else -(-num_steps // save_every) + 1
     trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
+    everyone = jnp.arange(num_rows, dtype=jnp.int32)
+    descent = jnp.zeros((max(slots - 1, 0), num_rows), jnp.int32)
+    advance, scheme = kernel.step, resample
+    if reference is not None:
+        advance, scheme = beside(kernel, resample, reference)
 
     def step(state: Any, inputs: Any) -> Any:
-        carry, x, log_weights, log_evidence, trajectory = state
+        carry, x, log_weights, log_evidence, origins, trajectory, descent = state
         n, t, s = inputs
         keys = None if key is None else _rows.fold(row_keys, n)
-        carry, x, increment = kernel.step(keys, carry, x, t, s)
+        goal = {} if reference is None else {"reference": reference[n + 1].astype(x.dtype)}
+        carry, x, increment = advance(keys, carry, x, t, s, **goal)
         log_weights = log_weights + increment
         ess = effective_sample_size(log_weights)
-        if resample is not None:
-            ancestors, resampled = resample(jax.random.fold_in(resample_key, n), log_weights)
+        ancestors = everyone
+        if scheme is not None:
+            ancestors, resampled = scheme(jax.random.fold_in(resample_key, n), log_weights)
             _checks.index("ancestors", ancestors)
+            ancestors = ancestors.astype(jnp.int32)
             carry, x = jax.tree.map(lambda leaf: _rows.pick(leaf, ancestors), (carry, x))
             # The mean weight moves into the evidence before the weights are reset.
             log_evidence = log_evidence + jnp.where(resampled, log_mean_weight(log_weights), 0)
             log_weights = jnp.where(resampled, 0, log_weights)
+        if rejoin:
+            key_n = jax.random.fold_in(jax.random.fold_in(resample_key, _rows.NO_ROW), n)
+            order = exchange(key_n, kernel, (carry, x, log_weights), ts=ts, n=n, path=reference)
+            carry, x, log_weights = jax.tree.map(lambda leaf: leaf[order], (carry, x, log_weights))
+            ancestors = ancestors[order]
+        origins = origins[ancestors]
         if save_every is not None:
             # Every step writes to the next slot. The last write is the one that the slot is for.
-            trajectory = trajectory.at[n // save_every + 1].set(x)
-        return (carry, x, log_weights, log_evidence, trajectory), ess
+            slot = n // save_every
+            trajectory = trajectory.at[slot + 1].set(x)
+            before = jnp.where(n % save_every == 0, everyone, descent[slot])
+            descent = descent.at[slot].set(before[ancestors])
+        state = (carry, x, log_weights, log_evidence, origins, trajectory, descent)
+        return state, (ess, number_of(origins))
 
-    start = (kernel.init(x, ts[0]), x, zeros, jnp.zeros((), x.dtype), trajectory)
-    (_, x, log_weights, log_evidence, trajectory), ess = jax.lax.scan(
-        step, start, (jnp.arange(num_steps), ts[:-1], ts[1:])
-    )
+    start = (kernel.init(x, ts[0]), x, zeros, jnp.zeros((), x.dtype), everyone, trajectory, descent)
+    end, (ess, lineages) = jax.lax.scan(step, start, (jnp.arange(num_steps), ts[:-1], ts[1:]))
+    _, x, log_weights, log_evidence, origins, trajectory, descent = end
     log_evidence = log_evidence + log_mean_weight(log_weights)
-    return Samples(x, log_weights, log_evidence, ess, None if save_every is None else trajectory)
+    kept = (None, None) if save_every is None else (trajectory, descent)
+    return Samples(x, log_weights, log_evidence, ess, kept[0], origins, lineages, kept[1])
+
+
+def beside(kernel: Kernel, resample: Any, path: jax.Array) -> tuple[Callable, Any]:
+    """Return the step and the resampling of a run whose first row follows a path.
+
+    Raises:
+      TypeError: the kernel's step takes no reference, or resample keeps none.
+    """
+    step = getattr(kernel.step, "step", None)
+    if not hasattr(kernel.step, "log_continuation") or step is None:
+        raise TypeError(
+            "kernel: expected one whose rows may follow a path, such as posterior.twisted, "
+            f"got {type(kernel.step).__name__}"
+        )
+    if resample is not None and not hasattr(resample, "beside"):
+        raise TypeError(
+            "resample: expected a scheme of jaxdiff.resampling, which can keep a path, "
+            f"got {type(resample).__name__}"
+        )
+    return step, None if resample is None else resample.beside
+
+
+def exchange(
+    key: jax.Array, kernel: Kernel, rows: tuple, *, ts: jax.Array, n: Any, path: Any
+) -> jax.Array:
+    """Return an order of the rows in which the path goes on from a past that fits it, [B].
+
+        P(j) ~ w_j p(x*_next | x_j) / r_s(x_j),   and row j changes places with the first
+
+    A step to t = 0 has no density, so nothing changes before it, nor after the last step.
+
+    Source: Lindsten, Jordan & Schon 2014, J. Mach. Learn. Res. 15, Section 3.
+    """
+    carry, x, log_weights = rows
+    last = len(ts) - 1
+    s, after = ts[n + 1], ts[jnp.minimum(n + 2, last)]
+    goal = path[jnp.minimum(n + 2, last)].astype(x.dtype)
+    usable = (n + 2 <= last) & (after > 0)
+    # Where there is no step to go, one from s to s / 2 stands in, so that nothing is infinite.
+    algorithm: Any = kernel.step
+    gain = algorithm.log_continuation(carry, x, (s, jnp.where(usable, after, s / 2)), goal)
+    total = jnp.where(usable, log_weights + gain, 0)
+    chosen = jax.random.categorical(key, jnp.where(jnp.isnan(total), -jnp.inf, total))
+    j = jnp.where(usable, chosen, 0).astype(jnp.int32)
+    everyone = jnp.arange(len(x), dtype=jnp.int32)
+    return everyone.at[0].set(j).at[j].set(0)

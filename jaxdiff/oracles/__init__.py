@@ -2,6 +2,7 @@
 
 from jaxdiff.oracles._affine import affine_chain, chain_law
 from jaxdiff.oracles._binary import BinaryLaw, binary_bound, binary_chain, binary_states
+from jaxdiff.oracles._fitting import fitted
 from jaxdiff.oracles._mixture import GaussianMixture, empirical, gaussian
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "binary_states",
     "chain_law",
     "empirical",
+    "fitted",
     "gaussian",
 ]

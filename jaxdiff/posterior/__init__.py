@@ -15,6 +15,7 @@ equally weighted samples. Rows are particles of one problem: vmap over problems.
     split_gibbs   linear observations; a Markov chain, without evidence
 """
 
+from jaxdiff.guidance._spread import Spread, spread_of, widened
 from jaxdiff.posterior._composed import composed, composed_score, mixed
 from jaxdiff.posterior._conjugate import (
     Belief,
@@ -24,15 +25,20 @@ from jaxdiff.posterior._conjugate import (
     mcgdiff,
     noise_level,
 )
+from jaxdiff.posterior._draws import Draws, draw, path_of
 from jaxdiff.posterior._gibbs import split_gibbs
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
-from jaxdiff.posterior._twisted import through, tilted, twisted
+from jaxdiff.posterior._tilted import tilted
+from jaxdiff.posterior._twisted import through, twisted
 
 __all__ = [
     "Belief",
+    "Draws",
+    "Spread",
     "composed",
     "composed_score",
     "denoise",
+    "draw",
     "gaussian_belief",
     "hamiltonian",
     "inpaint",
@@ -41,8 +47,11 @@ __all__ = [
     "metropolis",
     "mixed",
     "noise_level",
+    "path_of",
     "split_gibbs",
+    "spread_of",
     "through",
     "tilted",
     "twisted",
+    "widened",
 ]

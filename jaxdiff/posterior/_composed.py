@@ -15,7 +15,7 @@ from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import level, q_posterior
 from jaxdiff.kernels import Kernel, no_weight
 from jaxdiff.kernels._kernel import Algorithm, is_clean, lift, noise
-from jaxdiff.posterior._twisted import POSITIVE
+from jaxdiff.posterior._weighting import POSITIVE
 from jaxdiff.prediction import x_0_of
 from jaxdiff.schedules import Schedule
 

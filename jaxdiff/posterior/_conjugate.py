@@ -13,7 +13,7 @@ from jaxdiff.kernels import Kernel, p_mean_variance
 from jaxdiff.kernels._kernel import Algorithm, lift, noise
 from jaxdiff.normal import log_density
 from jaxdiff.observations import masked
-from jaxdiff.posterior._twisted import POSITIVE, no_twist
+from jaxdiff.posterior._weighting import POSITIVE, no_twist
 from jaxdiff.schedules import Schedule
 
 
@@ -135,9 +135,19 @@ class MCGDiff(Algorithm):
         return Belief(1 / alpha, 0.0, (sigma / alpha) ** 2)
 
     def step(
-        self, key: jax.Array, carry: jax.Array, x_t: jax.Array, t: Any, s: Any
+        self,
+        key: jax.Array,
+        carry: jax.Array,
+        x_t: jax.Array,
+        t: Any,
+        s: Any,
+        *,
+        reference: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Draw from p(x_s | x_t) r_s(x_s), normalised. The carry is log r_t, [B]."""
+        """Draw from p(x_s | x_t) r_s(x_s), normalised. The carry is log r_t, [B].
+
+        With a reference [*D] the first row goes there.
+        """
         observation = self.observation
         mean, variance = p_mean_variance(self.denoiser, self.schedule, x_t, t, s)
         sampled = (mean + jnp.sqrt(variance) * noise(key, x_t, s)).astype(x_t.dtype)
@@ -159,10 +169,23 @@ class MCGDiff(Algorithm):
         residual, total = y - scale * c - gain * offset, added + scale**2 * v
         moved = c + v * scale / total * residual + jnp.sqrt(added / total) * (drawn - c)
         x_s = sampled + observation.lift(moved - drawn, x_t).astype(x_t.dtype)
+        if reference is not None:
+            x_s = jnp.where(jnp.asarray(s) > 0, x_s.at[0].set(reference), x_s)
+            moved = observation.project(x_s)
         log_normaliser = _rows.event_sum(jnp.where(observed, log_density(residual, total), 0))
         residual_s = residual - scale * (moved - c)
         log_r_s = _rows.event_sum(jnp.where(observed, log_density(residual_s, added), 0))
         return log_r_s, x_s, log_normaliser - carry
+
+    def log_continuation(
+        self, carry: jax.Array, x_t: jax.Array, times: tuple[Any, Any], x_s: jax.Array
+    ) -> jax.Array:
+        """Return log p(x_s | x_t) - log r_t(x_t) for one x_s [*D] after every row, [B].
+
+        times is (t, s). It costs a denoiser call.
+        """
+        p = p_mean_variance(self.denoiser, self.schedule, x_t, *times)
+        return p.log_prob(x_s[None]) - carry
 
 
 def mcgdiff(

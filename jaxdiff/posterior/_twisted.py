@@ -1,16 +1,7 @@
-"""Sequential Monte Carlo with twists: the 2015 paper's tilt, and the twisted diffusion sampler.
+"""The twisted diffusion sampler: the likelihood at the denoised states.
 
-Both draw x_s from a proposal q(x_s | x_t) and weight it by
-
-    increment = log p(x_s | x_t) - log q(x_s | x_t) + log r_s(x_s) - log r_t(x_t),   r_0 = r
-
-The product of all increments is r(x_0) p(path) / q(path), for any twists r_t in between. The twists
-change the variance of the weights alone.
-
-A likelihood may be 0 (log r = -inf). NaN is a likelihood of 0 too. At t = 0 that gives a weight of
-0. At t > 0 the row may still come to a state of positive likelihood: if log r_s is not finite, the
-last finite one of the row takes its place; if the gradient is not finite, the row takes the step of
-the model. The weights stay exact.
+The weights are those of `_weighting`. If the spread Cov[x_0 | x_t] is known and the observation is
+linear, states are conditioned in closed form. Otherwise they follow a gradient.
 """
 
 from collections.abc import Callable
@@ -19,137 +10,26 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import _checks, _rows
-from jaxdiff._tree import as_function, put, pytree
+from jaxdiff import _checks
+from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.guidance import isotropic_spread
+from jaxdiff.guidance._spread import Conditioner, Spread, conditioner, widened
 from jaxdiff.kernels import Kernel, p_given, p_mean_variance
-from jaxdiff.kernels._kernel import Algorithm, lift, noise
+from jaxdiff.kernels._kernel import lift
 from jaxdiff.kernels._reverse import variance_function
 from jaxdiff.normal import Normal
 from jaxdiff.observations import Observation, log_likelihoods
-from jaxdiff.prediction import x_0_of
+from jaxdiff.posterior._smoothing import NUM_NODES, smoothed, standard_nodes
+from jaxdiff.posterior._weighting import (
+    POSITIVE,
+    Weighted,
+    finite_or,
+    no_twist,
+    tilt,
+    weighable,
+)
+from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
-
-POSITIVE = "a positive standard deviation"
-
-
-def draw_weighted(key: jax.Array, p: Normal, q: Normal, s: Any) -> tuple[jax.Array, jax.Array]:
-    """Draw x_s from q and weight it for p: (x_s, log p(x_s) - log q(x_s)), [B, *D] and [B].
-
-    A step to s = 0 takes the mean of p, as a reverse process does, with the log weight 0.
-    """
-    at_end = jnp.asarray(s) <= 0
-    eps = noise(key, p.mean, s)
-    safe_p, safe_q = (Normal(v.mean, jnp.where(at_end, 1, v.variance)) for v in (p, q))
-    x_s, ratio = safe_q.draw_for(safe_p, eps)
-    return jnp.where(at_end, p.mean, x_s), jnp.where(at_end, 0, ratio)
-
-
-def tilt(p: Normal, gradient: jax.Array) -> Normal:
-    """Multiply a step by exp(gradient . x): N(mean + variance gradient, variance)."""
-    return finite_or(Normal(p.mean + p.variance * gradient, p.variance), p)
-
-
-def finite_or(q: Normal, p: Normal) -> Normal:
-    """Return the proposal q, and the model's step p in the rows where q is not finite."""
-    variance = jnp.broadcast_to(q.variance, q.mean.shape)
-    usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)
-    return Normal(jnp.where(usable, q.mean, p.mean), jnp.where(usable, variance, p.variance))
-
-
-def weighable(log_r: jax.Array, before: jax.Array, s: Any) -> jax.Array:
-    """log r_s for the weights, [B]: at s > 0 the last finite one, at s = 0 -inf for NaN."""
-    at_end = jnp.where(jnp.isnan(log_r), -jnp.inf, log_r)
-    return jnp.where(jnp.asarray(s) > 0, jnp.where(jnp.isfinite(log_r), log_r, before), at_end)
-
-
-def no_twist(x_init: jax.Array, t: Any) -> jax.Array:
-    """The log r_t that the weights of a start contain: 0, [B]. The first step adds log r_s."""
-    return jnp.zeros(x_init.shape[:1], _rows.state_dtype(x_init.dtype))
-
-
-@pytree
-class Tilted(Algorithm):
-    """The 2015 paper's sampler of p(x_0) r(x_0)."""
-
-    denoiser: Callable
-    schedule: Schedule
-    log_r: Callable
-    power: Any = None
-    variance: Any = "small"
-
-    def __post_init__(self) -> None:
-        power = as_function("power", _linear if self.power is None else self.power)
-        _checks.values("power", power(jnp.zeros(())), "1 at t = 0", lambda v: v == 1)
-        put(
-            self,
-            denoiser=as_function("denoiser", self.denoiser),
-            log_r=as_function("log_r", self.log_r),
-            power=power,
-            variance=variance_function(self.variance),
-        )
-
-    def init(self, x_init: jax.Array, t: Any) -> jax.Array:
-        """Return the log r_t that the weights contain, [B]."""
-        return no_twist(x_init, t)
-
-    def step(
-        self, key: jax.Array, carry: jax.Array, x_t: jax.Array, t: Any, s: Any
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Draw from the tilted step. The carry is log r_t, [B]."""
-        p = p_mean_variance(self.denoiser, self.schedule, x_t, t, s, variance=self.variance)
-        power = jnp.asarray(self.power(s), x_t.dtype)
-
-        def log_r(x: jax.Array) -> jax.Array:
-            return power * log_likelihoods(self.log_r, x)
-
-        gradient = jax.grad(lambda x: jnp.sum(log_r(x)))(p.mean)
-        x_s, ratio = draw_weighted(key, p, tilt(p, gradient), s)
-        log_r_s = weighable(log_r(x_s), carry, s)
-        return log_r_s, x_s.astype(x_t.dtype), ratio + log_r_s - carry
-
-
-def _linear(t: Any) -> Any:
-    return 1 - t
-
-
-def tilted(
-    denoiser: Callable,
-    schedule: Schedule,
-    log_r: Callable,
-    *,
-    power: Callable | None = None,
-    variance: Any = "small",
-) -> Kernel:
-    """Return the 2015 paper's kernel for the model multiplied by r, with exact weights.
-
-        q(x_s | x_t) = N(mean + variance grad log r_s(mean), variance),   r_t(x) = r(x)^power(t)
-
-    The tilt takes the noisy state for the data. Without weights, as in the paper, the samples have
-    another law even in the limit of small steps: with a constant r about p r^2, where r is as wide
-    as p. With weights they converge as the number of rows grows. That is fast if p r has one mode
-    and slow if it has several. `twisted` and `mcgdiff` are better then, because they look ahead.
-
-    Args:
-      denoiser: (x_t, t) -> E[x_0 | x_t].
-      schedule: the noise schedule.
-      log_r: one x [*D] -> log r(x), [], in nats; differentiable. -inf and NaN are r = 0.
-      power: t [] -> the power of r at time t, 1 at t = 0. None is 1 - t. `lambda t: 1.0` is the
-        constant r of the paper's examples, whose weights have heavy tails.
-      variance: of the model's steps, as in `kernels.p_mean_variance`.
-    Returns:
-      A Kernel. A step takes one denoiser call. The evidence of a run is log E_p[r(x_0)], and -inf
-      if r is 0 at every row.
-    Raises:
-      ValueError: variance is unknown, or power is not 1 at t = 0.
-      TypeError: an argument is not a function.
-    Numerics: the tilted mean overshoots if variance times the curvature of log r_s exceeds 2. With
-      the power 1 - t that happens on schedules that do not preserve variance. For a likelihood with
-      noise noise_std the power noise_std^2 / (noise_std^2 + sigma_t^2 / alpha_t^2) is small enough.
-    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, Section 2.5 and Appendix C; weights of
-    annealed importance sampling (Neal 2001).
-    """
-    return lift(Tilted(denoiser, schedule, log_r, power, variance))
 
 
 class TwistState(NamedTuple):
@@ -157,84 +37,148 @@ class TwistState(NamedTuple):
 
     Fields:
       denoised: what the denoiser returned for the states.
-      gradient: grad log r_t, [B, *D].
+      guide: E[x_0 | x_t, y] where states are conditioned, else grad log r_t, [B, *D].
       log_r: the log r_t that the weights contain, [B].
     """
 
     denoised: Any
-    gradient: jax.Array
+    guide: jax.Array
     log_r: jax.Array
 
 
 @pytree
-class Twisted(Algorithm):
+class Twisted(Weighted):
     """The twisted diffusion sampler."""
 
     denoiser: Callable
     schedule: Schedule
     log_likelihood: Callable
-    variance: Any = "small"
+    variance: Any = None
     twist: Any = None
     prior_std: Any = 1.0
     proposal: Any = None
+    spread: Spread | None = None
+    nodes: Any = None
+    num_nodes: int = static(default=NUM_NODES)
 
     def __post_init__(self) -> None:
         _checks.values("prior_std", self.prior_std, POSITIVE, lambda v: v > 0)
+        _checks.positive_int("num_nodes", self.num_nodes)
+        if self.spread is not None and not isinstance(self.spread, Spread):
+            expected = "a Spread such as posterior.spread_of(...)"
+            raise TypeError(f"spread: expected {expected}, got {type(self.spread).__name__}")
+        if self.nodes is not None:
+            _checks.floating("nodes", self.nodes)
+        if self.variance is None:
+            variance = "small" if self.spread is None else "optimal"
+        else:
+            variance = self.variance
         twist, proposal = self.twist, self.proposal
         put(
             self,
             denoiser=as_function("denoiser", self.denoiser),
             log_likelihood=as_function("log_likelihood", self.log_likelihood),
-            variance=variance_function(self.variance),
+            variance=variance_function(variance),
             twist=None if twist is None else as_function("twist", twist),
             proposal=None if proposal is None else as_function("proposal", proposal),
         )
 
+    @property
+    def seen(self) -> Observation | None:
+        """The observation that conditions states in closed form; None if a gradient guides them."""
+        found: Any = self.log_likelihood if self.twist is None else self.twist
+        if self.spread is None:
+            return None
+        if isinstance(found, Observation):
+            return found
+        return found.normal() if hasattr(found, "normal") else None
+
+    def conditioner(self, t: Any, x: jax.Array) -> Conditioner:
+        """Return the observation under the spread at t."""
+        assert self.seen is not None
+        assert self.spread is not None
+        return conditioner(self.seen, self.spread.at(self.schedule, t, x.dtype))
+
+    def denoise(self, x: jax.Array, t: Any) -> Any:
+        """Return E[x_0 | x_t], with the spread's variance where the denoiser has none."""
+        denoised = self.denoiser(x, t)
+        if self.spread is None or getattr(denoised, "variance", None) is not None:
+            return denoised
+        wide = widened(lambda x, t: x_0_of(denoised, x), self.schedule, self.spread)(x, t)
+        return denoised._replace(variance=wide.variance) if isinstance(denoised, Denoised) else wide
+
     def init(self, x_init: jax.Array, t: Any) -> TwistState:
         """Return the state of a start. Its weights contain no twist."""
-        denoised, gradient, _ = self.look(x_init, t)
-        return TwistState(denoised, gradient, no_twist(x_init, t))
+        denoised, guide, _ = self.look(x_init, t)
+        return TwistState(denoised, guide, no_twist(x_init, t))
 
-    def step(
-        self, key: jax.Array, carry: TwistState, x_t: jax.Array, t: Any, s: Any
-    ) -> tuple[TwistState, jax.Array, jax.Array]:
-        """Draw from the proposal and weight."""
+    def steps(self, carry: TwistState, x_t: jax.Array, t: Any, s: Any) -> tuple[Normal, Normal]:
+        """Return the step of the model, and the step given y."""
         p = p_given(carry.denoised, self.schedule, x_t, t, s, variance=self.variance)
-        if self.proposal is None:
-            q = tilt(p, carry.gradient)
-        else:
-            q = finite_or(self.proposal(x_t, t, s), p)
-        x_s, ratio = draw_weighted(key, p, q, s)
-        x_s = x_s.astype(x_t.dtype)
+        if self.proposal is not None:
+            return p, finite_or(self.proposal(x_t, t, s), p)
+        if self.seen is None:
+            return p, tilt(p, carry.guide)
+        variance = jnp.broadcast_to(self.conditioner(t, x_t).variance()[None], x_t.shape)
+        given = Denoised(carry.guide, variance=variance)
+        if isinstance(carry.denoised, Denoised):
+            given = given._replace(fraction=carry.denoised.fraction)
+        q = p_given(given, self.schedule, x_t, t, s, variance=self.variance)
+        return p, finite_or(q, p)
+
+    def arrive(self, carry: TwistState, x_s: jax.Array, t: Any, s: Any) -> TwistState:
+        """Look ahead from x_s; at s = 0 the likelihood itself takes the twist's place."""
 
         def end(x: jax.Array) -> tuple[Any, jax.Array, jax.Array]:
             # These are data: the likelihood itself. Nothing uses the rest.
-            return carry.denoised, carry.gradient, log_likelihoods(self.log_likelihood, x)
+            return carry.denoised, carry.guide, log_likelihoods(self.log_likelihood, x)
 
         look_ahead = jax.lax.cond(jnp.asarray(s) > 0, lambda x: self.look(x, s), end, x_s)
-        denoised, gradient, log_r = look_ahead
-        log_r = weighable(log_r, carry.log_r, s)
-        return TwistState(denoised, gradient, log_r), x_s, ratio + log_r - carry.log_r
+        denoised, guide, log_r = look_ahead
+        return TwistState(denoised, guide, weighable(log_r, carry.log_r, s))
+
+    def log_r_of(self, carry: TwistState) -> jax.Array:
+        """Return log r_t, [B]."""
+        return carry.log_r
 
     def look(self, x: jax.Array, t: Any) -> tuple[Any, jax.Array, jax.Array]:
-        """Return the denoised states at t, the gradient of the log twist, and the log twist."""
-        variance = isotropic_spread(self.schedule, x, t, self.prior_std)
+        """Return the denoised states at t, what guides them, and the log twist."""
+        if self.seen is not None:
+            denoised = self.denoise(x, t)
+            given = self.conditioner(t, x)(x_0_of(denoised, x))
+            return denoised, given.mean.astype(x.dtype), given.log_likelihood
 
         def total(x: jax.Array) -> tuple[jax.Array, Any]:
-            denoised = self.denoiser(x, t)
-            log_r = self.log_twist(x_0_of(denoised, x), variance)
+            denoised = self.denoise(x, t)
+            log_r = self.log_twist(x_0_of(denoised, x), t)
             return jnp.sum(log_r), (denoised, log_r)
 
         gradient, (denoised, log_r) = jax.grad(total, has_aux=True)(x)
         return denoised, gradient, log_r
 
-    def log_twist(self, x_0: jax.Array, variance: Any) -> jax.Array:
+    def log_twist(self, x_0: jax.Array, t: Any) -> jax.Array:
         """Return log r_t at denoised states, [B]."""
+        if self.spread is None:
+            covariance = None
+            variance = isotropic_spread(self.schedule, x_0, t, self.prior_std)
+        else:
+            covariance = self.spread.at(self.schedule, t, x_0.dtype)
+            variance = jnp.mean(covariance.diagonal())
         if self.twist is not None:
             return log_likelihoods(self.twist, x_0, variance)
         if isinstance(self.log_likelihood, Observation):
             return log_likelihoods(self.log_likelihood, x_0, variance)
-        return log_likelihoods(self.log_likelihood, x_0)
+        nodes: Any = self.nodes
+        nodes = standard_nodes(self.num_nodes, x_0.shape[1:]) if nodes is None else nodes
+        nodes = jnp.asarray(nodes, x_0.dtype)
+        _checks.same_shape("nodes[0]", nodes[0], "x_0", x_0[0])
+        if covariance is None:
+            shifts = jnp.sqrt(variance) * nodes
+        elif hasattr(self.log_likelihood, "terms"):
+            shifts = jnp.sqrt(covariance.diagonal())[None] * nodes
+        else:
+            shifts = covariance.root(nodes)
+        return smoothed(self.log_likelihood, x_0, shifts)
 
 
 def twisted(
@@ -242,45 +186,72 @@ def twisted(
     schedule: Schedule,
     log_likelihood: Callable,
     *,
-    variance: Any = "small",
+    spread: Spread | None = None,
+    variance: Any = None,
     twist: Callable | None = None,
     prior_std: Any = 1.0,
     proposal: Callable | None = None,
+    nodes: Any = None,
+    num_nodes: int = NUM_NODES,
 ) -> Kernel:
     """Return the twisted diffusion sampler: particles follow the likelihood of denoised states.
 
-        r_t(x_t) = twist(D(x_t, t), Var[x_0 | x_t]),   r_0 = likelihood
+    With a spread V_t = Cov[x_0 | x_t] and a linear observation, states are conditioned on y:
+
+        r_t(x_t) = N(y; A D, noise_std^2 I + A V_t A^T),   D = D(x_t, t),   r_0 = likelihood
+        D_y = D + V_t A^T (noise_std^2 I + A V_t A^T)^-1 (y - A D)
+        q(x_s | x_t) = p(x_s | x_t) with D_y for D, and the variance of x_0 given x_t and y
+
+    Otherwise they follow a gradient:
+
+        r_t(x_t) = mean of the likelihood around D, or N(y; A D, noise_std^2 I + v_t A A^T)
         q(x_s | x_t) = N(mean + variance grad log r_t(x_t), variance)
 
     Samples converge to p(x_0) p(y | x_0) as the number of rows grows. The evidence is unbiased for
-    p(y) at any number of rows. Both hold for any twist and proposal.
+    p(y) at any number of rows. Both hold for any spread, twist and proposal. The effective sample
+    size does not say how many draws the rows stand for: see `Samples.lineages` and `draw`.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
       schedule: the noise schedule.
       log_likelihood: one x_0 [*D] -> log p(y | x_0), [], in nats: an `Observation` or any function.
-        -inf and NaN are a likelihood of 0.
-      variance: of the model's steps, as in `kernels.p_mean_variance`.
-      twist: (x_0 [*D], variance []) -> [], differentiable: an approximation of log p(y | x_t). x_0
-        is the denoised state, and variance is Var[x_0 | x_t] for data of the prior's width. None is
-        the observation with its noise widened by the variance; for another likelihood None is the
-        likelihood at x_0, as in the paper. A twist should be finite everywhere: where it is not,
-        it does not guide the row.
-      prior_std: standard deviation of an entry of the data, [], traced. Only Var[x_0 | x_t] of the
-        twist depends on it.
+        -inf and NaN are a likelihood of 0. A likelihood with a method `terms`, of independent terms
+        whose sum it is, is smoothed term by term. One with a method `normal`, which returns an
+        `Observation` that is near it, is conditioned as that one is; the weights are its own.
+      spread: of `spread_of`. It should be the model's. Without one it is isotropic, v_t, and a
+        gradient guides.
+      variance: of the model's steps, as in `kernels.p_mean_variance`. None is "small" without a
+        spread, and "optimal" with one: the spread is the variance of x_0 where the denoiser gives
+        none.
+      twist: an `Observation` that is near the likelihood, in its place; or (x_0 [*D], variance [])
+        -> [], differentiable: an approximation of log p(y | x_t). x_0 is the denoised state, and
+        variance is the mean Var[x_0 | x_t]. None is the observation with its noise widened, or the
+        likelihood smoothed. Where a twist is not finite it does not guide the row.
+      prior_std: standard deviation of an entry of the data, [], traced: of v_t alone.
       proposal: (x_t, t, s) -> Normal over x_s, such as `through(guidance.mmps(...), schedule)`.
         None is the q above, which needs no further denoiser call.
+      nodes: points z at which a likelihood that is no `Observation` is smoothed,
+        r_t = mean_k likelihood(D + V_t^(1/2) z_k), [K, *D], traced. One point at zero is the
+        likelihood at D, as in the paper. None is num_nodes fixed points of N(0, I).
+      num_nodes: K, static.
     Returns:
-      A Kernel. A step takes one denoiser call and one vector-Jacobian product; the start takes one
-      of each too. The grid must end at t = 0, where the likelihood replaces the twist. If the
-      likelihood is 0 at every row, the evidence is -inf and the effective sample size 0.
+      A Kernel. A step takes one denoiser call; a gradient takes one vector-Jacobian product more,
+      and the start takes the same. The grid must end at t = 0, where the likelihood replaces the
+      twist. If the likelihood is 0 at every row, the evidence is -inf and the effective sample size
+      0.
     Raises:
-      ValueError: variance is unknown, or prior_std is not positive.
-      TypeError: an argument is not a function.
+      ValueError: variance is unknown, prior_std is not positive, or num_nodes < 1.
+      TypeError: an argument is not a function, or spread is no Spread.
     Source: Wu et al. 2023, arXiv:2306.17775, Algorithm 1; the widened noise: Song et al. 2023
-    (PiGDM), Eq. (7).
+    (PiGDM), Eq. (7); the covariance: Rozet et al. 2024, arXiv:2405.13712, Eq. (13), here measured
+    once instead of taken from a Jacobian at each step.
     """
-    return lift(Twisted(denoiser, schedule, log_likelihood, variance, twist, prior_std, proposal))
+    return lift(
+        Twisted(
+            denoiser, schedule, log_likelihood, variance, twist, prior_std, proposal,
+            spread=spread, nodes=nodes, num_nodes=num_nodes,
+        )
+    )  # fmt: skip
 
 
 @pytree
