@@ -98,7 +98,11 @@ def test_its_shapes_and_colours_are_learnt(data_dir: Path, tmp_path: Path) -> No
     assert result["recognised"] > 0.9
     seen = posterior.main(
         posterior.Options(
-            config.run, "half", images=1, calibration=0, sampling=Particles(particles=2, steps=2)
+            config.run,
+            "half",
+            images=1,
+            calibration=0,
+            sampling=Particles(draws=2, rows=2, steps=2),
         )
     )
     assert np.isfinite(seen["methods"][0]["images"][0]["log_evidence"])

@@ -33,7 +33,7 @@ CONFIG = dataclasses.replace(
     batch_size=8,
     network=Network(channels=8, multipliers=(1,), num_blocks=1, attention=()),
 )
-FEW = problems.Particles(particles=4, steps=4)
+FEW = problems.Particles(draws=3, rows=2, steps=4)
 TASKS = typing.get_args(tasks.TaskName)
 
 
@@ -157,21 +157,28 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
     saved = json.loads((folder / "posterior.json").read_text())
     assert saved["methods"] == result["methods"]
     row = result["methods"][0]
-    assert row["calls"] == 4 * 4 * 2
+    assert row["calls"] == 3 * 2 * 4  # one call a step and row: no gradient
     assert set(row["mean"]) == {
         "log_evidence",
         "ess",
         "least_ess",
+        "lineages",
         "psnr_of_mean",
         "energy_score",
         "residual",
     }
     assert all(np.isfinite(value) for value in row["mean"].values())
     assert len(row["images"]) == 2
-    assert row["calibration"]["images"] == 10
-    assert "p of ranks" in capsys.readouterr().out
+    assert row["mean"]["lineages"] == 3
+    own = row["calibration"]
+    assert own["images"] == 10
+    assert np.shape(own["log_evidence"]) == (2, 10)  # of two seeds
+    assert 0 <= own["pixels_90"]["value"] <= 1
+    out = capsys.readouterr().out
+    assert "p of ranks" in out
+    assert "twisted: the samples of an image come from 3.0 lineages on average" in out
     parts = {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*.npz")}
-    assert len(parts) == 12
+    assert len(parts) == 10 + 2 + 2 * 10  # the model's images, held-out ones, two seeds
     again = run_script(run, task="half", calibration=10)
     assert {part: part.stat().st_mtime_ns for part in run.glob("posterior/parts/*.npz")} == parts
     assert again["methods"] == result["methods"]
@@ -183,12 +190,13 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     read = loading.load_run(run)
     train, _ = read.dataset.head("train", 10)
 
-    def instead(run, problem, name, number, **_):  # of the programs
+    def instead(run, problem, name, size, **_):  # of the programs
         sizes = {
-            "x": (number, 8, 8, 1),
-            "log_weights": (number,),
+            "x": (size.systems, 8, 8, 1),
+            "log_weights": (size.systems,),
             "log_evidence": (),
             "ess": (2,),
+            "lineages": (),
             "seconds": (),
         }
 
@@ -219,7 +227,8 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     assert [made(method) for method in names] == [[]] * 4
     assert made("twisted", num=3) == [2]
     changes: dict[str, tuple[object, str]] = {
-        "particles": (5, "twisted mcgdiff dps pigdm"), "steps": (5, "twisted mcgdiff dps pigdm"),
+        "draws": (5, "twisted mcgdiff dps pigdm"), "rows": (5, "twisted mcgdiff"),
+        "spread": ("isotropic", "twisted mcgdiff dps pigdm"), "steps": (5, "twisted mcgdiff dps pigdm"),
         "start": (-7.0, "twisted mcgdiff dps pigdm"), "scheme": ("residual", "twisted mcgdiff"),
         "threshold": (0.7, "twisted mcgdiff"), "prior_std": (0.7, "twisted pigdm"), "belief": ("flat", "mcgdiff"),
         "at_once": (2, ""), "seed": (1, "twisted mcgdiff dps pigdm"), "noise": (0.2, "twisted mcgdiff dps pigdm"),
@@ -275,9 +284,9 @@ def test_every_task_compares_its_methods(task: str, run: Path) -> None:
     assert ("mcgdiff" in names) == (task not in ("poisson", "class"))
     assert ("repaint" in names) == (task in ("inpaint", "half"))
     calls = {row["method"]: row["calls"] for row in result["methods"]}
-    particles = {row["method"]: row["particles"] for row in result["methods"]}
+    sizes = {row["method"]: (row["systems"], row["rows"]) for row in result["methods"]}
     for name, number in calls.items():
-        assert number <= calls["twisted"] or particles[name] == 2  # the least that has a spread
+        assert number <= calls["twisted"] or 2 in sizes[name]  # the least that has a spread
     assert (run / "posterior" / f"{task}-compare" / "posterior.png").exists()
 
 
@@ -292,7 +301,7 @@ def test_classes_by_their_evidence(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"task": "class", "method": "mcgdiff"}, "method: expected one of twisted, tilted, .* with --task class, got mcgdiff"),
+        ({"task": "class", "method": "mcgdiff"}, "method: expected one of twisted, .* with --task class, got mcgdiff"),
         ({"task": "deblur", "method": "repaint"}, "method: expected one of .* with --task deblur, got repaint"),
         ({"task": "class", "noise": 0.1}, "noise: expected none with --task class"),
         ({"noise": -1.0}, "noise: expected a positive standard deviation, got -1"),
@@ -301,6 +310,8 @@ def test_classes_by_their_evidence(run: Path) -> None:
         ({"calibration": 5}, "calibration: expected 0, or at least 10 images, got 5"),
         ({"sampling": problems.Particles(start=0.0)}, "start: expected a log-SNR of at most -4"),
         ({"sampling": problems.Particles(steps=0)}, "steps: expected at least 2, got 0"),
+        ({"among": ("pigdm",)}, "among: expected none without --compare"),
+        ({"method": "conditioned", "sampling": problems.Particles(spread="isotropic")}, "spread: expected measured with --method conditioned"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
@@ -310,8 +321,9 @@ def test_mistakes_are_named(options: dict, message: str, run: Path) -> None:
 
 def test_pictures_of_draws_are_in_no_order() -> None:
     drawn = posteriors.Drawn(
-        np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)), 0.0
-    )
+        np.arange(8.0).reshape(1, 8, 1, 1, 1), np.zeros((1, 8)), np.zeros(1), np.ones((1, 2)),
+        np.full(1, 8), 0.0,
+    )  # fmt: skip
     picked = posterior_pictures._picked(jax.random.key(0), drawn, 0).ravel()
     assert len(picked) == 6
     assert not np.all(np.diff(picked) >= 0)

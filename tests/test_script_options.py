@@ -322,7 +322,7 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
     ),
     "particles": (
         posterior.main, lambda **o: posterior.Options(run=RUN, sampling=Particles(**o)),
-        {"particles": [1], "steps": [1], "at_once": [0], "start": [NAN, -INF], "threshold": [NAN, -0.5],
+        {"draws": [0], "rows": [1], "steps": [1], "at_once": [0], "start": [NAN, -INF], "threshold": [NAN, -0.5],
          "prior_std": [0.0, NAN, INF]},
     ),
     "compare": (

@@ -1,4 +1,4 @@
-"""Pack a trained run's averaged parameters into one small file that `jaxdiff.pretrained` can ship.
+"""Pack a run's averaged parameters, and its spread, into a file that `jaxdiff.pretrained` can ship.
 
 jaxdiff export runs/mnist --output jaxdiff/zoo/mnist.npz
 """
@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from jaxdiff import models, training, zoo
-from jaxdiff.runs import loading, loop
+from jaxdiff.runs import loading, loop, problems
 from jaxdiff.runs.config import as_json
 
 
@@ -68,6 +68,8 @@ def main(options: Options) -> Path:
     arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(
         run.trained.params
     )
+    train, _ = run.dataset.head("train", problems.SPREAD_IMAGES)
+    arrays |= zoo.pack_spread(problems.spread_of(run, train))
     with training.atomic(output) as draft:
         np.savez_compressed(draft, **arrays)
     content = output.read_bytes()

@@ -3,10 +3,11 @@
 jaxdiff posterior RUN --task inpaint
 jaxdiff posterior RUN --task inpaint --compare     # every method at equal network calls
 
-Held-out images are observed (in part, blurred, in noise, ...), and particles are drawn from the
-model's p(x_0 | y). Calibration checks this: images from the model itself are observed, and their
-ranks among posterior samples must be uniform. A call is one network call on one image; a
-vector-Jacobian product counts as one more.
+Held-out images are observed (in part, blurred, in noise, ...), and samples are drawn from the
+model's p(x_0 | y): each from a particle system of its own, so that they are independent.
+Calibration checks this: images from the model itself are observed, and their ranks among posterior
+samples must be uniform. A call is one network call on one image; a vector-Jacobian product counts
+as one more.
 """
 
 import dataclasses
@@ -20,8 +21,17 @@ import numpy as np
 import tyro
 
 from jaxdiff import training
-from jaxdiff.cli import posterior_pictures, tables
-from jaxdiff.runs import loading, machine, methods, posteriors, problems, require, tasks
+from jaxdiff.cli import posterior_pictures, posterior_tables
+from jaxdiff.runs import (
+    loading,
+    machine,
+    methods,
+    posteriors,
+    problems,
+    recogniser,
+    require,
+    tasks,
+)
 from jaxdiff.runs.seeds import key_of
 
 
@@ -37,7 +47,9 @@ class Options:
     method: methods.MethodName = "twisted"
     """How the posterior is drawn; the README says which to use when."""
     compare: bool = False
-    """Compare all methods that the task allows, at equal network calls."""
+    """Compare methods at equal network calls."""
+    among: tuple[methods.MethodName, ...] = ()
+    """Methods to compare; all that the task allows if not given."""
     classes: bool = False
     """Classify by evidence: compute log p(y) under each class of a class-conditional run."""
     images: int = 8
@@ -73,20 +85,18 @@ def one_method(
     *,
     seen: posteriors.Observed,
     own: posteriors.Observed | None,
+    read: Any = None,
 ) -> tuple[posteriors.Drawn, dict[str, Any]]:
     """Draw, measure and calibrate with one method, at the calls that are given to it."""
-    particles = (
-        problems.equal_particles(name, problem) if options.compare else options.sampling.particles
-    )
+    size = problems.size_of(name, problem, equal=options.compare)
     what = f"posterior {problem.task.name}"
-    drawn = posteriors.draw(
-        run, problem, name, seen.ys, seed=options.seed, what=what, particles=particles
-    )
+    drawn = posteriors.draw(run, problem, name, seen.ys, seed=options.seed, what=what, size=size)
     rows = posteriors.figures(problem.task, seen, drawn)
     found: dict[str, Any] = {
         "method": name,
-        "particles": particles,
-        "calls": problems.calls_of(name, problem, particles),
+        "systems": size.systems,
+        "rows": size.rows,
+        "calls": problems.calls_of(name, problem, size),
         "seconds_an_image": drawn.seconds,
         "weighted": methods.METHODS[name].weighted,
         "images": rows,
@@ -94,7 +104,7 @@ def one_method(
     }
     if own is not None:
         found["calibration"] = posteriors.calibrate(
-            run, problem, name, own, particles=particles, seed=options.seed
+            run, problem, name, own, size=size, seed=options.seed, read=read
         )
     return drawn, found
 
@@ -129,7 +139,9 @@ def check(options: Options) -> None:
     """Refuse what cannot be drawn, before anything is read."""
     require.seed(options.seed)
     require.counts(options, images=1, calibration=0)
-    require.counts(options.sampling, particles=2, steps=2, at_once=1)
+    require.counts(options.sampling, draws=1, rows=2, steps=2, at_once=1)
+    if options.among and not options.compare:
+        raise ValueError("among: expected none without --compare; --method names one")
     if 0 < options.calibration < 10:
         raise ValueError(
             f"calibration: expected 0, or at least 10 images, got {options.calibration}"
@@ -148,24 +160,27 @@ def main(options: Options) -> dict[str, Any]:
     task = tasks.make_task(
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
     )
-    if not options.compare:
-        problems.check_method(options.method, task)
+    for chosen in options.among if options.compare else (options.method,):
+        problems.check_method(chosen, task, options.sampling)
     problem = problems.make_problem(task, run, options.sampling)
-    names = problems.fitting(task) if options.compare else [options.method]
+    names: list[str] = [options.method]
+    if options.compare:
+        names = list(options.among) or problems.fitting(task, options.sampling)
     folder = (
         run.folder / "posterior" / f"{task.name}-{'compare' if options.compare else options.method}"
     )
     seen = held_out(run, task, options)
-    own = None
+    own, read = None, None
     if options.calibration:
-        own = posteriors.from_the_model(
-            run, task, problem.ts, num=options.calibration, seed=options.seed
-        )
-    found, draws = [], {}
+        own = posteriors.from_the_model(run, problem, num=options.calibration, seed=options.seed)
+        if options.compare and np.any(seen.labels >= 0):
+            read = recogniser.trained(run).log_probabilities
+    found: list[dict[str, Any]] = []
+    draws: dict[str, posteriors.Drawn] = {}
     for name in names:
-        draws[name], row = one_method(run, problem, name, options, seen=seen, own=own)
+        draws[name], row = one_method(run, problem, name, options, seen=seen, own=own, read=read)
         found.append(row)
-    tables.print_posteriors(found, task)
+    posterior_tables.show(found, task)
     result: dict[str, Any] = {
         "machine": machine.describe(),
         "step": run.trained.step,
@@ -180,6 +195,7 @@ def main(options: Options) -> dict[str, Any]:
     )
     if own is not None:
         posterior_pictures.ranks(found, folder / "calibration.png")
+        posterior_pictures.decision(found, folder / "decision.png")
     training.write_json(folder / "posterior.json", result)
     print(f"look at {folder / 'posterior.png'}")
     return result

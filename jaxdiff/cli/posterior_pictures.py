@@ -38,6 +38,11 @@ def samples(task: Task, seen: Any, draws: dict[str, Any], path: Path, *, key: ja
     figure, axes = plt.subplots(
         num, len(columns), figsize=size, layout="constrained", squeeze=False
     )
+    if len(draws) == 1:
+        (drawn,) = draws.values()
+        lineages = sorted({int(number) for number in drawn.lineages[:num]})
+        span = f"{lineages[0]}" if len(lineages) == 1 else f"{lineages[0]} to {lineages[-1]}"
+        figure.suptitle(f"{drawn.x.shape[1]} samples of {span} lineages for an image", fontsize=8)
     for column, (title, images) in enumerate(columns):
         axes[0, column].set_title(title, fontsize=8)
         for row, image in enumerate(images):
@@ -87,4 +92,24 @@ def ranks(found: list[dict[str, Any]], path: Path) -> None:
                 axis.set_title(f"{name}\np = {function['p_value']:.2g}", fontsize=8)
         axes[row, 0].set_ylabel(method["method"], fontsize=8)
     figure.supxlabel("rank of the truth among the posterior samples", fontsize=9)
+    pictures.save(figure, path)
+
+
+def decision(found: list[dict[str, Any]], path: Path) -> None:
+    """What 50% and 90% intervals hold, against the energy score: the lower left corner wins."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained", sharey=True)
+    for n, row in enumerate(found):
+        own, style = row["calibration"], {"color": f"C{n % 10}", "markersize": 5}
+        energy, marker = np.mean(own["energy_score"]), "o" if row["weighted"] else "s"
+        for axis, level in zip(axes, (50, 90), strict=True):
+            held = own[f"pixels_{level}"]
+            error = 2 * held["standard_error"]
+            axis.errorbar(
+                held["value"], energy, xerr=error, fmt=marker, label=row["method"], **style
+            )
+    for axis, level in zip(axes, (50, 90), strict=True):
+        axis.axvline(level / 100, color="0.8", zorder=0)
+        axis.set_xlabel(f"share of hidden pixels in their {level}% intervals")
+    axes[0].set_ylabel("energy score (less is better)")
+    axes[1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     pictures.save(figure, path)

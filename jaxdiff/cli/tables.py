@@ -4,7 +4,6 @@ from typing import Any
 
 from jaxdiff.runs import quality
 from jaxdiff.runs.probability import Row
-from jaxdiff.runs.tasks import Task
 
 
 def print_denoising(rows: list[dict[str, float]]) -> None:
@@ -50,42 +49,3 @@ def print_quality(found: dict[str, Any]) -> None:
 def _cell(found: dict[str, Any], name: str) -> str:
     error = f" +- {found[name + '_se']:.2g}" if name + "_se" in found else ""
     return (f"{found[name]:.4g}" if isinstance(found[name], float) else str(found[name])) + error
-
-
-def print_posteriors(found: list[dict[str, Any]], task: Task) -> None:
-    """Print a line for each method, with means over the images."""
-    head = (
-        "log p(y)",
-        "ESS",
-        "least ESS",
-        "PSNR",
-        "energy score",
-        "residual^2",
-        "50%",
-        "90%",
-        "p of ranks",
-    )
-    print(
-        f"{task.name}: 1 of residual^2 is the noise; 50% and 90% are what credible intervals "
-        "of that level hold"
-    )
-    print(f"{'':14}{'N':>6}{'calls':>8}{'s':>7}" + "".join(f"{name:>14}" for name in head))
-    for row in found:
-        mean, calibration = row["mean"], row.get("calibration")
-        evidence = f"{mean['log_evidence']:.4g}" if row["weighted"] else "-"
-        cells = [
-            evidence,
-            *(
-                f"{mean[field]:.4g}"
-                for field in ("ess", "least_ess", "psnr_of_mean", "energy_score")
-            ),
-        ]
-        cells.append(f"{mean['residual']:.4g}" if "residual" in mean else "-")
-        if calibration is None:
-            cells += ["-"] * 3
-        else:
-            cells += [f"{calibration[f'coverage_{level}']['value']:.2f}" for level in (50, 90)]
-            cells += [f"{calibration['p_value']:.2g}"]
-        line = f"{row['method']:14}{row['particles']:>6}{row['calls']:>8}"
-        line += f"{row['seconds_an_image']:7.1f}"
-        print(line + "".join(f"{cell:>14}" for cell in cells))

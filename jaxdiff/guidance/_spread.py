@@ -322,3 +322,54 @@ def _linear_part(operator: Callable, like: jax.Array) -> tuple[Callable, Callabl
     _, push = jax.linearize(operator, zeros)
     _, pull = jax.vjp(operator, zeros)
     return push, lambda v: pull(v)[0]
+
+
+@pytree
+class GivenObservation:
+    """The denoiser of `conditioned`."""
+
+    denoiser: Callable
+    schedule: Schedule
+    observation: Observation
+    spread: Spread
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.observation, Observation):
+            expected = "an Observation such as observations.mask(y, observed, noise_std)"
+            got = type(self.observation).__name__
+            raise TypeError(f"observation: expected {expected}, got {got}")
+        put(self, denoiser=as_function("denoiser", self.denoiser))
+
+    def __call__(self, x_t: jax.Array, t: Any) -> Denoised:
+        """Return E[x_0 | x_t, y] and Var[x_0 | x_t, y]."""
+        x_0 = x_0_of(self.denoiser(x_t, t), x_t)
+        given = conditioner(self.observation, self.spread.at(self.schedule, t, x_0.dtype))
+        variance = jnp.broadcast_to(given.variance()[None], x_t.shape)
+        return Denoised(given(x_0).mean.astype(x_t.dtype), variance=variance)
+
+
+def conditioned(
+    denoiser: Callable, schedule: Schedule, observation: Observation, spread: Spread
+) -> Callable:
+    """Return the denoiser given an observation under a measured spread: no gradient.
+
+        D_y = D + V_t A^T (noise_std^2 I + A V_t A^T)^-1 (y - A D)
+
+    It is exact for normal data with their own spread. It is `pigdm` with a measured covariance, in
+    the place of the network's Jacobian too. `posterior.twisted(spread=...)` adds the weights that
+    make it right for other data.
+
+    Args:
+      denoiser: (x_t, t) -> E[x_0 | x_t].
+      schedule: the noise schedule.
+      observation: linear, with Gaussian noise.
+      spread: of `posterior.spread_of`.
+    Returns:
+      A denoiser of one call, that returns a `Denoised`: kernels with variance="optimal" take steps
+      as wide as x_0 given x_t and y. All rows have one time.
+    Raises:
+      TypeError: observation is no Observation, or denoiser is no function.
+    Source: Song et al. 2023, Pseudoinverse-guided diffusion models, ICLR, Eq. (7), and Rozet et al.
+    2024, arXiv:2405.13712, Eq. (13), for the covariance.
+    """
+    return GivenObservation(denoiser, schedule, observation, spread)

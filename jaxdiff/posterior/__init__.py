@@ -25,13 +25,14 @@ from jaxdiff.posterior._conjugate import (
     mcgdiff,
     noise_level,
 )
-from jaxdiff.posterior._draws import Draws, draw, path_of
+from jaxdiff.posterior._draws import FEW, Draws, draw, path_of
 from jaxdiff.posterior._gibbs import split_gibbs
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
 from jaxdiff.posterior._tilted import tilted
 from jaxdiff.posterior._twisted import through, twisted
 
 __all__ = [
+    "FEW",
     "Belief",
     "Draws",
     "Spread",

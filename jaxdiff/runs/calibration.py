@@ -94,6 +94,41 @@ def summary(shares: np.ndarray, names: list[str]) -> dict[str, Any]:
     }
 
 
+def of_pixels(x_0: np.ndarray, drawn: Any, hidden: np.ndarray) -> dict[str, Any]:
+    """Coverage of the hidden pixels' central intervals, and their width.
+
+    Args:
+      x_0: truths, [K, *D].
+      drawn: with samples x [K, N, *D] and log_weights [K, N].
+      hidden: 1 where the observation leaves a pixel open, [*D].
+    Returns:
+      pixels_50 and pixels_90, with the error over images; deviation, the root mean square standard
+      deviation of a hidden pixel.
+    """
+    place = hidden.reshape(-1) > 0
+    shares, squares = [], []
+    for truth, x, log_weights in zip(x_0, drawn.x, drawn.log_weights, strict=True):
+        weights, draws = normalised(log_weights), x.reshape(len(x), -1)[:, place]
+        shares.append(ranks(truth.reshape(-1)[place], draws, log_weights, 0.5))
+        mean = weights @ draws
+        unbiased = 1 - np.sum(weights**2)  # of one draw alone there is no deviation
+        variance = weights @ (draws - mean) ** 2
+        squares.append(np.mean(variance) / unbiased if unbiased > 1e-9 else 0.0)
+    found = {
+        f"pixels_{round(100 * level)}": coverage(np.stack(shares), level)._asdict()
+        for level in LEVELS
+    }
+    return found | {"deviation": float(np.sqrt(np.mean(squares)))}
+
+
+def paired(ours: list[float], theirs: list[float]) -> Estimate:
+    """The mean difference of two lists of figures, image by image."""
+    difference = np.asarray(ours) - np.asarray(theirs)
+    return Estimate(
+        float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    )
+
+
 class Functions:
     """Test functions of an image: projections, and the log-likelihood.
 

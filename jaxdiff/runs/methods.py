@@ -10,8 +10,8 @@ import jaxdiff as jd
 from jaxdiff import guidance, kernels, posterior
 
 MethodName = Literal[
-    "twisted", "mcgdiff", "tilted", "importance", "twisted_mmps",
-    "dps", "pigdm", "tmpd", "mmps", "split_gibbs", "repaint",
+    "twisted", "particle_gibbs", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted",
+    "importance", "conditioned", "pigdm", "dps", "tmpd", "mmps", "split_gibbs", "repaint",
 ]  # fmt: skip
 
 
@@ -28,6 +28,9 @@ class Setting(NamedTuple):
       matrix: of the observation, [M, N], where mcgdiff works in its singular vectors; None where
         entries are seen.
       belief: what mcgdiff knows of the data before it calls the network.
+      spread: Cov[x_0 | x_t] of the model; None for an isotropic one.
+      variance: of the model's steps; mcgdiff has its own, "small".
+      normal: whether the likelihood is an `Observation`, or has one that is near.
     """
 
     schedule: jd.Schedule
@@ -38,6 +41,9 @@ class Setting(NamedTuple):
     power: Callable | None = None
     matrix: jax.Array | None = None
     belief: Callable | None = None
+    spread: posterior.Spread | None = None
+    variance: Any = "small"
+    normal: bool = True
 
     def given(self, *names: str) -> dict[str, Any]:
         """The named fields that are not None, as arguments."""
@@ -52,8 +58,9 @@ class Method(NamedTuple):
       make: (setting, denoiser, seen) -> Kernel.
       calls: setting -> network calls a step and particle; a vector-Jacobian product is one more.
       weighted: whether its samples have weights. Then it gives the evidence too.
-      needs: "any" likelihood, a "linear" observation, or a "mask".
+      needs: "any" likelihood, a "linear" observation, a "spread" and a linear one, or a "mask".
       uses: what it depends on besides the task, the grid and, with weights, the resampling.
+      sweeps: of particle Gibbs after the first run.
     """
 
     make: Callable[[Setting, Any, Any], jd.Kernel]
@@ -61,14 +68,29 @@ class Method(NamedTuple):
     weighted: bool = False
     needs: str = "any"
     uses: tuple[str, ...] = ()
+    sweeps: int = 0
 
 
 def _twisted(s: Setting, denoiser: Any, seen: Any, proposal: Any = None) -> jd.Kernel:
-    return posterior.twisted(denoiser, s.schedule, seen, prior_std=s.prior_std, proposal=proposal)
+    return posterior.twisted(
+        denoiser, s.schedule, seen, prior_std=s.prior_std, proposal=proposal,
+        spread=s.spread, variance=s.variance,
+    )  # fmt: skip
+
+
+def _twisted_gradient(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    return _twisted(s._replace(spread=None), denoiser, seen)
 
 
 def _twisted_mmps(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
-    return _twisted(s, denoiser, seen, posterior.through(_mmps(s, denoiser, seen), s.schedule))
+    guided = _mmps(s, denoiser, seen)
+    proposal = posterior.through(guided, s.schedule, variance=s.variance)
+    return _twisted(s._replace(spread=None), denoiser, seen, proposal)
+
+
+def _conditioned(s: Setting, denoiser: Any, seen: Any) -> Callable:
+    assert s.spread is not None  # problems.fitting has seen to it
+    return guidance.conditioned(denoiser, s.schedule, seen, s.spread)
 
 
 def _mcgdiff(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
@@ -81,7 +103,7 @@ def _mcgdiff(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
 
 
 def _tilted(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
-    return posterior.tilted(denoiser, s.schedule, seen, power=s.power)
+    return posterior.tilted(denoiser, s.schedule, seen, power=s.power, variance=s.variance)
 
 
 def _at_end(t: Any) -> jax.Array:
@@ -115,7 +137,9 @@ def guided(
     guide: Callable[[Setting, Any, Any], Callable],
 ) -> Callable[[Setting, Any, Any], jd.Kernel]:
     """The ancestral kernel of a guided denoiser."""
-    return lambda s, denoiser, seen: kernels.ancestral(guide(s, denoiser, seen), s.schedule)
+    return lambda s, denoiser, seen: kernels.ancestral(
+        guide(s, denoiser, seen), s.schedule, variance=s.variance
+    )
 
 
 def constant(calls: float) -> Callable[[Setting], float]:
@@ -123,9 +147,15 @@ def constant(calls: float) -> Callable[[Setting], float]:
     return lambda s: calls
 
 
+def _twisted_calls(s: Setting) -> float:
+    return 1 if s.normal and s.spread is not None else 2
+
+
 PRIOR = ("prior_std",)
 METHODS = {
-    "twisted": Method(_twisted, constant(2), True, uses=PRIOR),
+    "twisted": Method(_twisted, _twisted_calls, True, uses=PRIOR),
+    "particle_gibbs": Method(_twisted, _twisted_calls, True, uses=PRIOR, sweeps=1),
+    "twisted_gradient": Method(_twisted_gradient, constant(2), True, uses=PRIOR),
     "mcgdiff": Method(_mcgdiff, constant(1), True, "linear", ("belief",)),
     "tilted": Method(_tilted, constant(1), True),
     "importance": Method(
@@ -134,6 +164,7 @@ METHODS = {
     "twisted_mmps": Method(
         _twisted_mmps, lambda s: 4 + (s.num_iterations or 5), True, "linear", PRIOR
     ),
+    "conditioned": Method(guided(_conditioned), constant(1), needs="spread"),
     "dps": Method(guided(lambda s, d, seen: guidance.dps(d, s.schedule, seen)), constant(2)),
     "pigdm": Method(guided(_pigdm), constant(2), needs="linear", uses=PRIOR),
     "tmpd": Method(guided(_tmpd), constant(3), needs="linear"),

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 import jaxdiff as jd
-from jaxdiff import resampling
+from jaxdiff import posterior, resampling
 from jaxdiff.observations import log_likelihoods
 from jaxdiff.runs import cache, calibration, loading, memory, sampling, tasks
 from jaxdiff.runs.methods import METHODS
@@ -21,8 +21,10 @@ from jaxdiff.runs.problems import (
     MMPS_ITERATIONS,
     REPAINT_RESAMPLES,
     Problem,
+    Size,
     grid_of,
     setting_of,
+    size_of,
 )
 from jaxdiff.runs.seeds import another, key_of
 
@@ -49,31 +51,46 @@ def observe(
     return Observed(x_0, labels, ys)
 
 
-def from_the_model(
-    run: loading.Run, task: tasks.Task, ts: jax.Array, *, num: int, seed: int
-) -> Observed:
+def from_the_model(run: loading.Run, problem: Problem, *, num: int, seed: int) -> Observed:
     """Draw images from the model on the posterior's grid; their exact prior is the model."""
-    seed = another(seed)
-    x_0 = sampling.generate(
-        run.trained,
-        num,
-        seed=seed,
-        sampler="ancestral",
-        variance="small",
-        ts=ts,
-        batch_size=run.config.batch_size,
-    ).x
+    seed, trained, task = another(seed), run.trained, problem.task
+    path = run.folder / "posterior" / "parts"
+    made_of = _digest(run, problem, "model", [seed])
+    paths = [path / f"model-{i}-{cache.digest([made_of, i])}.npz" for i in range(num)]
+    key, size, ts = key_of(seed, "model"), min(num, run.config.batch_size), problem.ts
+
+    @jax.jit
+    def images(params: Any, numbers: jax.Array) -> jax.Array:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+        denoiser = problem.widened(trained.with_params(params).denoiser())
+        kernel = jd.kernels.ancestral(denoiser, problem.schedule, variance=problem.variance)
+
+        def one(key: jax.Array) -> jax.Array:
+            key_prior, key_run = jax.random.split(key)
+            shape = (1, *run.dataset.event_shape)
+            x_init = sampling.pure_noise(key_prior, problem.schedule, shape, ts)
+            return jd.sample(key_run, kernel, x_init, ts).x[0]
+
+        return jax.vmap(one)(keys)
+
+    def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
+        x = np.asarray(images(trained.params, jnp.asarray(np.resize(numbers, size))))
+        sampling.require_finite(x)
+        return [{"x": x[place]} for place in range(len(numbers))]
+
+    x_0 = np.stack([p["x"] for p in cache.resumable(paths, make, at_once=size, name="model")])
     return observe(task, x_0, None, seed=seed, what=f"observe {task.name}")
 
 
 class Drawn(NamedTuple):
-    """Weighted samples of K images.
+    """Samples of K images.
 
     Fields:
       x: samples, [K, N, *D].
-      log_weights: their log-weights, [K, N].
+      log_weights: their log-weights, [K, N]: 0 for draws of independent systems.
       log_evidence: log p(y) of each image, [K].
-      ess: effective sample size of each image after every step, [K, S].
+      ess: mean effective sample size of an image's systems after every step, [K, S].
+      lineages: independent lineages behind an image's samples, [K].
       seconds: time for an image.
     """
 
@@ -81,12 +98,16 @@ class Drawn(NamedTuple):
     log_weights: np.ndarray
     log_evidence: np.ndarray
     ess: np.ndarray
+    lineages: np.ndarray
     seconds: float
+
+
+ARRAYS = Drawn._fields[:-1]
 
 
 def draw(
     run: loading.Run, problem: Problem, name: str, ys: list[np.ndarray], *,
-    seed: int, what: str, particles: int | None = None, labels: np.ndarray | None = None,
+    seed: int, what: str, size: Size | None = None, labels: np.ndarray | None = None,
 ) -> Drawn:  # fmt: skip
     """Draw posterior samples for every observation, spread over the devices.
 
@@ -94,9 +115,9 @@ def draw(
     of everything that its image depends on, so more images, or another option of another method,
     leave the file valid. Labels, one for each image, select the class-conditional model.
     """
-    number = problem.options.particles if particles is None else particles
+    size = size_of(name, problem, equal=False) if size is None else size
     likelihoods = [problem.task.likelihood(jnp.asarray(y)) for y in ys]
-    made_of = _digest(run, problem, name, [number, seed, what])
+    made_of = _digest(run, problem, name, [*size, seed, what])
     folder = run.folder / "posterior" / "parts"
     paths = []
     for i, y in enumerate(ys):
@@ -104,14 +125,11 @@ def draw(
         digest = cache.digest([made_of, i], (likelihoods[i], label, y))
         paths.append(folder / f"{name}-{i}-{digest}.npz")
     make = _maker(
-        run, problem, name, number, likelihoods=likelihoods, key=key_of(seed, what), labels=labels
+        run, problem, name, size, likelihoods=likelihoods, key=key_of(seed, what), labels=labels
     )
     at_once = jax.local_device_count() * problem.options.at_once
     parts = cache.resumable(paths, make, at_once=at_once, name=name)
-    fields = {
-        f: np.stack([part[f] for part in parts])
-        for f in ("x", "log_weights", "log_evidence", "ess")
-    }
+    fields = {f: np.stack([part[f] for part in parts]) for f in ARRAYS}
     # The median leaves out the compilation, which only the first part waits for.
     return Drawn(**fields, seconds=float(np.median([part["seconds"] for part in parts])))
 
@@ -120,7 +138,7 @@ def _maker(
     run: loading.Run,
     problem: Problem,
     name: str,
-    number: int,
+    size: Size,
     *,
     likelihoods: list[Any],
     key: jax.Array,
@@ -128,11 +146,11 @@ def _maker(
 ) -> Callable[[list[int]], list[dict[str, np.ndarray]]]:
     """Return the function that draws the images of some numbers, at most one for each place."""
     num_devices, at_once = jax.local_device_count(), problem.options.at_once
-    program = _program(run, problem, name, number)
-    size = num_devices * at_once
+    program = _program(run, problem, name, size)
+    places = num_devices * at_once
 
     def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
-        index = np.resize(numbers, size)  # few numbers fill the places again and again
+        index = np.resize(numbers, places)  # few numbers fill the places again and again
 
         def spread(leaves: Any) -> Any:
             stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
@@ -145,7 +163,7 @@ def _maker(
         out = jax.tree.map(np.asarray, program(run.trained.params, keys, given, label))
         sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
         seconds = np.asarray((time.monotonic() - began) / len(numbers))
-        rows = {field: value.reshape(size, *value.shape[2:]) for field, value in out.items()}
+        rows = {field: value.reshape(places, *value.shape[2:]) for field, value in out.items()}
         return [
             {field: value[place] for field, value in rows.items()} | {"seconds": seconds}
             for place in range(len(numbers))
@@ -154,28 +172,38 @@ def _maker(
     return make
 
 
-def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
+def _program(run: loading.Run, problem: Problem, name: str, size: Size) -> Any:
     """The compiled program of (params, keys, likelihoods, labels).
 
     The last three have leading axes [devices, at_once].
     """
     method, ts, options = METHODS[name], grid_of(name, problem), problem.options
     resample = getattr(resampling, options.scheme)(options.threshold) if method.weighted else None
+    schedule, event = problem.schedule, run.dataset.event_shape
+    # A single system is read whole, with its weights; so is one of rows that have none.
+    whole = size.systems == 1 or not method.weighted
 
     def one(params: Any, key: jax.Array, likelihood: Any, label: Any) -> dict[str, jax.Array]:
-        key_prior, key_run = jax.random.split(key)
-        given = None if label is None else jnp.full(number, label)
-        denoiser = run.trained.with_params(params).denoiser(given)
-        x_init = sampling.pure_noise(
-            key_prior, run.trained.schedule, (number, *run.dataset.event_shape), ts
-        )
+        denoiser = problem.widened(run.trained.with_params(params).denoiser(label))
         kernel = method.make(setting_of(name, problem, likelihood), denoiser, likelihood)
-        out = jd.sample(key_run, kernel, x_init, ts, resample=resample)
-        return {
-            "x": out.x,
-            "log_weights": out.log_weights,
-            "log_evidence": out.log_evidence,
-            "ess": out.ess,
+        if not whole:
+            out = posterior.draw(
+                key, kernel, schedule, (size.systems, *event), ts=ts, rows=size.rows,
+                resample=resample, sweeps=method.sweeps,
+            )  # fmt: skip
+            return {
+                "x": out.x,
+                "log_weights": jnp.zeros(size.systems),
+                "log_evidence": out.log_evidence,
+                "ess": jnp.mean(out.ess, axis=0),
+                "lineages": jnp.asarray(size.systems),
+            }
+        key_prior, key_run = jax.random.split(key)
+        shape = (size.systems * size.rows, *event)
+        x_init = sampling.pure_noise(key_prior, schedule, shape, ts)
+        samples = jd.sample(key_run, kernel, x_init, ts, resample=resample)
+        return {name: getattr(samples, name) for name in ARRAYS} | {
+            "lineages": samples.lineages[-1]
         }
 
     return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
@@ -183,7 +211,7 @@ def _program(run: loading.Run, problem: Problem, name: str, number: int) -> Any:
 
 def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) -> str:
     """A digest of everything that all images of a method depend on."""
-    method, options = METHODS[name], problem.options
+    method, options = METHODS.get(name), problem.options
     settings = [name, *settings, problem.task.name, problem.task.noise_std]
     settings += [
         MMPS_ITERATIONS,
@@ -191,9 +219,12 @@ def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) 
         GIBBS_STEPS,
         dataclasses.asdict(run.config.diffusion),
     ]
+    arrays: list[Any] = [run.trained.params, problem.schedule, problem.spread, problem.ts]
+    if method is None:
+        return cache.digest(settings, arrays)
     if method.weighted:
         settings += [options.scheme, options.threshold]
-    arrays: list[Any] = [run.trained.params, run.trained.schedule, grid_of(name, problem)]
+    arrays.append(grid_of(name, problem))
     if "prior_std" in method.uses:
         settings.append(problem.prior_std)
     if "belief" in method.uses:
@@ -219,6 +250,7 @@ def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, fl
             "log_evidence": float(drawn.log_evidence[i]),
             "ess": float(1 / np.sum(weights**2)),
             "least_ess": float(drawn.ess[i].min()),
+            "lineages": int(drawn.lineages[i]),
             "psnr_of_mean": float(20 * np.log10(2 / np.sqrt(np.mean((mean - truth) ** 2)))),
             "energy_score": float(weights @ far - weights @ apart @ weights / 2),
         }
@@ -229,19 +261,26 @@ def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, fl
 
 
 def calibrate(
-    run: loading.Run,
-    problem: Problem,
-    name: str,
-    seen: Observed,
-    *,
-    particles: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Rank images of the model among their posterior samples; return the tests of the ranks."""
+    run: loading.Run, problem: Problem, name: str, seen: Observed, *,
+    size: Size, seed: int, read: Callable | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure a method on images of the model: ranks, coverage, scores, and log p(y) of two seeds.
+
+    Args:
+      run: the run.
+      problem: the posterior problem.
+      name: of the method.
+      seen: images of the model, observed.
+      size: systems and rows for an image.
+      seed: of the draws.
+      read: images [N, *D] -> log-probabilities of the classes [N, C]; None leaves the class out.
+    Returns:
+      The tests of the ranks, and lists with a figure for each image.
+    """
     train, _ = run.dataset.head("train", memory.affordable(10_000, run.dataset.event_shape))
     functions = calibration.Functions(train, problem.task.hidden)
-    other, what = another(seed), f"calibrate {problem.task.name}"
-    drawn = draw(run, problem, name, seen.ys, seed=other, what=what, particles=particles)
+    what = f"calibrate {problem.task.name}"
+    drawn = draw(run, problem, name, seen.ys, seed=another(seed), what=what, size=size)
     uniform = np.random.default_rng(seed).random(len(seen.ys))
 
     @jax.jit
@@ -255,4 +294,27 @@ def calibrate(
             both, np.asarray(log_r(problem.task.likelihood(jnp.asarray(y)), jnp.asarray(both)))
         )
         shares.append(calibration.ranks(values[0], values[1:], drawn.log_weights[i], uniform[i]))
-    return calibration.summary(np.stack(shares), functions.names)
+    found = calibration.summary(np.stack(shares), functions.names)
+    found |= calibration.of_pixels(seen.x_0, drawn, problem.task.hidden)
+    rows = figures(problem.task, seen, drawn)
+    found["energy_score"] = [row["energy_score"] for row in rows]
+    found["lineages"] = float(np.mean(drawn.lineages))
+    found["seconds_an_image"] = drawn.seconds
+    if read is not None:
+        found["class_score"] = class_scores(read, seen.x_0, drawn)
+    if METHODS[name].weighted:
+        again = draw(
+            run, problem, name, seen.ys, seed=another(seed), what=f"again {what}", size=size
+        )
+        found["log_evidence"] = [drawn.log_evidence.tolist(), again.log_evidence.tolist()]
+    return found
+
+
+def class_scores(read: Callable, x_0: np.ndarray, drawn: Drawn) -> list[float]:
+    """log of the draws' mean probability of the class that the whole truth is read as, in nats."""
+    classes = read(x_0).argmax(1)
+    scores = []
+    for i, number in enumerate(classes):
+        weights = calibration.normalised(drawn.log_weights[i])
+        scores.append(float(np.log(weights @ np.exp(read(drawn.x[i])[:, number]) + 1e-6)))
+    return scores

@@ -1,7 +1,7 @@
 """The posterior problem of a run's images: sampling options, methods that fit, and their cost."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import posterior
-from jaxdiff.runs import loading, memory, require
+from jaxdiff.runs import cache, loading, memory, require
 from jaxdiff.runs.methods import METHODS, Method, Setting
+from jaxdiff.runs.seeds import key_of
 from jaxdiff.runs.tasks import LARGEST, Task, require_matrix
 
 SchemeName = Literal["systematic", "stratified", "residual", "multinomial"]
@@ -22,9 +23,12 @@ MMPS_ITERATIONS, REPAINT_RESAMPLES, GIBBS_STEPS = 3, 4, 10
 class Particles:
     """How samples are drawn."""
 
-    particles: int = 64
-    """Particles N for an image (for twisted, if methods are compared at equal calls)."""
-    steps: int = 50
+    draws: int = 16
+    """Posterior samples of an image: each from a particle system of its own. 1 reads all rows of
+    one system instead, which share ancestors."""
+    rows: int = 8
+    """Particles of each system."""
+    steps: int = 25
     """Steps of the grid."""
     start: float = -8.0
     """Log-SNR at which the grid begins, where the state is nearly all noise. At a lower one
@@ -33,8 +37,11 @@ class Particles:
     """How particles are resampled."""
     threshold: float = 0.5
     """Resample when the effective sample size is below this share of N; above 1 always, 0 never."""
+    spread: Literal["measured", "isotropic"] = "measured"
+    """How far x_0 may lie from its denoised state: measured once on training images, by noise level
+    and direction; or the same in all directions, from the width of the data."""
     prior_std: float | None = None
-    """Standard deviation of a pixel, for the twists' width; the training data's if not given."""
+    """Standard deviation of a pixel, for an isotropic spread; the training data's if not given."""
     belief: Literal["data", "flat"] = "data"
     """What mcgdiff knows of the data before it calls the network: mean and width of the training
     data, or nothing."""
@@ -53,6 +60,18 @@ class Problem:
     mean: jax.Array
     std: jax.Array
     covariance: jax.Array | None
+    spread: posterior.Spread | None = None
+
+    @property
+    def variance(self) -> str:
+        """The reverse variance of the model's steps: as wide as the spread, if there is one."""
+        return "small" if self.spread is None else "optimal"
+
+    def widened(self, denoiser: Any) -> Any:
+        """The denoiser with the variance that the model's steps need."""
+        if self.spread is None:
+            return denoiser
+        return posterior.widened(denoiser, self.schedule, self.spread)
 
     @property
     def ts(self) -> jax.Array:
@@ -64,7 +83,7 @@ class Problem:
 
 def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
     """The problem, with the training data's moments."""
-    require.counts(options, particles=2, steps=2, at_once=1)
+    require.counts(options, draws=1, rows=2, steps=2, at_once=1)
     if options.start > -4:
         raise ValueError(
             "start: expected a log-SNR of at most -4, where nearly all is noise, "
@@ -80,7 +99,38 @@ def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
     mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
     small = flat.shape[1] <= LARGEST
     covariance = jnp.asarray(np.cov(flat, rowvar=False), jnp.float32) if small else None
-    return Problem(task, run.trained.schedule, options, std, mean, stds, covariance)
+    spread = spread_of(run, train) if options.spread == "measured" else None
+    return Problem(task, run.trained.schedule, options, std, mean, stds, covariance, spread)
+
+
+SPREAD_IMAGES = 1000
+
+
+def spread_of(run: loading.Run, train: np.ndarray) -> posterior.Spread:
+    """The network's own spread, or that of a run, measured once and kept in its folder."""
+    if run.trained.spread is not None:
+        return run.trained.spread
+    x = jnp.asarray(train[:SPREAD_IMAGES])
+    trained = run.trained
+    made_of = cache.digest(["spread", 1], (trained.params, trained.schedule, x))
+
+    @jax.jit
+    def measure(params: Any, x: jax.Array) -> posterior.Spread:
+        denoiser = trained.with_params(params).denoiser()
+        size = memory.affordable(256, run.dataset.event_shape)
+        key = key_of(0, "spread")
+        return posterior.spread_of(key, denoiser, trained.schedule, x, batch_size=size)
+
+    def make(_: list[int]) -> list[dict[str, np.ndarray]]:
+        found = measure(trained.params, x)
+        return [{name: np.asarray(getattr(found, name)) for name in FIELDS}]
+
+    path = run.folder / "posterior" / f"spread-{made_of}.npz"
+    part = cache.resumable([path], make)[0]
+    return posterior.Spread(**{name: jnp.asarray(part[name]) for name in FIELDS})
+
+
+FIELDS = ("axes", "scale", "log_snr", "fraction")
 
 
 def setting_of(name: str, problem: Problem, seen: Any = None) -> Setting:
@@ -93,6 +143,9 @@ def setting_of(name: str, problem: Problem, seen: Any = None) -> Setting:
         num_resamples=REPAINT_RESAMPLES,
         num_denoising=GIBBS_STEPS,
         power=power,
+        spread=problem.spread,
+        variance=problem.variance,
+        normal=problem.task.normal,
     )
     return setting if name != "mcgdiff" or seen is None else _with_belief(setting, problem, seen)
 
@@ -126,24 +179,27 @@ def _share(noise_std: Any, schedule: jd.Schedule, t: Any) -> jax.Array:
     return jnp.where(t > 0, noise_std**2 / (noise_std**2 + jnp.exp(-schedule.log_snr(t))), 1.0)
 
 
-def fitting(task: Task) -> list[str]:
+def fitting(task: Task, options: Particles) -> list[str]:
     """The methods that the task's likelihood allows; those worth comparing come first."""
     # mcgdiff needs the matrix of the operator, except for masks.
-    too_large = {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
-    return [name for name in METHODS if _fits(METHODS[name], task) and name not in too_large]
+    out = {"mcgdiff"} if task.hidden.size > LARGEST and not task.masked else set()
+    if options.spread != "measured":
+        out |= {name for name, method in METHODS.items() if method.needs == "spread"}
+    return [name for name in METHODS if _fits(METHODS[name], task) and name not in out]
 
 
 def _fits(method: Method, task: Task) -> bool:
-    return {"any": True, "linear": task.linear, "mask": task.name in ("inpaint", "half")}[
-        method.needs
-    ]
+    linear, mask = task.linear, task.name in ("inpaint", "half")
+    return {"any": True, "linear": linear, "spread": linear, "mask": mask}[method.needs]
 
 
-def check_method(name: str, task: Task) -> None:
+def check_method(name: str, task: Task, options: Particles) -> None:
     """Refuse a method that does not fit the task, and name those that fit."""
+    if METHODS[name].needs == "spread" and options.spread != "measured":
+        raise ValueError(f"spread: expected measured with --method {name}, got {options.spread}")
     if not _fits(METHODS[name], task):
         raise ValueError(
-            f"method: expected one of {', '.join(fitting(task))} with --task {task.name}, "
+            f"method: expected one of {', '.join(fitting(task, options))} with --task {task.name}, "
             f"got {name}"
         )
 
@@ -157,19 +213,32 @@ def grid_of(name: str, problem: Problem) -> jax.Array:
     return jnp.clip(problem.schedule.time(-2 * jnp.log(ratios)), 0, 1)
 
 
-def calls_of(name: str, problem: Problem, particles: int) -> int:
-    """Network calls for an image: particles x steps x calls a step.
+class Size(NamedTuple):
+    """How many independent systems an image has, and how many rows each; 1 row has no weight."""
+
+    systems: int
+    rows: int
+
+
+def calls_of(name: str, problem: Problem, size: Size) -> int:
+    """Network calls for an image: systems x rows x steps x calls a step x runs.
 
     A vector-Jacobian product counts as one more call.
     """
-    steps = len(grid_of(name, problem)) - 1
-    return int(particles * steps * METHODS[name].calls(setting_of(name, problem)))
+    method, steps = METHODS[name], len(grid_of(name, problem)) - 1
+    one = steps * method.calls(setting_of(name, problem)) * (1 + method.sweeps)
+    return int(size.systems * size.rows * one)
 
 
-def equal_particles(name: str, problem: Problem) -> int:
-    """The number of particles that costs as much as the chosen number costs in twisted."""
-    one, budget = (
-        calls_of(name, problem, 1),
-        calls_of("twisted", problem, problem.options.particles),
-    )
-    return max(2, budget // one)
+def size_of(name: str, problem: Problem, *, equal: bool) -> Size:
+    """The size that is asked for; or one that costs as much as that does in twisted."""
+    chosen = Size(problem.options.draws, problem.options.rows)
+    if not METHODS[name].weighted:
+        chosen = Size(chosen.systems * chosen.rows, 1) if equal else Size(chosen.systems, 1)
+    if not equal:
+        return chosen
+    one = calls_of(name, problem, Size(1, 1))
+    budget = calls_of("twisted", problem, Size(problem.options.draws, problem.options.rows))
+    if METHODS[name].weighted:
+        return Size(chosen.systems, max(2, budget // (one * chosen.systems)))
+    return Size(max(2, budget // one), 1)

@@ -49,6 +49,13 @@ class Recogniser:
         )
         return features, logits.argmax(1)
 
+    def log_probabilities(self, x: np.ndarray) -> np.ndarray:
+        """Log-probabilities of the classes of images, [N, C], which are first clipped."""
+        _, logits = memory.in_chunks(
+            lambda part: self._apply(np.clip(part, -1, 1)), at_once(READ, x), x
+        )
+        return np.asarray(jax.nn.log_softmax(jnp.asarray(logits), axis=1))
+
     def read(self, dataset: Dataset, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Features and classes of a whole split; its images become floats in chunks."""
         images = dataset.splits[split].images

@@ -51,6 +51,11 @@ class Task:
     linear: bool = True
 
     @property
+    def normal(self) -> bool:
+        """Whether the likelihood is an `Observation`, or has one that is near it."""
+        return self.linear or self.name == "poisson"
+
+    @property
     def masked(self) -> bool:
         """Whether some pixels are seen and others not at all."""
         return self.name in ("inpaint", "half", "denoise")

@@ -12,15 +12,26 @@ from importlib import resources
 import numpy as np
 
 from jaxdiff import schedules
-from jaxdiff.zoo._packing import pack, unpack
+from jaxdiff.zoo._packing import pack, pack_spread, unpack, unpack_spread
 from jaxdiff.zoo._trained import Trained, network_denoiser
 
-__all__ = ["ABOUT", "SHA256", "Trained", "network_denoiser", "pack", "pretrained", "read", "unpack"]
+__all__ = [
+    "ABOUT",
+    "SHA256",
+    "Trained",
+    "network_denoiser",
+    "pack",
+    "pack_spread",
+    "pretrained",
+    "read",
+    "unpack",
+    "unpack_spread",
+]
 
 ABOUT = "about"  # the name, in a file, of everything besides the parameters
 
 SHA256: dict[str, str] = {
-    "mnist": "5f96e15199e081fa1dfe8f9bec946cec2bae15bc172b48d174d87ea3b9c3c8c2",
+    "mnist": "2bc6dce29875cda5bae7e277be33bbb1e6bbe72f95bc57e3b27190bed0b1b4a8",
 }
 
 
@@ -55,8 +66,8 @@ def read(name: str, content: bytes) -> Trained:
 
     Args:
       name: what to call it.
-      content: a NumPy archive of `pack`'s arrays, and of JSON under "about": the arguments of
-        `models.unet`, and the fields of `Trained`.
+      content: a NumPy archive of `pack`'s arrays, perhaps of `pack_spread`'s, and of JSON under
+        "about": the arguments of `models.unet`, and the fields of `Trained`.
     Returns:
       Trained.
     """
@@ -65,9 +76,11 @@ def read(name: str, content: bytes) -> Trained:
     with np.load(io.BytesIO(content)) as file:
         arrays = {key: file[key] for key in file.files}
     about = json.loads(str(arrays.pop(ABOUT)))
+    spread = unpack_spread(arrays)
     return Trained(
         model=models.unet(**about.pop("unet")),
         params=unpack(arrays),
+        spread=spread,
         schedule=getattr(schedules, about.pop("schedule"))(),
         prediction=about.pop("prediction"),
         sigma_data=about.pop("sigma_data"),

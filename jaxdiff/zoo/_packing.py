@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.posterior import Spread
+
 LARGEST = 127
 SCALE = ":scale"  # ends the name of a weight's scales; no parameter has a colon in its name
 
@@ -59,3 +61,33 @@ def unpack(arrays: dict[str, np.ndarray]) -> Any:
             inner = inner.setdefault(part, {})
         inner[last] = jnp.asarray(value)
     return params
+
+
+SPREAD = "spread:"  # begins the names of a spread's arrays
+_FIELDS = ("axes", "scale", "log_snr", "fraction")
+
+
+def pack_spread(spread: Spread) -> dict[str, np.ndarray]:
+    """Round a spread to arrays of 16 bits for `np.savez`.
+
+    Args:
+      spread: of the network.
+    Returns:
+      "spread:field" -> float16; the scale, which may be small, is float32.
+    """
+    kinds = {"axes": np.float16, "scale": np.float32, "log_snr": np.float32, "fraction": np.float16}
+    return {SPREAD + name: np.asarray(getattr(spread, name), kinds[name]) for name in _FIELDS}
+
+
+def unpack_spread(arrays: dict[str, np.ndarray]) -> Spread | None:
+    """Take a spread out of a file's arrays, which lose them.
+
+    Args:
+      arrays: of a file; those of the spread are removed.
+    Returns:
+      The spread, or None where the file has none.
+    """
+    found = {name: arrays.pop(SPREAD + name, None) for name in _FIELDS}
+    if found["axes"] is None:
+        return None
+    return Spread(**{name: jnp.asarray(value, jnp.float32) for name, value in found.items()})

@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 
 from jaxdiff import categorical
 from jaxdiff import guidance as guided
+from jaxdiff.posterior import Spread
 from jaxdiff.prediction import make_denoiser
 from jaxdiff.schedules import Schedule
 
@@ -27,6 +28,8 @@ class Trained:
       event_shape: the shape of one example.
       levels: grey levels of the data, which are scaled to [-1, 1]; None for vectors.
       sigma_data: standard deviation of the data; the prediction "edm" alone uses it.
+      spread: Cov[x_0 | x_t] by level, for posteriors (`posterior.spread_of`); None if nobody has
+        measured it.
       about: everything else: the run's configuration and step, and where the data come from.
     """
 
@@ -37,6 +40,7 @@ class Trained:
     event_shape: tuple[int, ...]
     levels: int | None = None
     sigma_data: float = 0.5
+    spread: Spread | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
