@@ -2,11 +2,12 @@
 
 `classifier_free` and `classifier` follow a label. `dps`, `pigdm`, `tmpd` and `mmps` follow an
 observation, approximately: each takes a normal distribution for x_0 given x_t. As the proposal of
-`posterior.twisted` each of them is corrected by weights. `repaint` is a kernel, and an
-approximation too.
+`posterior.twisted` each of them is corrected by weights. `dps_step` and `repaint` are kernels, and
+approximations too.
 """
 
 from jaxdiff.guidance._classes import classifier, classifier_free
+from jaxdiff.guidance._dps_step import dps_step
 from jaxdiff.guidance._observed import dps, isotropic_spread, mmps, pigdm, tmpd
 from jaxdiff.guidance._repaint import repaint
 
@@ -14,6 +15,7 @@ __all__ = [
     "classifier",
     "classifier_free",
     "dps",
+    "dps_step",
     "isotropic_spread",
     "mmps",
     "pigdm",
