@@ -347,6 +347,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("mmps", "the Jacobian for the covariance", "return lambda u: scale * pull(u)", "return lambda u: pull(u)", "test_identities.py::test_approximations_are_exact_where_their_covariance_is"),
         ("conjugate_gradients", "steepest descent", "new + ratio(dot(new, new), dot(residual, residual)) * direction", "new", "test_identities.py::test_conjugate_gradients_solve_in_as_many_steps_as_dimensions"),
     ],
+    "jaxdiff/guidance/_dps_step.py": [
+        ("dps_step", "without the normalisation", "residual / jnp.where(length > 0, length, 1)", "residual", "test_approximations.py::test_a_dps_step_is_algorithm_1"),
+        ("dps_step", "the gradient at the size of x_t alone", "2 * scale * size_s * size_t * slope", "2 * scale * size_t**2 * slope", "test_approximations.py::test_a_dps_step_is_the_same_in_every_family"),
+        ("dps_step", "the gradient of the length for that of its square", "- 2 * scale * size_s", "- scale * size_s", "test_approximations.py::test_a_dps_step_is_algorithm_1"),
+    ],
     "jaxdiff/guidance/_repaint.py": [
         ("repaint", "the mask the other way round", "jnp.where(self.observed[None], known, unknown)", "jnp.where(self.observed[None], unknown, known)", "test_observations.py::test_repaint_keeps_what_is_seen_and_is_biased"),
         ("repaint", "nothing is repeated", "return q_step(self.schedule, down(x, n), s, t, eps)", "return x", "test_identities.py::test_repeated_steps_tell_the_hidden_of_the_seen"),
@@ -370,7 +375,24 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("gaussian_belief", "the mean counts in full", "sigma**2 * mean / total", "mean", "test_identities.py::test_the_gaussian_belief_is_the_oracles_posterior"),
     ],
     "jaxdiff/posterior/_gibbs.py": [
-        ("split_gibbs", "the coupling's square", "self.draw_copy((key_y, key_z), x, (alpha / sigma) ** 2)", "self.draw_copy((key_y, key_z), x, alpha / sigma)", "test_identities.py::test_the_first_half_of_split_gibbs_is_its_conditional"),
+        ("split_gibbs", "the coupling's square", "self.observation, x, (alpha / sigma) ** 2", "self.observation, x, alpha / sigma", "test_identities.py::test_the_first_half_of_split_gibbs_is_its_conditional"),
+    ],
+    "jaxdiff/posterior/_least_squares.py": [
+        ("split_gibbs daps", "no noise of its own", "jnp.sqrt(precision) * noise_x", "0 * noise_x", "test_approximations.py::test_daps_is_exact_on_isotropic_data[1]"),
+        ("diffpir", "the noise for its square", "transpose(observed * residual / std**2)", "transpose(observed * residual / std)", "test_approximations.py::test_diffpir_is_algorithm_1"),
+    ],
+    "jaxdiff/posterior/_decoupled.py": [
+        ("daps", "a variance for a precision", "return 1 / std**2 + (level_t.alpha / level_t.sigma) ** 2", "return std**2 + (level_t.sigma / level_t.alpha) ** 2", "test_approximations.py::test_daps_is_exact_on_isotropic_data[1]"),
+        ("daps", "the noise of x_t for that of x_s", "alpha, sigma, _ = level(self.schedule, s, x_t)", "alpha, sigma, _ = level(self.schedule, t, x_t)", "test_approximations.py::test_daps_is_exact_on_isotropic_data[6]"),
+        ("daps", "moves without the likelihood", "return near + log_likelihoods(self.log_likelihood, x_0)", "return near", "test_approximations.py::test_daps_by_langevin_moves_is_daps"),
+        ("diffpir", "the noise of the denoised state", "old = (x_t - level_t.alpha * x_0) / level_t.sigma", "old = (x_t - level_t.alpha * x_0_of(self.denoiser(x_t, t), x_t)) / level_t.sigma", "test_approximations.py::test_diffpir_is_algorithm_1"),
+        ("diffpir", "zeta for its root", "jnp.sqrt(1 - zeta) * old + jnp.sqrt(zeta) * new", "(1 - zeta) * old + zeta * new", "test_approximations.py::test_diffpir_is_algorithm_1"),
+    ],
+    "jaxdiff/posterior/_midpoint.py": [
+        ("midpoint", "no bridge", "bridge_gain(level_t, level_s, level_l) * shift", "shift", "test_approximations.py::test_the_midpoints_mean_is_that_of_its_normal_law[cosine-0.5]"),
+        ("midpoint", "alpha at the wrong end", "return level_s.alpha / level_l.alpha * kept", "return level_l.alpha / level_s.alpha * kept", "test_approximations.py::test_the_bridge_is_bayes"),
+        ("midpoint", "no way back to the model", "(prior.mean + prior.variance * slope - mean)", "(prior.variance * slope)", "test_approximations.py::test_the_midpoints_mean_is_that_of_its_normal_law[cosine-0.5]"),
+        ("midpoint", "a slope that is not finite moves", "slope = jnp.where(_rows.all_finite(slope), slope, 0)", "slope = 1 * slope", "test_approximations.py::test_a_midpoint_that_tells_nothing_is_the_models_step"),
     ],
     "jaxdiff/posterior/_composed.py": [
         ("composed", "the rate without its half", "return gap / 2 + b * self", "return gap + b * self", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),

@@ -20,6 +20,7 @@ SCHEDULE = jd.schedules.cosine()
 DENOISER = asymmetric_mixture().denoiser(SCHEDULE)
 KEY, X, TS = jax.random.key(0), jnp.zeros((4, 2)), jd.grids.uniform(3)
 CHAIN = jd.Chain(DENOISER, SCHEDULE, TS)
+SEEN = jd.observations.noisy(jnp.zeros(2), 0.1)
 IMAGE = jnp.zeros((4, 4, 1))
 RANDOM = np.random.default_rng(0)
 POINTS, OTHERS = RANDOM.normal(size=(2, 8, 2))
@@ -76,6 +77,7 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.guidance.classifier_free, DENOISER, DENOISER, 1.0), "rescale", (NEGATIVE, 2.0, HUGE)),
     (a(jd.guidance.classifier, DENOISER, SCHEDULE, lambda x, t: -(x**2).sum(1)), "scale", (HUGE,)),
     (a(jd.guidance.dps, DENOISER, SCHEDULE, quadratic), "scale", (HUGE,)),
+    (a(jd.guidance.dps_step, DENOISER, SCHEDULE, SEEN), "scale", (HUGE,)),
     (a(jd.losses.weights.edm), "sigma_data", (ZERO, NEGATIVE, HUGE)),
     (a(jd.losses.weights.min_snr), "gamma", (ZERO, NEGATIVE, HUGE)),
     (a(jd.losses.weights.sigmoid), "bias", (HUGE,)),
@@ -113,6 +115,14 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
         ((0.0, math.nan), (0.0, HUGE)),
     ),
     (a(jd.posterior.twisted, DENOISER, SCHEDULE, quadratic), "prior_std", (ZERO, NEGATIVE, HUGE)),
+    (a(jd.posterior.daps, DENOISER, SCHEDULE, quadratic), "prior_std", (ZERO, NEGATIVE)),
+    (a(jd.posterior.daps, DENOISER, SCHEDULE, quadratic), "step_size", (ZERO, NEGATIVE, HUGE)),
+    (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "zeta", (NEGATIVE, 2.0)),
+    (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "weight", (ZERO, NEGATIVE, HUGE)),
+    (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "prior_std", (ZERO, NEGATIVE)),
+    (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "fraction", (ZERO, NEGATIVE, 2.0)),
+    (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "step_size", (ZERO, NEGATIVE, 2.0)),
+    (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "prior_std", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.langevin, [DENOISER], [1.0], SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.metropolis, lambda x, t: x.sum(1), SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.hamiltonian, lambda x, t: x.sum(1), SCHEDULE), "snr", (ZERO, NEGATIVE, HUGE)),

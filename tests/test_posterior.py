@@ -982,7 +982,7 @@ BAD = {
     "a model": (lambda: posterior.mixed([D, D], jnp.array([0.0, jnp.nan]), SCHEDULE), ValueError, "log_weights: expected log weights below infinity, got nan"),
     "exponents": (lambda: posterior.composed([D, D], jnp.array([jnp.nan, 1.0]), SCHEDULE), ValueError, "exponents: expected a finite number"),
     "integers": (lambda: posterior.denoise(D, SCHEDULE, jnp.zeros(2, int), 0.1), TypeError, "y: expected a floating dtype"),
-    "gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, lambda x: 0.0), TypeError, "observation: expected an Observation, got function"),
+    "gibbs": (lambda: posterior.split_gibbs(D, SCHEDULE, lambda x: 0.0), TypeError, "observation: expected an Observation such as"),
     "belief": (lambda: posterior.gaussian_belief(SCHEDULE, 0.0, -1.0), ValueError, "std: expected a positive standard deviation"),
 }  # fmt: skip
 test_bad_input = rejects(BAD)

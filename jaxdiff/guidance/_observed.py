@@ -32,8 +32,8 @@ def dps(
 
         D + scale (sigma_t^2 / alpha_t) grad_x log r(D(x_t))
 
-    It takes p(x_0 | x_t) to be a point at D. The authors' sampler divides the gradient of
-    |y - A D|^2 by |y - A D|: here this is log_likelihood = -|y - A x_0|.
+    It takes p(x_0 | x_t) to be a point at D. The authors' sampler normalises the gradient and adds
+    it to x_s, with a length that does not depend on sigma_t: `dps_step`.
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t].
@@ -219,11 +219,7 @@ class MomentMatching:
     num_iterations: int = static(default=20)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.observation, Observation):
-            raise TypeError(
-                "observation: expected an Observation such as observations.mask(y, observed, "
-                f"noise_std), got {type(self.observation).__name__}"
-            )
+        require_observation(self.observation)
         _checks.positive_int("num_iterations", self.num_iterations)
         put(self, denoiser=as_function("denoiser", self.denoiser))
 
@@ -291,6 +287,15 @@ class MMPS(MomentMatching):
         """Tweedie's covariance."""
         scale = tweedie_scale(level(self.schedule, t, x_t))
         return lambda u: scale * pull(u)
+
+
+def require_observation(observation: Any) -> None:
+    """Require an `Observation`."""
+    if not isinstance(observation, Observation):
+        raise TypeError(
+            "observation: expected an Observation such as observations.mask(y, observed, "
+            f"noise_std), got {type(observation).__name__}"
+        )
 
 
 def conjugate_gradients(matrix: Callable, b: jax.Array, num_iterations: int) -> jax.Array:

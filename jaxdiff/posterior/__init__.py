@@ -6,13 +6,18 @@ log E_p[r(x_0)], and the effective sample size after each step. `resampling.draw
 equally weighted samples. Rows are particles of one problem: vmap over problems.
 
     tilted        2015's: r at the noisy states. Any r, if r and p have one mode.
-    twisted       r at the denoised states. Any differentiable r.
+    twisted       r at the denoised states. Any differentiable r. Its proposals: through, midpoint.
     mcgdiff       linear observations with Gaussian noise: conjugate steps, no gradients.
     inpaint       mcgdiff for a mask
     denoise       mcgdiff for noise alone
     composed      products, powers and quotients of models; optionally with moves
     mixed         mixtures of models
     split_gibbs   linear observations; a Markov chain, without evidence
+
+Two kernels are approximations of the field, without weights and biased at any number of steps:
+
+    daps          any likelihood: draw clean data near the ODE's end, and diffuse them again
+    diffpir       linear observations: the same with a mean for the draw
 """
 
 from jaxdiff.guidance._spread import Spread, spread_of, widened
@@ -25,8 +30,10 @@ from jaxdiff.posterior._conjugate import (
     mcgdiff,
     noise_level,
 )
+from jaxdiff.posterior._decoupled import daps, diffpir
 from jaxdiff.posterior._draws import FEW, Draws, draw, path_of
 from jaxdiff.posterior._gibbs import split_gibbs
+from jaxdiff.posterior._midpoint import midpoint
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
 from jaxdiff.posterior._tilted import tilted
 from jaxdiff.posterior._twisted import through, twisted
@@ -38,7 +45,9 @@ __all__ = [
     "Spread",
     "composed",
     "composed_score",
+    "daps",
     "denoise",
+    "diffpir",
     "draw",
     "gaussian_belief",
     "hamiltonian",
@@ -46,6 +55,7 @@ __all__ = [
     "langevin",
     "mcgdiff",
     "metropolis",
+    "midpoint",
     "mixed",
     "noise_level",
     "path_of",

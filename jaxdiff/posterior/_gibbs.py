@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
-from jaxdiff.guidance._observed import conjugate_gradients
+from jaxdiff.guidance._observed import require_observation
 from jaxdiff.kernels import Kernel, ancestral
 from jaxdiff.kernels._kernel import Drawing, lift
 from jaxdiff.observations import Observation
+from jaxdiff.posterior._least_squares import conditioned
 from jaxdiff.sampling import run
 from jaxdiff.schedules import Schedule
 
@@ -28,9 +29,7 @@ class SplitGibbs(Drawing):
     num_iterations: int = static(default=20)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.observation, Observation):
-            got = type(self.observation).__name__
-            raise TypeError(f"observation: expected an Observation, got {got}")
+        require_observation(self.observation)
         _checks.positive_int("num_denoising", self.num_denoising)
         _checks.positive_int("num_iterations", self.num_iterations)
         put(self, denoiser=as_function("denoiser", self.denoiser))
@@ -39,32 +38,16 @@ class SplitGibbs(Drawing):
         """Draw z given x, then x given z."""
         key_y, key_z, key_x = _rows.split(_rows.keys(key, x.shape[0]), 3)
         alpha, sigma, _ = level(self.schedule, t, x)
-        z = self.draw_copy((key_y, key_z), x, (alpha / sigma) ** 2)
+        z = conditioned(
+            self.observation,
+            x,
+            (alpha / sigma) ** 2,
+            keys=(key_y, key_z),
+            num_iterations=self.num_iterations,
+        )
         ts = t * jnp.linspace(1, 0, self.num_denoising + 1, dtype=x.dtype)
         reverse = ancestral(self.denoiser, self.schedule)
         return run(key_x, reverse, (alpha * z).astype(x.dtype), ts).x
-
-    def draw_copy(self, keys: tuple, x: jax.Array, precision: jax.Array) -> jax.Array:
-        """Draw z ~ p(y | z) N(z; x, I / precision), [B, *D]."""
-        observation = self.observation
-        observe = jax.vmap(observation.operator)
-        predicted, transpose = jax.vjp(observe, x)
-        y, observed, std = (
-            _rows.lead(jnp.asarray(v, x.dtype), predicted.ndim)
-            for v in (observation.y, observation.observed, observation.noise_std)
-        )
-
-        def curvature(z: jax.Array) -> jax.Array:
-            return transpose(observed * observe(z) / std**2)[0] + precision * z
-
-        # z - x solves a least squares problem. Noise of both factors perturbs its right-hand side.
-        noise_y, noise_z = (
-            _rows.normal(key, like).astype(x.dtype)
-            for key, like in zip(keys, (predicted, x), strict=True)
-        )
-        residual = observed * (y - predicted + std * noise_y)
-        right = transpose(residual / std**2)[0] + jnp.sqrt(precision) * noise_z
-        return x + conjugate_gradients(curvature, right, self.num_iterations)
 
 
 def split_gibbs(

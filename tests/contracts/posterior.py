@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior
@@ -24,6 +25,11 @@ def masked(dtype: object = None) -> jd.observations.Observation:
     return observations.mask(jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), MASK_STD)
 
 
+def bumps(dtype: object = None) -> Callable:
+    """A likelihood that is no Observation."""
+    return Partial(lambda y, x_0: -8 * jnp.sum((jnp.sin(x_0) - y) ** 2), jnp.array(Y, dtype))
+
+
 def _guided(name: str) -> Callable:
     return lambda d, s, dtype: kernels.ancestral(
         getattr(guidance, name)(d, s, observation(dtype)), s
@@ -38,6 +44,9 @@ WEIGHTED: dict[str, Callable[..., jd.Kernel]] = {
         s,
         observation(dtype),
         proposal=posterior.through(guidance.mmps(d, s, observation(dtype)), s),
+    ),
+    "twisted_by_midpoint": lambda d, s, dtype: posterior.twisted(
+        d, s, observation(dtype), proposal=posterior.midpoint(d, s, observation(dtype))
     ),
     "mcgdiff": lambda d, s, dtype: posterior.mcgdiff(d, s, matrix(dtype), jnp.array(Y, dtype), STD),
     "mcgdiff_believing": lambda d, s, dtype: posterior.mcgdiff(
@@ -69,6 +78,20 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
         "split_gibbs": lambda d, s, dtype: posterior.split_gibbs(
             d, s, observation(dtype), num_denoising=3
         ),
+        "daps": lambda d, s, dtype: posterior.daps(
+            d, s, observation(dtype), num_denoising=2, prior_std=1.4
+        ),
+        "daps_by_langevin": lambda d, s, dtype: posterior.daps(
+            d, s, bumps(dtype), num_denoising=1, num_moves=3
+        ),
+        "daps_of_the_paper": lambda d, s, dtype: posterior.daps(
+            d, s, masked(dtype), num_denoising=2, prior_std=jnp.inf
+        ),
+        "diffpir": lambda d, s, dtype: posterior.diffpir(d, s, observation(dtype)),
+        "diffpir_of_the_paper": lambda d, s, dtype: posterior.diffpir(
+            d, s, masked(dtype), 1.0, weight=3.0, prior_std=jnp.inf
+        ),
+        "dps_step": lambda d, s, dtype: guidance.dps_step(d, s, observation(dtype), 0.1),
         "repaint": lambda d, s, dtype: guidance.repaint(
             d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), num_resamples=2
         ),
@@ -79,6 +102,10 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
     "twisted_by_mmps",
+    "twisted_by_midpoint",
+    "daps_by_langevin",
+    "daps_of_the_paper",
+    "diffpir_of_the_paper",
     "twisted_mask",
     "mcgdiff_believing",
     "composed_moved",
