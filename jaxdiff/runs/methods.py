@@ -11,7 +11,8 @@ from jaxdiff import guidance, kernels, posterior
 
 MethodName = Literal[
     "twisted", "particle_gibbs", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted",
-    "importance", "conditioned", "pigdm", "dps", "tmpd", "mmps", "split_gibbs", "repaint",
+    "importance", "twisted_midpoint", "conditioned", "pigdm", "dps", "dps_step", "tmpd", "mmps",
+    "daps", "diffpir", "split_gibbs", "repaint",
 ]  # fmt: skip
 
 
@@ -86,6 +87,25 @@ def _twisted_mmps(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
     guided = _mmps(s, denoiser, seen)
     proposal = posterior.through(guided, s.schedule, variance=s.variance)
     return _twisted(s._replace(spread=None), denoiser, seen, proposal)
+
+
+def _twisted_midpoint(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    proposal = posterior.midpoint(
+        denoiser, s.schedule, seen, prior_std=s.prior_std, variance=s.variance
+    )
+    return _twisted(s._replace(spread=None), denoiser, seen, proposal)
+
+
+def _dps_step(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    return guidance.dps_step(denoiser, s.schedule, seen, variance=s.variance)
+
+
+def _daps(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    return posterior.daps(denoiser, s.schedule, seen, prior_std=s.prior_std)
+
+
+def _diffpir(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    return posterior.diffpir(denoiser, s.schedule, seen, prior_std=s.prior_std)
 
 
 def _conditioned(s: Setting, denoiser: Any, seen: Any) -> Callable:
@@ -164,8 +184,12 @@ METHODS = {
     "twisted_mmps": Method(
         _twisted_mmps, lambda s: 4 + (s.num_iterations or 5), True, "linear", PRIOR
     ),
+    "twisted_midpoint": Method(_twisted_midpoint, constant(7), True, uses=PRIOR),
     "conditioned": Method(guided(_conditioned), constant(1), needs="spread"),
     "dps": Method(guided(lambda s, d, seen: guidance.dps(d, s.schedule, seen)), constant(2)),
+    "dps_step": Method(_dps_step, constant(2), needs="linear"),
+    "daps": Method(_daps, constant(5), needs="linear", uses=PRIOR),
+    "diffpir": Method(_diffpir, constant(1), needs="linear", uses=PRIOR),
     "pigdm": Method(guided(_pigdm), constant(2), needs="linear", uses=PRIOR),
     "tmpd": Method(guided(_tmpd), constant(3), needs="linear"),
     "mmps": Method(guided(_mmps), lambda s: 2 + (s.num_iterations or 5), needs="linear"),
