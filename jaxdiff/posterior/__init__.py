@@ -13,8 +13,13 @@ equally weighted samples. Rows are particles of one problem: vmap over problems.
     composed      products, powers and quotients of models; optionally with moves
     mixed         mixtures of models
     split_gibbs   linear observations; a Markov chain, without evidence
+    annealed_gibbs   linear observations: split Gibbs with weights, no gradients
+
+`replica_exchange` is another driver for the same weighted kernels: a Markov chain over the levels
+of the grid, as a reference.
 """
 
+from jaxdiff.posterior._annealed import annealed_gibbs
 from jaxdiff.posterior._composed import composed, composed_score, mixed
 from jaxdiff.posterior._conjugate import (
     Belief,
@@ -24,12 +29,15 @@ from jaxdiff.posterior._conjugate import (
     mcgdiff,
     noise_level,
 )
+from jaxdiff.posterior._exchange import Exchanged, replica_exchange
 from jaxdiff.posterior._gibbs import split_gibbs
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
 from jaxdiff.posterior._twisted import through, tilted, twisted
 
 __all__ = [
     "Belief",
+    "Exchanged",
+    "annealed_gibbs",
     "composed",
     "composed_score",
     "denoise",
@@ -41,6 +49,7 @@ __all__ = [
     "metropolis",
     "mixed",
     "noise_level",
+    "replica_exchange",
     "split_gibbs",
     "through",
     "tilted",

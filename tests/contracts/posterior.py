@@ -69,6 +69,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
         "split_gibbs": lambda d, s, dtype: posterior.split_gibbs(
             d, s, observation(dtype), num_denoising=3
         ),
+        "annealed_gibbs": lambda d, s, dtype: posterior.annealed_gibbs(
+            d, s, observation(dtype), num_denoising=3
+        ),
+        "annealed_gibbs_mask": lambda d, s, dtype: posterior.annealed_gibbs(
+            d, s, masked(dtype), num_denoising=2
+        ),
         "repaint": lambda d, s, dtype: guidance.repaint(
             d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), num_resamples=2
         ),
@@ -80,6 +86,7 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 SLOW = {
     "twisted_by_mmps",
     "twisted_mask",
+    "annealed_gibbs_mask",
     "mcgdiff_believing",
     "composed_moved",
     "dps",
