@@ -98,7 +98,8 @@ class AnnealedGibbs(Algorithm):
         seen, like = self.observation, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
         predicted = jax.vmap(seen.operator)(x)
         weight = jnp.broadcast_to(
-            seen.observed / jnp.asarray(seen.noise_std, x.dtype), predicted.shape[1:]
+            seen.observed.astype(x.dtype) / jnp.asarray(seen.noise_std, x.dtype),
+            predicted.shape[1:],
         )
         y = jnp.asarray(seen.y, x.dtype)
         residual = (weight[None] * (y[None] - predicted)).reshape(len(x), -1)
