@@ -394,6 +394,22 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("midpoint", "no way back to the model", "(prior.mean + prior.variance * slope - mean)", "(prior.variance * slope)", "test_approximations.py::test_the_midpoints_mean_is_that_of_its_normal_law[cosine-0.5]"),
         ("midpoint", "a slope that is not finite moves", "slope = jnp.where(_rows.all_finite(slope), slope, 0)", "slope = 1 * slope", "test_approximations.py::test_a_midpoint_that_tells_nothing_is_the_models_step"),
     ],
+    "jaxdiff/posterior/_annealed.py": [
+        ("annealed_gibbs", "the ratio for its square", "jnp.where(jnp.asarray(t) > 0, sigma / alpha, 0) ** 2 * gain", "jnp.where(jnp.asarray(t) > 0, sigma / alpha, 0) * gain", "test_annealed_gibbs.py::test_levels_are_normal_densities[noisy]"),
+        ("annealed_gibbs", "a level that the start's weights do not contain is taken out", "jnp.where(carry, self.log_r(residual, gain, t), 0)", "self.log_r(residual, gain, t)", "test_annealed_gibbs.py::test_the_first_step_is_the_models_chain"),
+        ("annealed_gibbs", "only the diagonal of A A^T", "_is_diagonal(seen.operator) if self.diagonal is None else self.diagonal", "True", "test_annealed_gibbs.py::test_levels_are_normal_densities[matrix]"),
+        ("annealed_gibbs", "the last level is not taken out", "return jnp.ones_like(carry), x,", "return carry, x,", "test_annealed_gibbs.py::test_evidence_is_unbiased_with_exact_moves_at_sixteen_particles[8-3]"),
+        ("annealed_gibbs", "the copy's distance is not the level's", "x_t, (alpha / sigma) ** 2, keys=(key_y, key_z)", "x_t, alpha / sigma, keys=(key_y, key_z)", "test_annealed_gibbs.py::test_a_move_leaves_its_level_as_it_is[1.5]"),
+        ("annealed_gibbs", "the last step returns a mean", "return p.sample(key)", "return jnp.where(jnp.asarray(s) > 0, p.sample(key), p.mean)", "test_annealed_gibbs.py::test_one_step_draws_from_a_normal_posterior"),
+    ],
+    "jaxdiff/posterior/_exchange.py": [
+        ("replica_exchange", "the increment of the old step is forgotten", "jnp.where(old > -jnp.inf, new.increment - old, jnp.inf)", "jnp.where(old > -jnp.inf, new.increment, jnp.inf)", "test_exchange.py::test_a_round_leaves_the_law_of_the_ladder_as_it_is"),
+        ("replica_exchange", "every swap is accepted", "accepted = jnp.log(chance) < gain", "accepted = jnp.log(chance) < jnp.inf", "test_exchange.py::test_a_round_leaves_the_law_of_the_ladder_as_it_is"),
+        ("replica_exchange", "the upper path stays where it is", "order = order.at[upper].set(jnp.where(accepted, lower, upper))", "order = order.at[upper].set(jnp.where(accepted, upper, upper))", "test_exchange.py::test_a_round_leaves_the_law_of_the_ladder_as_it_is"),
+        ("replica_exchange", "the new state belongs to the old path", "leaf = leaf[order]", "leaf = leaf[jnp.arange(len(ts))]", "test_exchange.py::test_a_round_leaves_the_law_of_the_ladder_as_it_is"),
+        ("replica_exchange", "odd pairs never swap", "for parity in (0, 1):", "for parity in (0, 0):", "test_exchange.py::test_a_wrong_start_is_forgotten_and_the_evidence_found"),
+        ("replica_exchange", "works of the wrong sign", "return ladder, (accepted.astype(ts.dtype), -new.increment, old)", "return ladder, (accepted.astype(ts.dtype), new.increment, -old)", "test_exchange.py::test_a_wrong_start_is_forgotten_and_the_evidence_found"),
+    ],
     "jaxdiff/posterior/_composed.py": [
         ("composed", "the rate without its half", "return gap / 2 + b * self", "return gap + b * self", "test_composed.py::test_products_powers_and_quotients_of_gaussians[cosine-exponents0]"),
         ("composed_score", "sigma for sigma^2", "- total * x) / sigma**2", "- total * x) / sigma", "test_identities.py::test_the_composed_score_is_the_sum_of_scores"),

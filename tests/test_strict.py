@@ -57,6 +57,17 @@ def test_posteriors(name: str) -> None:
     assert dtypes(drawn(kernel)) == {X.dtype}
 
 
+def test_replica_exchange() -> None:
+    schedule = jd.schedules.cosine()
+    kernel = POSTERIORS["twisted"](denoiser(schedule), schedule, jnp.float32)
+
+    def run(x: jax.Array) -> list:
+        found = jd.posterior.replica_exchange(jax.random.key(0), kernel, x, jd.grids.uniform(3))
+        return list(found._replace(start=x))  # an index
+
+    assert dtypes(run) == {X.dtype}
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_and_predictions(name: str) -> None:
     schedule, t = SCHEDULES[name](), jnp.full(2, 0.5, jnp.float32)

@@ -92,6 +92,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
             d, s, masked(dtype), 1.0, weight=3.0, prior_std=jnp.inf
         ),
         "dps_step": lambda d, s, dtype: guidance.dps_step(d, s, observation(dtype), 0.1),
+        "annealed_gibbs": lambda d, s, dtype: posterior.annealed_gibbs(
+            d, s, observation(dtype), num_denoising=3
+        ),
+        "annealed_gibbs_mask": lambda d, s, dtype: posterior.annealed_gibbs(
+            d, s, masked(dtype), num_denoising=2
+        ),
         "repaint": lambda d, s, dtype: guidance.repaint(
             d, s, jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), num_resamples=2
         ),
@@ -107,6 +113,7 @@ SLOW = {
     "daps_of_the_paper",
     "diffpir_of_the_paper",
     "twisted_mask",
+    "annealed_gibbs_mask",
     "mcgdiff_believing",
     "composed_moved",
     "dps",
