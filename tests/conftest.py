@@ -1,5 +1,6 @@
 """Every test runs on four forced CPU devices, under rank promotion "raise", with warnings as errors."""
 
+import gc
 import itertools
 import math
 import os
@@ -22,7 +23,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the suite's time is compilation of small programs that run for milliseconds: LLVM need not optimise them, and
 # one plain module a program takes a quarter of the time of fusion emitters and 32 parallel modules. The backend reads
-# the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users.
+# the flags as it starts; what the tests start themselves (scripts, a notebook) is compiled as for users, but where a
+# test asks for `plain_programs`.
 # Devices wait for each other for longer than 40 s on a busy machine, after which XLA would end the process.
 # An XLA that does not know a flag ends the process: the newer ones are for versions that were tried.
 _flags = os.environ.get("XLA_FLAGS")
@@ -32,7 +34,8 @@ _added = [
 ]
 if jax.__version__.startswith("0.10."):
     _added += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
-os.environ["XLA_FLAGS"] = " ".join([_flags or "", *_added])
+PLAIN = " ".join([_flags or "", *_added])
+os.environ["XLA_FLAGS"] = PLAIN
 jax.devices()
 os.environ.pop("XLA_FLAGS") if _flags is None else os.environ.update(XLA_FLAGS=_flags)
 
@@ -64,6 +67,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in FIRST)
 
 
+def pytest_collection_finish() -> None:
+    """Look for cycles rarely, and not among the modules: tracing makes so many objects that a twentieth of the time went there."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 @pytest.fixture(autouse=True)
 def few_programs() -> Iterator[None]:
     """Drop compiled programs before they fill the process's memory map, which has room for 65530 pieces on Linux."""
@@ -84,6 +94,12 @@ def only_mapped_functions_on_several_devices() -> Iterator[None]:
     with ProgramsOnSeveralDevices() as found:
         yield
     assert not found, "read the shard, or let the mapped function return it: " + "; ".join(found)
+
+
+@pytest.fixture
+def plain_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts compile as the tests do, not as for users."""
+    monkeypatch.setenv("XLA_FLAGS", PLAIN)
 
 
 @pytest.fixture

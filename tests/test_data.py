@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxdiff import data
+from jaxdiff import cli, data
 from jaxdiff.data import digits, idx, mnist, pipeline, tfds, toy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,14 +32,6 @@ def run(*command: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, timeout=600, check=False
     )
-
-
-def test_import_is_light_and_silent() -> None:
-    heavy = {"tensorflow_datasets", "tensorflow", "sklearn", "PIL"}
-    result = run(
-        sys.executable, "-c", f"import sys, jaxdiff.data; print(sorted({heavy} & set(sys.modules)))"
-    )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "[]\n", "")
 
 
 # Scaling.
@@ -914,31 +906,28 @@ def test_a_killed_preparation_can_be_run_again(tmp_path: Path) -> None:
     assert data.load("kmnist", sets).test.num_examples == 10
 
 
-def test_prepare_script(tmp_path: Path) -> None:
+def test_prepare_script(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """As a process of its own, then what a second and a third one would do in this one."""
     write_idx(tmp_path / "idx")
-    arguments = [
-        "--name",
-        "kmnist",
-        "--source",
-        str(tmp_path / "idx"),
-        "--data-dir",
-        str(tmp_path / "sets"),
-    ]
-    first, second = run(*PREPARE, *arguments), run(*PREPARE, *arguments)
+    options = {"name": "kmnist", "source": tmp_path / "idx", "data-dir": tmp_path / "sets"}
+
+    def arguments(**others: Path) -> list[str]:
+        return [f"--{name}={value}" for name, value in (options | others).items()]
+
+    first = run(*PREPARE, *arguments())
     where = f"in {tmp_path}/sets/kmnist/3.0.1 (20 train, 10 test)\n"
     assert (first.returncode, first.stdout) == (0, f"kmnist: prepared {where}")
     assert "arning" not in first.stderr
-    assert (second.returncode, second.stdout, second.stderr) == (
-        0,
-        f"kmnist: already prepared {where}",
-        "",
-    )
+    cli.run("prepare", arguments(), prog="prepare.py")
+    assert capfd.readouterr() == (f"kmnist: already prepared {where}", "")
     (tmp_path / "idx" / "t10k-labels-idx1-ubyte").unlink()
-    failed = run(*PREPARE, *arguments[:-1], str(tmp_path / "others"))
-    assert failed.returncode == 1
-    assert "plain or .gz; missing: t10k-labels-idx1-ubyte (JAXDIFF" in failed.stderr
-    assert failed.stderr.startswith("error: source: expected IDX files in ")
-    assert failed.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as end:
+        cli.run("prepare", arguments(**{"data-dir": tmp_path / "others"}), prog="prepare.py")
+    assert end.value.code == 1
+    error = capfd.readouterr().err
+    assert "plain or .gz; missing: t10k-labels-idx1-ubyte (JAXDIFF" in error
+    assert error.startswith("error: source: expected IDX files in ")
+    assert error.count("\n") == 1
 
 
 def overwrite(name: str, array: np.ndarray):

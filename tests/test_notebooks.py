@@ -38,9 +38,10 @@ def execute(text: str) -> str:
 
 # The kernel's own process and messaging may warn as they please: the tests are about the cells.
 @pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("plain_programs")
 def test_the_cells_of_quickstart_run() -> None:
     text = (FOLDER / "quickstart.py").read_text()
-    short = text.replace("num_steps, batch_size = 600,", "num_steps, batch_size = 100,")
+    short = text.replace("num_steps, batch_size = 600, 128", "num_steps, batch_size = 100, 16")
     assert short != text
     assert "recognised:" in execute(short)
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 HEAVY = {
-    "PIL", "chex", "diffrax", "flax", "matplotlib", "optax", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets",
-    "tyro",
+    "PIL", "chex", "diffrax", "flax", "matplotlib", "optax", "orbax", "sklearn", "tensorboardX", "tensorflow",
+    "tensorflow_datasets", "tyro",
 }  # fmt: skip
 
 

@@ -448,25 +448,31 @@ def test_errors_without_a_message(capsys: pytest.CaptureFixture) -> None:
 
 def test_exit_codes(tmp_path: Path) -> None:
     """Of a process: 1 with a line or a traceback, 130 where it was interrupted, 141 where `| head` has left."""
-    program = "from jaxdiff.cli import errors\nwith errors.one_line_errors():\n    {}\n"
-    found = {}
-    for name, body in {
+    bodies = {
         "line": "raise OSError('full')", "traceback": "None + 1", "interrupted": "raise KeyboardInterrupt",
         "no reader": "raise BrokenPipeError",
-    }.items():  # fmt: skip
-        command = [sys.executable, "-c", program.format(body)]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        found[name] = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=600
-        )
-    assert {name: each.returncode for name, each in found.items()} == {
-        "line": 1,
-        "traceback": 1,
-        "interrupted": 130,
-        "no reader": 141,
-    }
-    assert found["no reader"].stderr == ""
-    assert found["line"].stderr == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
-    assert "Traceback" in found["traceback"].stderr
-    assert found["traceback"].stderr.endswith(f"{errors.NOT_YOURS}\n")
-    assert found["interrupted"].stderr == "\ninterrupted\n"
+    }  # fmt: skip
+    program = f"""
+import os, sys
+from jaxdiff.cli import errors
+for name, body in {bodies}.items():
+    child = os.fork()  # one import for all: each child goes on to the end of the program, as a script does
+    if child == 0:
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+        with errors.one_line_errors():
+            exec(body)
+        sys.exit()
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=600,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    codes = dict(zip(bodies, map(int, found.stdout.split()), strict=True))
+    assert codes == {"line": 1, "traceback": 1, "interrupted": 130, "no reader": 141}
+    said = {name: (tmp_path / name).read_text() for name in bodies}
+    assert said["no reader"] == ""
+    assert said["line"] == "error: full (JAXDIFF_TRACEBACK=1 shows where)\n"
+    assert "Traceback" in said["traceback"]
+    assert said["traceback"].endswith(f"{errors.NOT_YOURS}\n")
+    assert said["interrupted"] == "\ninterrupted\n"

@@ -13,7 +13,7 @@ from jaxdiff.runs.config import Config, as_json, from_fields
 from jaxdiff.zoo import Trained
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """A network with the folder and the data of its run."""
 

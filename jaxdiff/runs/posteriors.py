@@ -4,6 +4,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -172,6 +173,7 @@ def _maker(
     return make
 
 
+@lru_cache(maxsize=1)  # for the images seen, those of the calibration and those of every class
 def _program(run: loading.Run, problem: Problem, name: str, size: Size) -> Any:
     """The compiled program of (params, keys, likelihoods, labels).
 

@@ -49,7 +49,7 @@ class Particles:
     """Images at a time on a device; more is faster on a GPU."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Problem:
     """What every method needs of a run and its data; covariance is None for large images."""
 
