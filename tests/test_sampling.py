@@ -137,7 +137,10 @@ def test_memory_does_not_grow_with_the_number_of_steps() -> None:
     )
     assert grown < 990 * 64
     saved = compiled(1000, 100)
-    assert saved.output_size_in_bytes - many.output_size_in_bytes <= 11 * 1000 * 2 * 4 + 10 * 1000 * 4 + 64
+    assert (
+        saved.output_size_in_bytes - many.output_size_in_bytes
+        <= 11 * 1000 * 2 * 4 + 10 * 1000 * 4 + 64
+    )
 
 
 # --- weights and resampling ----------------------------------------------------------------------------------------
