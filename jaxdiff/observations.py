@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._operators import BlockMeans, Blur, Matrix, blur_matrix, squared_rows
@@ -221,7 +220,7 @@ def noisy(y: jax.Array, noise_std: Any) -> Observation:
       ValueError: noise_std is not positive.
       TypeError: y is not floating.
     """
-    return Observation(Partial(jnp.asarray), y, noise_std)
+    return Observation(Mask(jnp.ones(jnp.shape(y), bool)), y, noise_std)
 
 
 def downsample(y: jax.Array, factor: int, noise_std: Any) -> Observation:

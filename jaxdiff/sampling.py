@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff import _checks, _rows
+from jaxdiff import _checks, _lineages, _rows
 from jaxdiff._functions import known_ahead
 from jaxdiff._tree import as_function
 from jaxdiff.forward import no_noise
@@ -49,11 +49,6 @@ class Samples(NamedTuple):
     origins: jax.Array
     lineages: jax.Array
     ancestors: jax.Array | None
-
-
-def number_of(origins: jax.Array) -> jax.Array:
-    """Return how many different indices there are among rows, [B] to [], int32."""
-    return jnp.sum(jnp.zeros(len(origins), jnp.int32).at[origins].set(1))
 
 
 def prior_sample(
@@ -286,16 +281,13 @@ def run(
     resample_key = key if resample is None else jax.random.fold_in(key, _rows.NO_ROW)
     zeros = jnp.zeros(num_rows, x.dtype)
     x = x if reference is None else x.at[0].set(reference[0].astype(x.dtype))
-    slots = 0 if save_every is None else -(-num_steps // save_every) + 1
-    trajectory = jnp.zeros((slots, *x.shape), x.dtype).at[:1].set(x)
     everyone = jnp.arange(num_rows, dtype=jnp.int32)
-    descent = jnp.zeros((max(slots - 1, 0), num_rows), jnp.int32)
     advance, scheme = kernel.step, resample
     if reference is not None:
-        advance, scheme = beside(kernel, resample, reference)
+        advance, scheme = _lineages.beside(kernel, resample)
 
     def step(state: Any, inputs: Any) -> Any:
-        carry, x, log_weights, log_evidence, origins, trajectory, descent = state
+        carry, x, log_weights, log_evidence, origins, kept = state
         n, t, s = inputs
         keys = None if key is None else _rows.fold(row_keys, n)
         goal = {} if reference is None else {"reference": reference[n + 1].astype(x.dtype)}
@@ -313,68 +305,18 @@ def run(
             log_weights = jnp.where(resampled, 0, log_weights)
         if rejoin:
             key_n = jax.random.fold_in(jax.random.fold_in(resample_key, _rows.NO_ROW), n)
-            order = exchange(key_n, kernel, (carry, x, log_weights), ts=ts, n=n, path=reference)
-            carry, x, log_weights = jax.tree.map(lambda leaf: leaf[order], (carry, x, log_weights))
+            rows = carry, x, log_weights
+            order = _lineages.exchange(key_n, kernel, rows, ts=ts, n=n, path=reference)
+            carry, x, log_weights = jax.tree.map(lambda leaf: leaf[order], rows)
             ancestors = ancestors[order]
         origins = origins[ancestors]
-        if save_every is not None:
-            # Every step writes to the next slot. The last write is the one that the slot is for.
-            slot = n // save_every
-            trajectory = trajectory.at[slot + 1].set(x)
-            before = jnp.where(n % save_every == 0, everyone, descent[slot])
-            descent = descent.at[slot].set(before[ancestors])
-        state = (carry, x, log_weights, log_evidence, origins, trajectory, descent)
-        return state, (ess, number_of(origins))
+        kept = _lineages.keep(kept, x, ancestors, n=n, save_every=save_every)
+        state = (carry, x, log_weights, log_evidence, origins, kept)
+        return state, (ess, _lineages.number_of(origins))
 
-    start = (kernel.init(x, ts[0]), x, zeros, jnp.zeros((), x.dtype), everyone, trajectory, descent)
+    kept = _lineages.nothing_kept(x, num_steps, save_every)
+    start = (kernel.init(x, ts[0]), x, zeros, jnp.zeros((), x.dtype), everyone, kept)
     end, (ess, lineages) = jax.lax.scan(step, start, (jnp.arange(num_steps), ts[:-1], ts[1:]))
-    _, x, log_weights, log_evidence, origins, trajectory, descent = end
+    _, x, log_weights, log_evidence, origins, (trajectory, descent) = end
     log_evidence = log_evidence + log_mean_weight(log_weights)
-    kept = (None, None) if save_every is None else (trajectory, descent)
-    return Samples(x, log_weights, log_evidence, ess, kept[0], origins, lineages, kept[1])
-
-
-def beside(kernel: Kernel, resample: Any, path: jax.Array) -> tuple[Callable, Any]:
-    """Return the step and the resampling of a run whose first row follows a path.
-
-    Raises:
-      TypeError: the kernel's step takes no reference, or resample keeps none.
-    """
-    step = getattr(kernel.step, "step", None)
-    if not hasattr(kernel.step, "log_continuation") or step is None:
-        raise TypeError(
-            "kernel: expected one whose rows may follow a path, such as posterior.twisted, "
-            f"got {type(kernel.step).__name__}"
-        )
-    if resample is not None and not hasattr(resample, "beside"):
-        raise TypeError(
-            "resample: expected a scheme of jaxdiff.resampling, which can keep a path, "
-            f"got {type(resample).__name__}"
-        )
-    return step, None if resample is None else resample.beside
-
-
-def exchange(
-    key: jax.Array, kernel: Kernel, rows: tuple, *, ts: jax.Array, n: Any, path: Any
-) -> jax.Array:
-    """Return an order of the rows in which the path goes on from a past that fits it, [B].
-
-        P(j) ~ w_j p(x*_next | x_j) / r_s(x_j),   and row j changes places with the first
-
-    A step to t = 0 has no density, so nothing changes before it, nor after the last step.
-
-    Source: Lindsten, Jordan & Schon 2014, J. Mach. Learn. Res. 15, Section 3.
-    """
-    carry, x, log_weights = rows
-    last = len(ts) - 1
-    s, after = ts[n + 1], ts[jnp.minimum(n + 2, last)]
-    goal = path[jnp.minimum(n + 2, last)].astype(x.dtype)
-    usable = (n + 2 <= last) & (after > 0)
-    # Where there is no step to go, one from s to s / 2 stands in, so that nothing is infinite.
-    algorithm: Any = kernel.step
-    gain = algorithm.log_continuation(carry, x, (s, jnp.where(usable, after, s / 2)), goal)
-    total = jnp.where(usable, log_weights + gain, 0)
-    chosen = jax.random.categorical(key, jnp.where(jnp.isnan(total), -jnp.inf, total))
-    j = jnp.where(usable, chosen, 0).astype(jnp.int32)
-    everyone = jnp.arange(len(x), dtype=jnp.int32)
-    return everyone.at[0].set(j).at[j].set(0)
+    return Samples(x, log_weights, log_evidence, ess, trajectory, origins, lineages, descent)

@@ -51,6 +51,16 @@ def correlated_gaussian() -> jd.oracles.GaussianMixture:
     )
 
 
+def spread_of_gaussian(data: jd.oracles.GaussianMixture) -> jd.posterior.Spread:
+    """Cov[x_0 | x_t] of one component in closed form."""
+    covariance = data.covariances[0]
+    covariance = jnp.diag(covariance) if covariance.ndim == 1 else covariance
+    variance, axes = jnp.linalg.eigh(covariance)
+    scale = jnp.append(variance, jnp.min(variance))
+    levels = jnp.array([-8.0, 8.0], scale.dtype)
+    return jd.posterior.Spread(axes.T, scale, levels, jnp.ones((2, len(scale)), scale.dtype))
+
+
 def z_scores(draws: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """How many standard errors the mean of independent draws [N, ...] lies from an exact mean [...]."""
     draws = np.asarray(draws, np.float64)

@@ -318,7 +318,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("masked", "a mask of 255 weighs 255", "jnp.asarray(observed).astype(bool), y.shape)", "jnp.asarray(observed), y.shape)", "test_posterior.py::test_masks_of_any_kind_are_the_same"),
         ("masked", "what is hidden must be finite", "y = jnp.where(observed, y, 0)", "y = jnp.asarray(y)", "test_observations.py::test_operators_are_what_they_say"),
         ("half", "the other half", "(index < size // 2)", "(index >= size // 2)", "test_observations.py::test_operators_are_what_they_say"),
-        ("noisy", "no gain", "return Observation(Partial(jnp.asarray), y, noise_std)", "return Observation(Partial(jnp.asarray), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
+        ("noisy", "no gain", "return Observation(Mask(jnp.ones(jnp.shape(y), bool)), y, noise_std)", "return Observation(Mask(jnp.ones(jnp.shape(y), bool)), y, noise_std, 0.0)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("downsample", "the gain of a sum", "noise_std, 1 / factor**2)", "noise_std, 1 / factor)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("blur", "the gain of a sum", "jnp.sum(matrix**2, axis=1) for matrix in (vertical, horizontal)", "jnp.sum(matrix, axis=1) for matrix in (vertical, horizontal)", "test_observations.py::test_log_density_and_gain_by_matrices"),
         ("poisson", "the factorial of one less", "gammaln(counts + 1)", "gammaln(jnp.maximum(counts, 1))", "test_observations.py::test_counts_and_classes"),

@@ -33,9 +33,9 @@ def denoiser(schedule: jd.Schedule) -> Callable:
 
 
 def dtypes(function: Callable) -> set:
-    """Traced, not compiled: dtypes follow from shapes alone."""
+    """Traced, not compiled: dtypes follow from shapes alone. Indices of rows are int32."""
     found = jax.eval_shape(function, jax.ShapeDtypeStruct(X.shape, X.dtype))
-    return {leaf.dtype for leaf in jax.tree.leaves(found)}
+    return {leaf.dtype for leaf in jax.tree.leaves(found)} - {np.dtype(np.int32)}
 
 
 def drawn(kernel: jd.Kernel) -> Callable:

@@ -41,7 +41,8 @@ class Covariance(NamedTuple):
     def root(self, z: jax.Array) -> jax.Array:
         """Return V^(1/2) z for vectors z [K, *D]."""
         gain = jnp.sqrt(self.rest + self.excess()) - jnp.sqrt(self.rest)
-        along = jnp.tensordot(z, self.axes, (range(1, z.ndim), range(1, z.ndim)))
+        event = tuple(range(1, z.ndim))
+        along = jnp.tensordot(z, self.axes, (event, event))
         return jnp.sqrt(self.rest) * z + jnp.tensordot(along * gain[None], self.axes, 1)
 
 
@@ -162,7 +163,9 @@ def spread_of(
 
     found = jax.lax.map(measure, (jnp.arange(num_levels), log_snr))
     variance, log_snr = found[:, :-1], found[:, -1]
-    scale = jnp.maximum(_by_axis(centred, axes), LEAST * jnp.mean(centred**2))
+    # Data of one point have no variance at all: theirs is the smallest normal number.
+    least = jnp.maximum(LEAST * jnp.mean(centred**2), jnp.finfo(x_0.dtype).tiny)
+    scale = jnp.maximum(_by_axis(centred, axes), least)
     shrunk = scale[None] / (1 + scale[None] * jnp.exp(log_snr)[:, None])
     return Spread(axes.reshape(num_axes, *x_0.shape[1:]), scale, log_snr, variance / shrunk)
 
@@ -268,7 +271,8 @@ class Conditioner:
     def variance(self) -> jax.Array:
         """Return the variance of each entry of x_0 given x_t and y, [*D].
 
-        Beside the axes it is that before y, except under a mask: so it is never too small.
+        Under a mask it is exact. Otherwise y narrows the part along the axes alone, so that the
+        variance is too large rather than too small. It never exceeds that before y.
         """
         beside = jnp.broadcast_to(self.covariance.rest, self.covariance.axes.shape[1:])
         if isinstance(self.observation.operator, Mask):
@@ -276,7 +280,7 @@ class Conditioner:
         root = jax.scipy.linalg.solve_triangular(
             self.cholesky, _flat(self.whitened), lower=True
         ).reshape(self.whitened.shape)
-        return beside + jnp.sum(root**2, axis=0)
+        return jnp.minimum(beside + jnp.sum(root**2, axis=0), self.covariance.diagonal())
 
 
 def _flat(rows: jax.Array) -> jax.Array:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import _checks, _rows, resampling
+from jaxdiff import _checks, _lineages, _rows, resampling
 from jaxdiff._tree import as_function
 from jaxdiff.kernels import Kernel
-from jaxdiff.sampling import Samples, beside, prior_sample, run
+from jaxdiff.sampling import Samples, prior_sample, run
 from jaxdiff.schedules import Schedule
 
 FEW = 10  # draws of fewer lineages are worth a warning: their mean is off by a third of a deviation
@@ -95,11 +95,8 @@ def draw(
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1 or shape[0] < 1:
         raise ValueError(f"shape: expected a tuple (M, *D) with M >= 1, got {shape}")
-    for name, count, least in (
-        ("rows", rows, 2),
-        ("per_system", per_system, 1),
-        ("sweeps", sweeps, 0),
-    ):
+    counts = (("rows", rows, 2), ("per_system", per_system, 1), ("sweeps", sweeps, 0))
+    for name, count, least in counts:
         if not isinstance(count, int) or count < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {count!r}")
     _checks.grid("ts", ts)
@@ -109,7 +106,7 @@ def draw(
         )
     scheme: Any = resampling.systematic() if resample is None else as_function("resample", resample)
     if sweeps:
-        beside(kernel, scheme, jnp.zeros(0))
+        _lineages.beside(kernel, scheme)
     grid = jnp.asarray(ts)
 
     def system(key: jax.Array) -> tuple[jax.Array, Samples]:

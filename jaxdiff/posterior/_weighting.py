@@ -26,7 +26,7 @@ POSITIVE = "a positive standard deviation"
 
 
 def draw_weighted(
-    key: jax.Array, p: Normal, q: Normal, s: Any, reference: jax.Array | None = None
+    key: jax.Array, p: Normal, q: Normal, s: Any, *, reference: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Draw x_s from q and weight it for p: (x_s, log p(x_s) - log q(x_s)), [B, *D] and [B].
 
@@ -96,7 +96,7 @@ class Weighted(Algorithm):
     ) -> tuple[Any, jax.Array, jax.Array]:
         """Draw from the proposal and weight. With a reference [*D] the first row goes there."""
         p, q = self.steps(carry, x_t, t, s)
-        x_s, ratio = draw_weighted(key, p, q, s, reference)
+        x_s, ratio = draw_weighted(key, p, q, s, reference=reference)
         x_s = x_s.astype(x_t.dtype)
         new = self.arrive(carry, x_s, t, s)
         return new, x_s, ratio + self.log_r_of(new) - self.log_r_of(carry)
