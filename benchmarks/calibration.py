@@ -14,6 +14,7 @@ from jaxdiff.cli import set_up
 if __name__ == "__main__":
     set_up()  # before jax is imported, because it may start the process again
 
+import functools
 import json
 import typing
 from collections.abc import Callable
@@ -29,7 +30,7 @@ import tyro
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import observations, resampling, training
+from jaxdiff import observations, posterior, resampling, training
 from jaxdiff.cli import errors
 from jaxdiff.runs import cache, machine, methods
 from jaxdiff.runs import calibration as sbc
@@ -44,12 +45,13 @@ STATISTICS = ("seen", "unseen", "likelihood")
 
 
 class Task(NamedTuple):
-    """A law, its exact denoiser, which coordinates are seen, and the width of an entry."""
+    """A law, its exact denoiser, what is seen, the width of an entry, and the spread."""
 
     law: jd.oracles.GaussianMixture
     denoiser: Any
     observed: jax.Array
     std: jax.Array
+    spread: posterior.Spread
 
 
 def _seen(task: Task, y: jax.Array) -> observations.Observation:
@@ -63,23 +65,17 @@ def kernel_of(name: str, task: Task, y: jax.Array) -> jd.Kernel:
     """The kernel of a method for y [d]."""
     iterations = num_seen(len(y)) if name == "twisted_mmps" else None
     setting = methods.Setting(SCHEDULE, prior_std=task.std, num_iterations=iterations)
+    if name in ("twisted", "conditioned"):
+        setting = setting._replace(spread=task.spread, variance="optimal")
     method = methods.METHODS["tilted" if name == UNWEIGHTED else name]
     return method.make(setting, task.denoiser, _seen(task, y))
 
 
 MethodName = Literal[
-    "exact",
-    "twisted",
-    "twisted_mmps",
-    "mcgdiff",
-    "tilted",
-    "tilted_unweighted",
-    "dps",
-    "pigdm",
-    "tmpd",
-    "mmps",
-    "repaint",
-]
+    "exact", "twisted", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted",
+    "tilted_unweighted", "conditioned", "dps", "dps_step", "pigdm", "tmpd", "mmps", "daps",
+    "diffpir", "repaint",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -115,6 +111,7 @@ def num_seen(d: int) -> int:
     return max(1, d // 4)
 
 
+@functools.cache
 def make_task(d: int) -> Task:
     """Nine unequal components on a jittered grid in a random plane; y leaves several possible."""
     random = np.random.default_rng(d)
@@ -128,9 +125,10 @@ def make_task(d: int) -> Task:
     )
     spread = weights @ (variances + (means - weights @ means) ** 2)
     observed = (jnp.arange(d) < num_seen(d)).astype(jnp.float32)
-    return Task(
-        law, law.denoiser(SCHEDULE), observed, jnp.asarray(np.sqrt(spread.mean()), jnp.float32)
-    )
+    denoiser, keys = law.denoiser(SCHEDULE), jax.random.split(jax.random.key(d))
+    measured = posterior.spread_of(keys[0], denoiser, SCHEDULE, law.sample(keys[1], (1000,)))
+    std = jnp.asarray(np.sqrt(spread.mean()), jnp.float32)
+    return Task(law, denoiser, observed, std, measured)
 
 
 def ranks(name: str, d: int, options: Options) -> np.ndarray:

@@ -62,7 +62,11 @@ def _dps(setting: Setting, denoiser: Any, seen: Any) -> Any:
     return guidance.dps(denoiser, setting.schedule, Partial(_norm, seen), DPS_SCALE)
 
 
-NAMES = ("twisted", "twisted_mmps", "mcgdiff", "tilted", "pigdm", "tmpd", "mmps", "split_gibbs")
+NAMES = (
+    "twisted", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted", "conditioned", "pigdm",
+    "dps_step", "tmpd", "mmps", "daps", "diffpir", "split_gibbs",
+)  # fmt: skip
+SPREAD_SAMPLES = 1000
 METHODS = {name: methods.METHODS[name] for name in NAMES} | {
     "mcgdiff_belief": methods.METHODS["mcgdiff"],
     "dps": methods.METHODS["dps"]._replace(make=methods.guided(_dps)),
@@ -82,6 +86,13 @@ def setting_of(name: str, problem: Problem, schedule: jd.Schedule) -> Setting:
         power=Partial(_power, ratio, schedule),
         matrix=matrix,
     )
+    if name in ("twisted", "conditioned"):
+        random = np.random.default_rng(0)  # draws of the data, as a network's training set is
+        chosen = random.choice(len(problem.means), SPREAD_SAMPLES, p=np.exp(problem.log_weights))
+        x_0 = problem.means[chosen] + random.normal(size=(SPREAD_SAMPLES, problem.means.shape[1]))
+        denoiser, data = make_denoiser(problem, schedule), jnp.asarray(x_0, jnp.float32)
+        spread = jax.jit(posterior.spread_of)(jax.random.key(0), denoiser, schedule, data)
+        return setting._replace(spread=spread, variance="optimal")
     if name != "mcgdiff_belief":
         return setting
     # The mean and width of the data, in the coordinates of the kernel's decomposition.
@@ -93,17 +104,9 @@ def setting_of(name: str, problem: Problem, schedule: jd.Schedule) -> Setting:
 
 
 MethodName = Literal[
-    "twisted",
-    "twisted_mmps",
-    "mcgdiff",
-    "mcgdiff_belief",
-    "tilted",
-    "dps",
-    "pigdm",
-    "tmpd",
-    "mmps",
-    "split_gibbs",
-]
+    "twisted", "twisted_gradient", "twisted_mmps", "mcgdiff", "mcgdiff_belief", "tilted",
+    "conditioned", "dps", "dps_step", "pigdm", "tmpd", "mmps", "daps", "diffpir", "split_gibbs",
+]  # fmt: skip
 FLOOR = "exact"
 
 

@@ -13,7 +13,9 @@ from jaxdiff.observations import Mask, Observation
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
 
-LOWEST, HIGHEST = -8.0, 8.0  # log-SNRs between which a spread is measured
+# A spread is measured from where the widest direction of the data is all noise to where an entry of
+# mean width is all data: log-SNRs relative to 1 / variance.
+LOWEST, HIGHEST = -5.0, 8.0
 LEAST = 1e-6  # of a variance in units of the data's: below, float32 rounds it away
 
 
@@ -119,7 +121,8 @@ def spread_of(
       schedule: the noise schedule.
       data: examples that the model has not learned by heart, [N, *D], floating; 1000 are enough.
       num_axes: R, static; None is min(N - 1, prod(D), 256).
-      num_levels: L, static: log-SNRs from -8 to 8.
+      num_levels: L, static: log-SNRs from where the data's widest direction is all noise to where
+        an entry of mean width is all data.
       batch_size: examples that the denoiser gets at a time, static.
     Returns:
       A Spread. It costs num_levels denoiser calls an example, once, and none afterwards.
@@ -145,7 +148,11 @@ def spread_of(
         )
     centred = flat - jnp.mean(flat, axis=0)[None]
     axes = jnp.linalg.svd(centred, full_matrices=False)[2][:num_axes]
-    log_snr = jnp.linspace(LOWEST, HIGHEST, num_levels, dtype=x_0.dtype)
+    # Data of one point have no variance at all: theirs is the smallest normal number.
+    mean = jnp.maximum(jnp.mean(centred**2), jnp.finfo(x_0.dtype).tiny)
+    scale = jnp.maximum(_by_axis(centred, axes), LEAST * mean)
+    ends = LOWEST - jnp.log(jnp.max(scale)), HIGHEST - jnp.log(mean)
+    log_snr = jnp.linspace(*ends, num_levels, dtype=x_0.dtype)
 
     def measure(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
         n, log_snr = inputs
@@ -163,9 +170,6 @@ def spread_of(
 
     found = jax.lax.map(measure, (jnp.arange(num_levels), log_snr))
     variance, log_snr = found[:, :-1], found[:, -1]
-    # Data of one point have no variance at all: theirs is the smallest normal number.
-    least = jnp.maximum(LEAST * jnp.mean(centred**2), jnp.finfo(x_0.dtype).tiny)
-    scale = jnp.maximum(_by_axis(centred, axes), least)
     shrunk = scale[None] / (1 + scale[None] * jnp.exp(log_snr)[:, None])
     return Spread(axes.reshape(num_axes, *x_0.shape[1:]), scale, log_snr, variance / shrunk)
 
