@@ -238,8 +238,8 @@ def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) 
 def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, float]]:
     """The figures of each image: evidence, effective sample size, distances to the truth and to y.
 
-    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel. On average the true posterior has the
-    smallest one.
+    The energy score is E|X - x_0| - E|X - X'| / 2, per pixel, over pairs of different samples. On
+    average the true posterior has the smallest one.
     """
     rows = []
     for i, (truth, y) in enumerate(zip(seen.x_0, seen.ys, strict=True)):
@@ -247,14 +247,15 @@ def figures(task: tasks.Task, seen: Observed, drawn: Drawn) -> list[dict[str, fl
         mean = np.tensordot(weights, x, 1)
         flat = x.reshape(len(x), -1) / np.sqrt(truth.size)
         far = np.linalg.norm(flat - truth.reshape(1, -1) / np.sqrt(truth.size), axis=1)
-        apart = cdist(flat, flat)
+        different = 1 - np.sum(weights**2)  # the weight of all pairs of different samples
+        apart = weights @ cdist(flat, flat) @ weights / different if different > 1e-9 else 0.0
         row = {
             "log_evidence": float(drawn.log_evidence[i]),
             "ess": float(1 / np.sum(weights**2)),
             "least_ess": float(drawn.ess[i].min()),
             "lineages": int(drawn.lineages[i]),
             "psnr_of_mean": float(20 * np.log10(2 / np.sqrt(np.mean((mean - truth) ** 2)))),
-            "energy_score": float(weights @ far - weights @ apart @ weights / 2),
+            "energy_score": float(weights @ far - apart / 2),
         }
         if task.residuals is not None:
             row["residual"] = float(weights @ np.mean(task.residuals(y, x) ** 2, axis=1))
