@@ -85,11 +85,11 @@ class Spread:
         # exp(-lambda) + c may be infinite where there is no signal: then the variance is c.
         log_snr = jnp.asarray(schedule.log_snr(jnp.asarray(t, dtype)), dtype)
         shrunk = scale / (1 + scale * jnp.exp(log_snr))
-        place = jnp.interp(log_snr, levels, jnp.arange(len(levels), dtype=dtype))
-        low = jnp.clip(jnp.floor(place).astype(jnp.int32), 0, max(len(levels) - 2, 0))
-        high = jnp.minimum(low + 1, len(levels) - 1)
-        share = place - low.astype(dtype)
-        fraction = (1 - share) * fractions[low] + share * fractions[high]
+        # Each gap between levels adds its share: linear between them, constant beyond. There is no
+        # search and no index, which XLA for GPUs (jax 0.11.2) could not compile in a scan.
+        gaps = jnp.maximum(jnp.diff(levels), jnp.finfo(levels.dtype).tiny)
+        share = jnp.clip((log_snr - levels[:-1]) / gaps, 0, 1)
+        fraction = fractions[0] + share @ jnp.diff(fractions, axis=0)
         variance = fraction * shrunk
         return Covariance(axes, variance[:-1], variance[-1])
 
@@ -148,8 +148,8 @@ def spread_of(
         )
     centred = flat - jnp.mean(flat, axis=0)[None]
     axes = jnp.linalg.svd(centred, full_matrices=False)[2][:num_axes]
-    # Data of one point have no variance at all: theirs is the smallest normal number.
-    mean = jnp.maximum(jnp.mean(centred**2), jnp.finfo(x_0.dtype).tiny)
+    # Data of one point have no variance at all: theirs is a rounding error.
+    mean = jnp.maximum(jnp.mean(centred**2), jnp.finfo(x_0.dtype).eps)
     scale = jnp.maximum(_by_axis(centred, axes), LEAST * mean)
     ends = LOWEST - jnp.log(jnp.max(scale)), HIGHEST - jnp.log(mean)
     log_snr = jnp.linspace(*ends, num_levels, dtype=x_0.dtype)

@@ -31,7 +31,7 @@ __all__ = [
 ABOUT = "about"  # the name, in a file, of everything besides the parameters
 
 SHA256: dict[str, str] = {
-    "mnist": "2bc6dce29875cda5bae7e277be33bbb1e6bbe72f95bc57e3b27190bed0b1b4a8",
+    "mnist": "d77ff4e3a42abbb3f4c9689a55c62163088b3f72d194c3f28bfaa3ed3110fd56",
 }
 
 
