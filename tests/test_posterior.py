@@ -293,6 +293,26 @@ def observed(
     return matrix, matrix @ x_0 + 0.4 * random.normal(size=rows), 0.4
 
 
+def spread_on(mixture: jd.oracles.GaussianMixture) -> posterior.Spread:
+    """The spread of the exact model, measured on 1000 draws."""
+
+    @jax.jit
+    def measured(key: jax.Array) -> posterior.Spread:
+        points, denoiser = mixture.sample(key, (1000,)), mixture.denoiser(SCHEDULE)
+        return posterior.spread_of(key, denoiser, SCHEDULE, points, num_levels=7)
+
+    return measured(jax.random.key(5))
+
+
+def model_of(method: str, mixture: jd.oracles.GaussianMixture) -> jd.Kernel:
+    """The finite chain whose evidence a method estimates."""
+    denoiser = mixture.denoiser(SCHEDULE)
+    if method != "twisted_spread":
+        return kernels.ancestral(denoiser, SCHEDULE)
+    wide = posterior.widened(denoiser, SCHEDULE, spread_on(mixture))
+    return kernels.ancestral(wide, SCHEDULE, variance="optimal")
+
+
 def methods(
     mixture: jd.oracles.GaussianMixture, matrix: jax.Array, y: jax.Array, std: float
 ) -> dict[str, jd.Kernel]:
@@ -302,8 +322,10 @@ def methods(
     belief = posterior.gaussian_belief(
         SCHEDULE, sign * (matrix @ jnp.mean(mixture.means, axis=0)), 1.0
     )
+    spread = spread_on(mixture)
     return {
         "twisted": posterior.twisted(denoiser, SCHEDULE, seen),
+        "twisted_spread": posterior.twisted(denoiser, SCHEDULE, seen, spread=spread),
         "mcgdiff": posterior.mcgdiff(denoiser, SCHEDULE, matrix, y, std),
         "mcgdiff_believing": posterior.mcgdiff(denoiser, SCHEDULE, matrix, y, std, belief=belief),
     }
@@ -338,6 +360,9 @@ CASES = [
     slow("mcgdiff_believing", 8),
     slow("twisted", 80),
     slow("mcgdiff_believing", 80),
+    slow("twisted_spread", 2),
+    slow("twisted_spread", 8),
+    slow("twisted_spread", 80),
 ]
 
 
@@ -354,7 +379,7 @@ def test_evidence_is_unbiased_at_sixteen_particles(method: str, size: int) -> No
         methods(mixture, matrix, y, std)[method], size, 16, 2000, num_steps=num_steps
     )
     free, _ = repeat(
-        kernels.ancestral(mixture.denoiser(SCHEDULE), SCHEDULE),
+        model_of(method, mixture),
         size,
         20_000,
         10,
