@@ -160,6 +160,9 @@ def test_evidence_is_near_at_two_thousand_particles(kind: str, num_steps: int, t
     exact = float(mixture.log_evidence(jnp.asarray(ROW), seen.y, NOISE**2 * jnp.eye(1)))
     assert abs(exact + 1.0) < 0.01
     kernel, ts = case_of(kind, mixture, seen).kernel, jd.grids.uniform(num_steps)
+    if kind == "function, spread":
+        # With 32 points some places between them are rarely visited, and then weigh much.
+        kernel = kernel.replace(num_nodes=256)
     runs = jax.jit(
         lambda keys: jax.lax.map(lambda key: run(kernel, (2000, 2), ts, key=key).log_evidence, keys)
     )
