@@ -656,6 +656,32 @@ def test_calibration_of_weighted_particles_and_not_of_a_heuristic() -> None:
     assert chi_square_p(ranks(dps, False)) < 1e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_calibration_of_independent_draws_in_eight_dimensions(sweeps: int) -> None:
+    """Ranks of 480 truths among 15 draws, each of a system of 12 rows: an entry, what is seen, and how likely a draw is."""
+    mixture = scattered(8)
+    matrix, _, std = observed(mixture)
+    denoiser, spread = mixture.denoiser(SCHEDULE), spread_on(mixture)
+
+    def one(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 3)
+        x_0 = mixture.sample(keys[0], (1,))[0]
+        y = matrix @ x_0 + std * jax.random.normal(keys[1], (1,))
+        seen = observations.linear(matrix, y, std)
+        kernel = posterior.twisted(denoiser, SCHEDULE, seen, spread=spread)
+        draws = posterior.draw(
+            keys[2], kernel, SCHEDULE, (15, 8), ts=jd.grids.uniform(40), rows=12, sweeps=sweeps
+        ).x
+        both = jnp.concatenate([x_0[None], draws])
+        values = jnp.stack([both[:, 0], both @ matrix[0], mixture.log_prob(both)])
+        return jnp.sum(values[:, 1:] < values[:, :1], axis=1)
+
+    counts = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(21), 480)))
+    for column in counts.T:
+        assert chi_square_p(column) > 1e-3
+
+
 # --- mutants of the driver -----------------------------------------------------------------------------------------------
 
 
