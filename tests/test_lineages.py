@@ -20,6 +20,7 @@ from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import kernels, posterior, resampling
+from jaxdiff.posterior import _draws
 from jaxdiff.sampling import run
 
 SCHEDULE = jd.schedules.cosine()
@@ -323,6 +324,18 @@ def test_draws_of_systems_and_their_evidence() -> None:
     assert np.all(np.diff(found.lineages, axis=1) <= 0)
 
 
+def test_a_draw_is_chosen_by_its_weight() -> None:
+    """In no order; never a row without a weight; the first one where there is no weight at all."""
+    chosen = jax.jit(jax.vmap(_draws.chosen, (0, None, None)), static_argnums=2)
+    keys, inf = jax.random.split(jax.random.key(0), 4000), jnp.inf
+    found = np.asarray(chosen(keys, jnp.array([-inf, jnp.log(3.0), 0.0, jnp.nan]), 2))
+    for column in found.T:
+        share = np.bincount(column, minlength=4) / 4000
+        np.testing.assert_array_equal(share[[0, 3]], 0)
+        assert abs(share[1] - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 4000)
+    np.testing.assert_array_equal(chosen(keys[:2], jnp.full(4, -inf), 2), 0)
+
+
 @pytest.mark.slow
 def test_sweeps_remove_the_bias_of_small_systems() -> None:
     """Two rows in a system are too few: their draws are off, and five sweeps of particle Gibbs are not."""
@@ -337,7 +350,7 @@ def test_sweeps_remove_the_bias_of_small_systems() -> None:
 @pytest.mark.parametrize(
     ("num", "per_system", "message"),
     [
-        (1, 12, "12 draws come from [1-4] lineages: their spread says little"),
+        slow(1, 12, "12 draws come from [1-4] lineages: their spread says little"),
         slow(3, 1, "3 draws come from 3 lineages"),
         slow(10, 1, None),
     ],
@@ -357,6 +370,7 @@ def test_few_lineages_are_worth_a_warning(num: int, per_system: int, message: st
         drawn()
 
 
+@pytest.mark.slow
 def test_draws_of_an_impossible_observation_are_nan() -> None:
     nowhere = posterior.twisted(
         correlated_gaussian().denoiser(SCHEDULE), SCHEDULE, lambda x: jnp.full((), -jnp.inf)

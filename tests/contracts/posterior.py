@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior
@@ -24,6 +25,16 @@ def masked(dtype: object = None) -> jd.observations.Observation:
     return observations.mask(jnp.array(SHOWN, dtype), jnp.array(MASK, dtype), MASK_STD)
 
 
+def spread(dtype: object = None) -> jd.posterior.Spread:
+    """One of another law than the data: a kernel's contract holds for any."""
+    axes, scale = jnp.array([[0.8, 0.6]], dtype), jnp.array([2.0, 0.5], dtype)
+    return posterior.Spread(axes, scale, jnp.array([-8.0, 8.0], dtype), jnp.ones((2, 2), dtype))
+
+
+def counts(dtype: object = None) -> jd.observations.Poisson:
+    return observations.poisson(jnp.array([6.0, 2.0], dtype), 5.0)
+
+
 def _guided(name: str) -> Callable:
     return lambda d, s, dtype: kernels.ancestral(
         getattr(guidance, name)(d, s, observation(dtype)), s
@@ -38,6 +49,9 @@ WEIGHTED: dict[str, Callable[..., jd.Kernel]] = {
         s,
         observation(dtype),
         proposal=posterior.through(guidance.mmps(d, s, observation(dtype)), s),
+    ),
+    "twisted_spread": lambda d, s, dtype: posterior.twisted(
+        d, s, observation(dtype), spread=spread(dtype)
     ),
     "mcgdiff": lambda d, s, dtype: posterior.mcgdiff(d, s, matrix(dtype), jnp.array(Y, dtype), STD),
     "mcgdiff_believing": lambda d, s, dtype: posterior.mcgdiff(
@@ -54,6 +68,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
             jnp.array(SHOWN, dtype),
             jnp.array(MASK, dtype),
             noise_std=jnp.array(MASK_STD, dtype),
+        ),
+        "twisted_smoothed": lambda d, s, dtype: posterior.twisted(
+            d, s, Partial(lambda seen, x: seen(x), observation(dtype)), num_nodes=4
+        ),
+        "twisted_counts": lambda d, s, dtype: posterior.twisted(
+            d, s, counts(dtype), spread=spread(dtype)
         ),
         "twisted_mask": lambda d, s, dtype: posterior.twisted(d, s, masked(dtype)),
         "composed": lambda d, s, dtype: posterior.composed(
@@ -78,8 +98,11 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
+    "twisted_spread",
     "twisted_by_mmps",
     "twisted_mask",
+    "twisted_counts",
+    "twisted_smoothed",
     "mcgdiff_believing",
     "composed_moved",
     "dps",
