@@ -293,6 +293,26 @@ def observed(
     return matrix, matrix @ x_0 + 0.4 * random.normal(size=rows), 0.4
 
 
+def spread_on(mixture: jd.oracles.GaussianMixture) -> posterior.Spread:
+    """The spread of the exact model, measured on 1000 draws."""
+
+    @jax.jit
+    def measured(key: jax.Array) -> posterior.Spread:
+        points, denoiser = mixture.sample(key, (1000,)), mixture.denoiser(SCHEDULE)
+        return posterior.spread_of(key, denoiser, SCHEDULE, points, num_levels=7)
+
+    return measured(jax.random.key(5))
+
+
+def model_of(method: str, mixture: jd.oracles.GaussianMixture) -> jd.Kernel:
+    """The finite chain whose evidence a method estimates."""
+    denoiser = mixture.denoiser(SCHEDULE)
+    if method != "twisted_spread":
+        return kernels.ancestral(denoiser, SCHEDULE)
+    wide = posterior.widened(denoiser, SCHEDULE, spread_on(mixture))
+    return kernels.ancestral(wide, SCHEDULE, variance="optimal")
+
+
 def methods(
     mixture: jd.oracles.GaussianMixture, matrix: jax.Array, y: jax.Array, std: float
 ) -> dict[str, jd.Kernel]:
@@ -302,8 +322,10 @@ def methods(
     belief = posterior.gaussian_belief(
         SCHEDULE, sign * (matrix @ jnp.mean(mixture.means, axis=0)), 1.0
     )
+    spread = spread_on(mixture)
     return {
         "twisted": posterior.twisted(denoiser, SCHEDULE, seen),
+        "twisted_spread": posterior.twisted(denoiser, SCHEDULE, seen, spread=spread),
         "mcgdiff": posterior.mcgdiff(denoiser, SCHEDULE, matrix, y, std),
         "mcgdiff_believing": posterior.mcgdiff(denoiser, SCHEDULE, matrix, y, std, belief=belief),
     }
@@ -338,6 +360,9 @@ CASES = [
     slow("mcgdiff_believing", 8),
     slow("twisted", 80),
     slow("mcgdiff_believing", 80),
+    slow("twisted_spread", 2),
+    slow("twisted_spread", 8),
+    slow("twisted_spread", 80),
 ]
 
 
@@ -354,7 +379,7 @@ def test_evidence_is_unbiased_at_sixteen_particles(method: str, size: int) -> No
         methods(mixture, matrix, y, std)[method], size, 16, 2000, num_steps=num_steps
     )
     free, _ = repeat(
-        kernels.ancestral(mixture.denoiser(SCHEDULE), SCHEDULE),
+        model_of(method, mixture),
         size,
         20_000,
         10,
@@ -629,6 +654,32 @@ def test_calibration_of_weighted_particles_and_not_of_a_heuristic() -> None:
 
     assert chi_square_p(ranks(twisted, True)) > 1e-3
     assert chi_square_p(ranks(dps, False)) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_calibration_of_independent_draws_in_eight_dimensions(sweeps: int) -> None:
+    """Ranks of 480 truths among 15 draws, each of a system of 12 rows: an entry, what is seen, and how likely a draw is."""
+    mixture = scattered(8)
+    matrix, _, std = observed(mixture)
+    denoiser, spread = mixture.denoiser(SCHEDULE), spread_on(mixture)
+
+    def one(key: jax.Array) -> jax.Array:
+        keys = jax.random.split(key, 3)
+        x_0 = mixture.sample(keys[0], (1,))[0]
+        y = matrix @ x_0 + std * jax.random.normal(keys[1], (1,))
+        seen = observations.linear(matrix, y, std)
+        kernel = posterior.twisted(denoiser, SCHEDULE, seen, spread=spread)
+        draws = posterior.draw(
+            keys[2], kernel, SCHEDULE, (15, 8), ts=jd.grids.uniform(40), rows=12, sweeps=sweeps
+        ).x
+        both = jnp.concatenate([x_0[None], draws])
+        values = jnp.stack([both[:, 0], both @ matrix[0], mixture.log_prob(both)])
+        return jnp.sum(values[:, 1:] < values[:, :1], axis=1)
+
+    counts = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(21), 480)))
+    for column in counts.T:
+        assert chi_square_p(column) > 1e-3
 
 
 # --- mutants of the driver -----------------------------------------------------------------------------------------------

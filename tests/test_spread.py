@@ -153,6 +153,7 @@ def test_the_spread_of_normal_data_is_exact(num_levels: int, x64: None) -> None:
         assert np.abs(matrix_at(found, log_snr) - exact).max() < 2 * error * exact.max()
 
 
+@pytest.mark.slow
 def test_what_lies_beside_the_axes_is_their_mean_variance(x64: None) -> None:
     """One axis of three: the other two share one variance, so that the trace is right."""
     variance = jnp.array([2.0, 0.4, 0.1])
@@ -178,6 +179,7 @@ def test_infinite_ends_are_finite(scale: list, dtype: str) -> None:
         np.testing.assert_allclose(variance, expected, rtol=1e-6, atol=1e-30)
 
 
+@pytest.mark.slow
 def test_data_of_one_point_have_no_spread() -> None:
     points = jnp.ones((4, 2))
     found = posterior.spread_of(

@@ -85,8 +85,8 @@ def draw(
       Draws. If fewer than 10 lineages stand behind all draws together, and values are known, one
       line warns.
     Raises:
-      ValueError: shape has no axis of systems, ts is no decreasing grid, or rows < 2, sweeps < 0 or
-        per_system < 1.
+      ValueError: shape has no axis of systems, ts is no decreasing grid, or rows < 2, sweeps < 0,
+        per_system < 1 or batch_size < 1.
       TypeError: key is no typed key, kernel is no Kernel, or with sweeps its rows cannot follow a
         path.
     Source: islands: Verge et al. 2015, Stat. Comput. 25; particle Gibbs: Andrieu, Doucet &
@@ -95,8 +95,9 @@ def draw(
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1 or shape[0] < 1:
         raise ValueError(f"shape: expected a tuple (M, *D) with M >= 1, got {shape}")
-    counts = (("rows", rows, 2), ("per_system", per_system, 1), ("sweeps", sweeps, 0))
-    for name, count, least in counts:
+    at_a_time = shape[0] if batch_size is None else batch_size
+    counts = {"rows": rows, "per_system": per_system, "sweeps": sweeps, "batch_size": at_a_time}
+    for (name, count), least in zip(counts.items(), (2, 1, 0, 1), strict=True):
         if not isinstance(count, int) or count < least:
             raise ValueError(f"{name}: expected an integer of at least {least}, got {count!r}")
     _checks.grid("ts", ts)

@@ -233,7 +233,8 @@ def twisted(
       nodes: points z at which a likelihood that is no `Observation` is smoothed,
         r_t = mean_k likelihood(D + V_t^(1/2) z_k), [K, *D], traced. One point at zero is the
         likelihood at D, as in the paper. None is num_nodes fixed points of N(0, I).
-      num_nodes: K, static.
+      num_nodes: K, static. The points must lie as densely as the likelihood is wide. In two
+        dimensions 32 serve a noise of 0.2 of the data's deviation, and 256 one of 0.1.
     Returns:
       A Kernel. A step takes one denoiser call; a gradient takes one vector-Jacobian product more,
       and the start takes the same. The grid must end at t = 0, where the likelihood replaces the

@@ -30,6 +30,16 @@ def bumps(dtype: object = None) -> Callable:
     return Partial(lambda y, x_0: -8 * jnp.sum((jnp.sin(x_0) - y) ** 2), jnp.array(Y, dtype))
 
 
+def spread(dtype: object = None) -> jd.posterior.Spread:
+    """One of another law than the data: a kernel's contract holds for any."""
+    axes, scale = jnp.array([[0.8, 0.6]], dtype), jnp.array([2.0, 0.5], dtype)
+    return posterior.Spread(axes, scale, jnp.array([-8.0, 8.0], dtype), jnp.ones((2, 2), dtype))
+
+
+def counts(dtype: object = None) -> jd.observations.Poisson:
+    return observations.poisson(jnp.array([6.0, 2.0], dtype), 5.0)
+
+
 def _guided(name: str) -> Callable:
     return lambda d, s, dtype: kernels.ancestral(
         getattr(guidance, name)(d, s, observation(dtype)), s
@@ -48,6 +58,9 @@ WEIGHTED: dict[str, Callable[..., jd.Kernel]] = {
     "twisted_by_midpoint": lambda d, s, dtype: posterior.twisted(
         d, s, observation(dtype), proposal=posterior.midpoint(d, s, observation(dtype))
     ),
+    "twisted_spread": lambda d, s, dtype: posterior.twisted(
+        d, s, observation(dtype), spread=spread(dtype)
+    ),
     "mcgdiff": lambda d, s, dtype: posterior.mcgdiff(d, s, matrix(dtype), jnp.array(Y, dtype), STD),
     "mcgdiff_believing": lambda d, s, dtype: posterior.mcgdiff(
         d, s, matrix(dtype), jnp.array(Y, dtype), STD, belief=posterior.gaussian_belief(s, 0.0, 1.4)
@@ -63,6 +76,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
             jnp.array(SHOWN, dtype),
             jnp.array(MASK, dtype),
             noise_std=jnp.array(MASK_STD, dtype),
+        ),
+        "twisted_smoothed": lambda d, s, dtype: posterior.twisted(
+            d, s, Partial(lambda seen, x: seen(x), observation(dtype)), num_nodes=4
+        ),
+        "twisted_counts": lambda d, s, dtype: posterior.twisted(
+            d, s, counts(dtype), spread=spread(dtype)
         ),
         "twisted_mask": lambda d, s, dtype: posterior.twisted(d, s, masked(dtype)),
         "composed": lambda d, s, dtype: posterior.composed(
@@ -107,6 +126,7 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
+    "twisted_spread",
     "twisted_by_mmps",
     "twisted_by_midpoint",
     "daps_by_langevin",
@@ -114,6 +134,8 @@ SLOW = {
     "diffpir_of_the_paper",
     "twisted_mask",
     "annealed_gibbs_mask",
+    "twisted_counts",
+    "twisted_smoothed",
     "mcgdiff_believing",
     "composed_moved",
     "dps",
