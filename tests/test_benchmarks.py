@@ -80,13 +80,14 @@ def test_the_denoiser_is_the_oracles(d: int) -> None:
     for t in (0.0, 0.6, 1.0):
         with jax.enable_x64(True):
             x = problem.means + schedule.sigma(t) * random.normal(size=problem.means.shape)
-            exact = np.asarray(oracle(problem).denoiser(schedule)(jnp.asarray(x), t))
-            ours = observed_mixture.make_denoiser(problem, schedule, float)(jnp.asarray(x), t)
+            theirs = jax.jit(oracle(problem).denoiser(schedule))
+            exact = np.asarray(theirs(jnp.asarray(x), t))
+            ours = jax.jit(observed_mixture.make_denoiser(problem, schedule, float))(x, t)
         np.testing.assert_allclose(ours, exact, rtol=1e-9, atol=1e-9)  # rounding
         x32 = jnp.asarray(x, jnp.float32)
         single = (
-            observed_mixture.make_denoiser(problem, schedule),
-            oracle(problem, np.float32).denoiser(schedule),
+            jax.jit(observed_mixture.make_denoiser(problem, schedule)),
+            jax.jit(oracle(problem, np.float32).denoiser(schedule)),
         )
         # Rounding of float32: no worse than the oracle's own, or than 1e-5 of the data's width.
         errors = [float(np.max(np.abs(np.asarray(one(x32, t)) - exact))) for one in single]
@@ -158,10 +159,10 @@ def test_every_method_spends_the_same_calls(name: str) -> None:
     setting, seen = posterior.setting_of(name, problem, schedule), posterior._observation(problem)
     kernel = method.make(setting, lambda x, t: counted(x, jnp.asarray(t)), seen)
     x = jnp.zeros((3, 4))
-    carry = kernel.init(x, 0.9)
+    carry = jax.jit(kernel.init)(x, 0.9)
     jax.effects_barrier()
     spent[0] = 0  # what a run begins with does not count
-    jax.block_until_ready(kernel.step(jax.random.key(0), carry, x, 0.9, 0.8))
+    jax.block_until_ready(jax.jit(kernel.step)(jax.random.key(0), carry, x, 0.9, 0.8))
     jax.effects_barrier()
     assert spent[0] == method.calls(setting)
 

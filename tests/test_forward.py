@@ -41,6 +41,15 @@ def test_q_sample_is_affine(name: str, shape: tuple[int, ...], t: float, precisi
         np.testing.assert_allclose(np.asarray(x_t, float), expected, atol=float(tolerance))
 
 
+@jax.jit
+def composed(schedule: jd.Schedule, s: float, t: float) -> tuple[jax.Array, ...]:
+    """q(x_t | x_s) after q(x_s | x_0): the maps are affine, so their coefficients are their values at unit inputs."""
+    one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    mean = jd.q_step(schedule, jd.q_sample(schedule, one, s, zero), s, t, zero)
+    first = jd.q_step(schedule, jd.q_sample(schedule, zero, s, one), s, t, zero)
+    return mean, first, jd.q_step(schedule, zero, s, t, one)
+
+
 @every
 @given(times=ordered)
 def test_steps_compose_to_q_sample(name: str, times: list[float]) -> None:
@@ -48,11 +57,7 @@ def test_steps_compose_to_q_sample(name: str, times: list[float]) -> None:
     s, t = times
     with jax.enable_x64(True):
         schedule = SCHEDULES[name]()
-        one, zero = jnp.ones((1, 1)), jnp.zeros((1, 1))
-        # The maps are affine, so their coefficients are their values at unit inputs.
-        mean = jd.q_step(schedule, jd.q_sample(schedule, one, s, zero), s, t, zero)
-        first = jd.q_step(schedule, jd.q_sample(schedule, zero, s, one), s, t, zero)
-        second = jd.q_step(schedule, zero, s, t, one)
+        mean, first, second = composed(schedule, s, t)
         alpha, sigma = schedule.alpha_sigma(t)
         # atol: alpha_t / alpha_s loses digits where both vanish (1 - t near t = 1).
         np.testing.assert_allclose(mean, alpha, rtol=1e-9, atol=1e-15)

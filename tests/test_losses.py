@@ -37,10 +37,13 @@ def test_the_posterior_mean_is_the_minimiser(prediction: str, x64: None) -> None
         return lambda x, t: from_x_0(schedule, oracle(x, t), x, t, prediction=prediction) + shift
 
     t = jnp.linspace(0.05, 0.95, len(x_0))
-    best, worse = (
-        losses.simple(jax.random.key(1), network(shift), schedule, x_0, t=t, prediction=prediction)
-        for shift in (0, 0.1)
-    )
+
+    @jax.jit
+    def loss(shift: float) -> jax.Array:
+        key = jax.random.key(1)
+        return losses.simple(key, network(shift), schedule, x_0, t=t, prediction=prediction)
+
+    best, worse = loss(0.0), loss(0.1)
     # The cross term has mean zero because the error of a posterior mean is orthogonal to anything known.
     assert np.abs(z_scores(np.asarray(worse - best), np.array(0.01))).max() < 5
 
@@ -65,12 +68,14 @@ def test_weighted_losses_do_not_depend_on_the_prediction(name: str, weight: str,
 
         return apply
 
-    values = [
-        losses.simple(
-            jax.random.key(1), network(p), schedule, x_0, t=t, prediction=p, weight=chosen
-        )
-        for p in PREDICTIONS
-    ]
+    @jax.jit
+    def losses_of(key: jax.Array, x_0: jax.Array) -> list[jax.Array]:
+        return [
+            losses.simple(key, network(p), schedule, x_0, t=t, prediction=p, weight=chosen)
+            for p in PREDICTIONS
+        ]
+
+    values = losses_of(jax.random.key(1), x_0)
     for value in values:
         np.testing.assert_allclose(value, values[1], rtol=1e-8)
 
@@ -106,19 +111,17 @@ def test_edm_weight_is_the_plain_loss_of_the_preconditioned_network(x64: None) -
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_losses_are_finite_at_the_ends(prediction: str, dtype: str) -> None:
-    x_0 = jnp.ones((2, 3), dtype)
-    for schedule in (
-        COSINE,
-        jd.schedules.linear(),
-        jd.schedules.rectified_flow(),
-        jd.schedules.edm(),
-    ):
-        for t in (0.0, 1.0):
-            loss = losses.simple(
-                jax.random.key(0), zero, schedule, x_0, t=jnp.full(2, t), prediction=prediction
-            )
-            assert loss.dtype == dtype
-            assert np.all(np.isfinite(loss))
+    x_0, t = jnp.ones((2, 3), dtype), jnp.array([0.0, 1.0])
+    found = jax.jit(
+        lambda schedules: [
+            losses.simple(jax.random.key(0), zero, schedule, x_0, t=t, prediction=prediction)
+            for schedule in schedules
+        ]
+    )
+    edm, flow = jd.schedules.edm(), jd.schedules.rectified_flow()
+    for loss in found([COSINE, jd.schedules.linear(), flow, edm]):
+        assert loss.dtype == dtype
+        assert np.all(np.isfinite(loss))
 
 
 def test_weighted_losses_at_the_ends_are_the_plain_one() -> None:

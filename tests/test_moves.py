@@ -1,5 +1,6 @@
 """Moves hold their density: long chains against exact moments, at sizes that plain Langevin dynamics does not bear."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,20 +14,22 @@ from jaxdiff import moves
 MIXTURE = asymmetric_mixture()
 
 
+def features(x: jax.Array) -> np.ndarray:
+    return np.column_stack([x, x**2, x[:, :1] * x[:, 1:], MIXTURE.log_prob(x)]).astype(np.float64)
+
+
+@functools.cache
+def exact() -> np.ndarray:
+    return features(MIXTURE.sample(jax.random.key(2), (400_000,)))
+
+
 def held(step: Callable, num_moves: int = 30, num: int = 6000) -> float:
     """The largest z-score of moments after moves from exact draws: of x, x^2 and the log-density."""
     start = MIXTURE.sample(jax.random.key(0), (num,))
     x = jax.lax.fori_loop(
         0, num_moves, lambda n, x: step(jax.random.fold_in(jax.random.key(1), n), x), start
     )
-    exact = MIXTURE.sample(jax.random.key(2), (400_000,))
-
-    def features(x: jax.Array) -> np.ndarray:
-        return np.column_stack([x, x**2, x[:, :1] * x[:, 1:], MIXTURE.log_prob(x)]).astype(
-            np.float64
-        )
-
-    moved, other = features(x), features(exact)
+    moved, other = features(x), exact()
     error = np.sqrt(moved.var(0) / len(moved) + other.var(0) / len(other))
     return float(np.abs((moved.mean(0) - other.mean(0)) / error).max())
 

@@ -45,27 +45,30 @@ def test_log_snr_decreases_strictly(name: str, x64: None) -> None:
     assert np.all(np.diff(SCHEDULES[name]().log_snr(jnp.linspace(0, 1, 5001))) < 0)
 
 
+@jax.jit
+def there_and_back(schedule: jd.Schedule, t: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """lambda(t), lambda(t(lambda(t))), lambda'(t)."""
+    log_snr, slope = jax.value_and_grad(schedule.log_snr)(t)
+    return log_snr, schedule.log_snr(schedule.time(log_snr)), slope
+
+
 @every
 @given(t=st.floats(0, 1))
 def test_time_inverts_log_snr(name: str, t: float) -> None:
     with jax.enable_x64(True):
-        schedule = SCHEDULES[name]()
-        log_snr = schedule.log_snr(t)
+        log_snr, again, slope = there_and_back(SCHEDULES[name](), t)
         # The inverse is compared where it is well conditioned: on lambda. Rounding of t moves lambda by lambda' ulp(t).
-        slope = abs(float(jax.grad(schedule.log_snr)(t)))
-        np.testing.assert_allclose(
-            schedule.log_snr(schedule.time(log_snr)), log_snr, atol=1e-9 + slope * 1e-13
-        )
+        np.testing.assert_allclose(again, log_snr, atol=1e-9 + abs(float(slope)) * 1e-13)
 
 
 @every
 def test_end_points_are_finite_with_finite_gradients(name: str, dtype: str) -> None:
     schedule = SCHEDULES[name]()
+    found = jax.jit(
+        lambda t: [jax.value_and_grad(f)(t) for f in (schedule.log_snr, schedule.alpha, schedule.sigma)]
+    )  # fmt: skip
     for t in (0.0, 1e-30, 1.0):
-        t = jnp.asarray(t, dtype)
-        for function in (schedule.log_snr, schedule.alpha, schedule.sigma):
-            assert np.isfinite(function(t))
-            assert np.isfinite(jax.grad(function)(t))
+        assert np.all(np.isfinite(found(jnp.asarray(t, dtype))))
 
 
 @every

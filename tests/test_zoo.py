@@ -197,7 +197,7 @@ def test_a_notebook_draws_from_a_run_of_its_own(
         return
     state, t = jnp.ones((4, *trained.event_shape)), jnp.full(4, 0.5)
     given, free, guided = (
-        jd.prediction.x_0_of(trained.denoiser(*options)(state, t), state)
+        jd.prediction.x_0_of(jax.jit(trained.denoiser(*options))(state, t), state)
         for options in ((labels,), (), (labels, 3.0))
     )
     if kind == "conditional":  # rounding
