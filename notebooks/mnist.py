@@ -107,29 +107,30 @@ print(
 # ## 3. Posteriors
 #
 # We take a digit that the model drew. Its top half is observed with a little noise.
-# Twisted diffusion moves 32 particles under the model without labels and weighs them.
-# It gives samples of $p(x_0 \mid y)$, the evidence $\log p(y)$, and an effective sample
-# size. The effective sample size says how far you can trust the weights.
+# `posterior.draw` runs twelve independent systems of four particles under the model
+# without labels, and returns one draw of each. They are samples of $p(x_0 \mid y)$, and
+# together they estimate the evidence $\log p(y)$. `mnist.spread` says how far the digit
+# may lie from the network's answer, by noise level and direction.
 
 # %%
 truth = images[3]
 observed = jd.observations.half(mnist.event_shape, "top")
 y = truth + 0.1 * jax.random.normal(key_hidden, truth.shape)
 seen = jd.observations.mask(y, observed, noise_std=0.1)
-kernel = jd.posterior.twisted(mnist.denoiser(), schedule, seen, prior_std=0.6)
-particles = jd.prior_sample(key_prior, schedule, (32, *mnist.event_shape))
-posterior = jd.sample(
+kernel = jd.posterior.twisted(mnist.denoiser(), schedule, seen, spread=mnist.spread)
+draws = jd.posterior.draw(
     key_run,
     kernel,
-    particles,
-    jd.grids.uniform(50),
-    resample=jd.resampling.systematic(),
+    schedule,
+    (12, *mnist.event_shape),
+    ts=jd.grids.uniform(25),
+    rows=4,
 )
 print(
-    f"log p(y) about {posterior.log_evidence:.0f} nats,",
-    f"effective sample size {posterior.ess[-1]:.1f} of 32",
+    f"log p(y) about {draws.log_evidence:.0f} nats,",
+    f"of {len(draws.x)} independent systems",
 )
-x = jd.resampling.draw(key_draw, posterior.log_weights, posterior.x, 6)
 show(
-    [[truth, jnp.where(observed > 0, y, 0), *x]], ["truth", "observed", *6 * ["sample"]]
+    [[truth, jnp.where(observed > 0, y, 0), *draws.x[:6]]],
+    ["truth", "observed", *6 * ["draw"]],
 )

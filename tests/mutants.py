@@ -361,6 +361,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("dps_step", "the gradient of the length for that of its square", "- 2 * scale * size_s", "- scale * size_s", "test_approximations.py::test_a_dps_step_is_algorithm_1"),
     ],
     "jaxdiff/guidance/_spread.py": [
+        ("conditioned", "the variance before y", "variance = jnp.broadcast_to(given.variance()[None], x_t.shape)", "variance = jnp.broadcast_to(given.covariance.diagonal()[None], x_t.shape)", "test_spread.py::test_conditioned_is_the_posteriors_denoiser_of_normal_data"),
         ("spread_of", "a mean deviation for a variance", "jnp.mean((rows @ axes.T) ** 2, axis=0)", "jnp.mean(jnp.abs(rows @ axes.T), axis=0)", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),
         ("Spread", "the data's variance forgotten", "shrunk = scale / (1 + scale * jnp.exp(log_snr))", "shrunk = scale / (1 + jnp.exp(log_snr))", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),
         ("widened", "a standard deviation for a variance", "return self.spread.at(self.schedule, t, x_0.dtype).diagonal()", "return jnp.sqrt(self.spread.at(self.schedule, t, x_0.dtype).diagonal())", "test_spread.py::test_widened_is_the_optimal_variance_of_normal_data"),
@@ -612,6 +613,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/zoo/_packing.py": [
         ("pack", "rounded to zero", "np.round(value / scale).astype(np.int8)", "(value / scale).astype(np.int8)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
+        ("pack_spread unpack_spread", "the axes for the fractions", "np.asarray(getattr(spread, name), kinds[name])", "np.asarray(spread.axes, kinds[name])", "test_zoo.py::test_a_spread_survives_its_packing"),
         ("unpack", "the scale is forgotten", "arrays.get(name + SCALE, np.float32(1))", "np.float32(1)", "test_zoo.py::test_a_weight_moves_by_half_a_scale_at_most"),
     ],
     "jaxdiff/zoo/_trained.py": [

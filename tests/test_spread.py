@@ -10,7 +10,7 @@ import pytest
 from helpers import correlated_gaussian, rejects, slow, spread_of_gaussian
 
 import jaxdiff as jd
-from jaxdiff import observations, posterior
+from jaxdiff import guidance, observations, posterior
 from jaxdiff.guidance._spread import Covariance, conditioner
 
 SHAPE, SIZE = (4, 4, 1), 16
@@ -241,3 +241,18 @@ BAD: dict[str, Any] = {
         ValueError, r"nodes\[0\]: expected the shape of x_0"),
 }  # fmt: skip
 test_bad_input = rejects(BAD)
+
+
+def test_conditioned_is_the_posteriors_denoiser_of_normal_data(x64: None) -> None:
+    """E[x_0 | x_t, y] and Var[x_0 | x_t, y] in closed form, for a Gaussian with its own spread."""
+    data = correlated_gaussian()
+    seen = observations.linear(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.2)
+    spread = spread_of_gaussian(data)
+    denoiser, x_t, t = data.denoiser(SCHEDULE), jnp.array([[0.4, -1.0], [2.0, 0.3]]), 0.4
+    found = guidance.conditioned(denoiser, SCHEDULE, seen, spread)(x_t, t)
+    given = data.posterior(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.04 * jnp.eye(1))
+    exact = given.denoiser(SCHEDULE, variance=True)(x_t, t)
+    np.testing.assert_allclose(found.x_0, exact.x_0, rtol=1e-9)
+    np.testing.assert_allclose(found.variance, exact.variance, rtol=1e-9)
+    with pytest.raises(TypeError, match="observation: expected an Observation such as"):
+        guidance.conditioned(denoiser, SCHEDULE, lambda x: x[0], spread)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.svm import SVC
 
 import jaxdiff as jd
-from jaxdiff import data, runs, zoo
+from jaxdiff import data, posterior, runs, zoo
 from jaxdiff.cli import export, sample
 from jaxdiff.runs import build, datasets, loading
 from jaxdiff.runs.config import PRESETS, Network
@@ -62,6 +62,31 @@ def drawn(num: int) -> tuple[np.ndarray, jax.Array]:
     x_init = jd.prior_sample(key_prior, mnist.schedule, (num, *mnist.event_shape))
     kernel = jd.kernels.unipc(mnist.denoiser(labels), mnist.schedule)
     return np.clip(jd.sample(key_run, kernel, x_init, jd.grids.uniform(10)).x, -1, 1), labels
+
+
+def test_a_spread_survives_its_packing() -> None:
+    """To the precision of 16 bits; it comes out of a file's arrays, and a file may have none."""
+    spread = posterior.Spread(
+        jnp.eye(3)[:2].reshape(2, 3, 1), jnp.array([3.0, 1e-6, 0.5]), jnp.array([-8.0, 8.0]),
+        jnp.array([[1.0, 0.9, 0.8], [0.3, 0.2, 0.1]]),
+    )  # fmt: skip
+    arrays = zoo.pack_spread(spread) | {"other": np.zeros(1)}
+    found = zoo.unpack_spread(arrays)
+    assert list(arrays) == ["other"]
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(spread), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+    assert zoo.unpack_spread(arrays) is None
+
+
+def test_the_shipped_spread_says_how_far_the_network_is_off() -> None:
+    """Less than the data's own width at every level, and nearly it where all is noise."""
+    spread = jd.pretrained("mnist").spread
+    assert spread is not None
+    assert spread.axes.shape == (256, 28, 28, 1)
+    np.testing.assert_allclose(spread.fraction[0], 1, atol=0.1)
+    assert np.all(np.asarray(spread.fraction[:, :100]) < 1.3)
+    assert np.asarray(spread.fraction[6:9, :50]).max() < 0.6
 
 
 @pytest.mark.slow
