@@ -192,7 +192,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("keep", "a trajectory's slots one early", "trajectory.at[slot + 1].set(x)", "trajectory.at[slot].set(x)", "test_sampling.py::test_trajectory"),
         ("keep", "the last step for all that were skipped", "descent.at[slot].set(before[ancestors])", "descent.at[slot].set(ancestors)", "test_lineages.py::test_lineages_are_those_of_a_record_by_hand[3-2.0]"),
         ("number_of", "rows for origins", "at[origins].set(1)", "at[origins].add(1)", "test_lineages.py::test_lineages_are_those_of_a_record_by_hand[1-0.6]"),
-        ("exchange", "the weights are forgotten", "log_weights + gain, 0)", "gain, 0)", "test_lineages.py::test_particle_gibbs_leaves_the_exact_posterior_as_it_is[spread-True]"),
+        ("exchange", "the weights are forgotten", "log_weights + gain, 0)", "gain, 0)", "test_lineages.py::test_a_path_goes_on_from_a_past_that_fits"),
     ],
     "jaxdiff/sampling.py": [
         ("prior_sample", "of unit variance", "schedule.sigma(1.0).astype(noise.dtype) * noise", "noise", "test_sampling.py::test_prior_has_the_schedules_scale"),
@@ -296,7 +296,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/resampling.py": [
         ("Resampler", "the path is resampled away", "return ancestors.at[0].set(0), resampled", "return ancestors, resampled", "test_lineages.py::test_the_first_row_follows_the_path[mcgdiff]"),
-        ("Resampler", "the others in even parts, as if no row were certain", "Resampler(_multinomial, self.threshold)(key, log_weights)", "self(key, log_weights)", "test_lineages.py::test_particle_gibbs_leaves_the_exact_posterior_as_it_is[mcgdiff-False]"),
+        ("Resampler", "the others in even parts", "Resampler(_multinomial, self.threshold)(key, log_weights)", "self(key, log_weights)", "test_lineages.py::test_others_are_independent_draws_beside_a_path"),
         ("multinomial", "none in the last part", "_anywhere(key, size, size)", "_anywhere(key, size, size - 1)", "test_resampling.py::test_copies_are_right_on_average[multinomial]"),
         ("stratified", "one offset for all parts", "_Copies(part, _fractions(key, part.shape))", "_Copies(part, _fractions(key, (1,)))", "test_resampling.py::test_schemes_keep_their_bounds"),
         ("systematic", "never moved", "offset, part = _anywhere(key, 1, stride),", "offset, part = _Copies(jnp.zeros(1, jnp.int32), jnp.full(1, _UNIT // 2, jnp.int32)),", "test_resampling.py::test_copies_are_right_on_average[systematic]"),
@@ -389,8 +389,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("draw_weighted", "the path is weighted for its own noise", "(reference - q.mean[0]) / jnp.sqrt(spread)", "reference - q.mean[0]", "test_lineages.py::test_a_path_of_a_run_has_the_weight_of_that_run[spread]"),
         ("weighable", "a zero on the way is for ever", "jnp.where(jnp.isfinite(log_r), log_r, before)", "log_r", "test_posterior.py::test_one_run_of_many_rows_with_a_zero_likelihood[twisted-2.0]"),
         ("finite_or", "a slope that is not finite moves", "usable = _rows.all_finite(q.mean) & _rows.all_finite(variance)", "usable = jnp.isfinite(variance) | True", "test_posterior.py::test_a_slope_that_is_not_finite_leaves_the_models_step"),
-        ("Weighted", "ancestors without the density of the step", "return p.log_prob(x_s[None]) - self.log_r_of(carry)", "return -self.log_r_of(carry)", "test_lineages.py::test_particle_gibbs_leaves_the_exact_posterior_as_it_is[spread-True]"),
-        ("Weighted", "ancestors keep their twist", "return p.log_prob(x_s[None]) - self.log_r_of(carry)", "return p.log_prob(x_s[None])", "test_lineages.py::test_particle_gibbs_leaves_the_exact_posterior_as_it_is[spread-True]"),
+        ("Weighted", "ancestors without the density of the step", "return p.log_prob(x_s[None]) - self.log_r_of(carry)", "return -self.log_r_of(carry)", "test_lineages.py::test_a_path_goes_on_from_a_past_that_fits"),
+        ("Weighted", "ancestors keep their twist", "return p.log_prob(x_s[None]) - self.log_r_of(carry)", "return p.log_prob(x_s[None])", "test_lineages.py::test_a_path_goes_on_from_a_past_that_fits"),
     ],
     "jaxdiff/posterior/_tilted.py": [
         ("tilted", "r in full at every step", "jnp.asarray(self.power(t), x.dtype) * log_likelihoods(self.log_r, x)", "log_likelihoods(self.log_r, x)", "test_posterior.py::test_the_unweighted_bias_of_2015[None-0.596-0.377]"),
@@ -407,7 +407,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("path_of", "the row for its ancestor", "row = ancestors[slot, row]", "row = 1 * row", "test_lineages.py::test_lineages_are_those_of_a_record_by_hand[1-0.6]"),
     ],
     "jaxdiff/posterior/_conjugate.py": [
-        ("mcgdiff", "the path has another row's twist", "moved = observation.project(x_s)", "moved = 1 * moved", "test_lineages.py::test_particle_gibbs_leaves_the_exact_posterior_as_it_is[mcgdiff-False]"),
+        ("mcgdiff", "the path has another row's twist", "moved = observation.project(x_s)", "moved = 1 * moved", "test_lineages.py::test_a_path_of_a_run_has_the_weight_of_that_run[mcgdiff]"),
         ("mcgdiff", "the last normaliser is not taken out", "return log_r_s, x_s, log_normaliser - carry", "return log_r_s, x_s, log_normaliser", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("mcgdiff", "scale for scale^2", "added + scale**2 * v", "added + scale * v", "test_posterior.py::test_a_perfect_twist_leaves_nothing_to_the_weights[conjugate]"),
         ("mcgdiff", "what lies outside of A's range is forgotten", "constant = -jnp.sum(outside**2) / (2 * std**2)", "constant = 0 * jnp.sum(outside**2) / (2 * std**2)", "test_identities.py::test_what_lies_outside_the_range_counts"),

@@ -19,7 +19,7 @@ from helpers import (
 from jax.tree_util import Partial
 
 import jaxdiff as jd
-from jaxdiff import kernels, posterior, resampling
+from jaxdiff import _lineages, kernels, observations, posterior, resampling
 from jaxdiff.posterior import _draws
 from jaxdiff.sampling import run
 
@@ -180,7 +180,7 @@ def features(data: jd.oracles.GaussianMixture, paths: np.ndarray) -> np.ndarray:
         slow("tilted", True),
         slow("tilted", False),
         slow("mcgdiff", True),
-        ("mcgdiff", False),
+        slow("mcgdiff", False),
     ],
 )
 def test_particle_gibbs_leaves_the_exact_posterior_as_it_is(name: str, rejoin: bool) -> None:
@@ -200,6 +200,52 @@ def test_particle_gibbs_leaves_the_exact_posterior_as_it_is(name: str, rejoin: b
     assert np.abs(z).max() < 4.5
     moved = np.abs(after[:, -1] - paths[:, -1]).max(1) > 1e-4
     assert moved.mean() > 0.2  # it does move
+
+
+def test_others_are_independent_draws_beside_a_path() -> None:
+    """Row 0 stays. Rows 1 and 2 are W_i W_j: even parts, as in `systematic`, would not be independent of it."""
+    W = np.array([0.2, 0.5, 0.3])
+    beside = jax.jit(jax.vmap(resampling.systematic(2.0).beside, (0, None)))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    ancestors, resampled = beside(keys, jnp.log(jnp.asarray(W)))
+    assert np.all(resampled)
+    np.testing.assert_array_equal(ancestors[:, 0], 0)
+    found = np.zeros((3, 3))
+    np.add.at(found, (ancestors[:, 1], ancestors[:, 2]), 1 / 20_000)
+    exact = np.outer(W, W)
+    assert np.all(np.abs(found - exact) < 5 * np.sqrt(exact * (1 - exact) / 20_000))
+    kept, resampled = resampling.systematic(0.1).beside(keys[0], jnp.log(jnp.asarray(W)))
+    assert not resampled
+    np.testing.assert_array_equal(kept, np.arange(3))
+
+
+def test_a_path_goes_on_from_a_past_that_fits() -> None:
+    """P(j) ~ w_j p(x* | x_j) / r(x_j) in 20,000 draws; row j and the first change places. None at the end."""
+    denoiser, ts = asymmetric_mixture().denoiser(SCHEDULE), jnp.array([0.6, 0.5, 0.4, 0.0])
+    seen = observations.noisy(jnp.array([0.5, 0.5]), 1.0)
+    kernel: Any = posterior.twisted(denoiser, SCHEDULE, seen)
+    x = 0.3 * jax.random.normal(jax.random.key(0), (4, 2))
+    log_w, r = jnp.log(jnp.array([0.1, 0.2, 0.4, 0.3])), jnp.array([0.0, 1.0, 2.0, -1.0])
+    path = jnp.full((4, 2), 0.1)
+
+    @jax.jit
+    def orders(keys: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+        rows = kernel.init(x, ts[1])._replace(log_r=r), x, log_w
+        one = lambda key: _lineages.exchange(key, kernel, rows, ts=ts, n=n, path=path)  # noqa: E731
+        p = jd.p_mean_variance(denoiser, SCHEDULE, x, ts[1], ts[2])
+        return jax.vmap(one)(keys), jax.nn.softmax(log_w + p.log_prob(path[2:3]) - r)
+
+    keys = jax.random.split(jax.random.key(1), 20_000)
+    found, exact = map(np.asarray, orders(keys, 0))
+    for order in np.unique(found, axis=0):
+        j, expected = order[0], np.arange(4)
+        expected[[0, j]] = j, 0
+        np.testing.assert_array_equal(order, expected)
+    assert exact.min() > 0.01
+    share = np.bincount(found[:, 0], minlength=4) / 20_000
+    assert np.all(np.abs(share - exact) < 5 * np.sqrt(exact * (1 - exact) / 20_000))
+    for n in (1, 2):  # a step to t = 0 comes next, or none
+        np.testing.assert_array_equal(orders(keys, n)[0], np.tile(np.arange(4), (20_000, 1)))
 
 
 def posterior_moments(x: np.ndarray, data: jd.oracles.GaussianMixture, ts: jax.Array) -> np.ndarray:
@@ -248,7 +294,7 @@ def test_the_first_row_follows_the_path(name: str) -> None:
     assert samples.lineages[-1] < 6  # the others are resampled
 
 
-@pytest.mark.parametrize("name", ["spread", slow("gradient"), slow("tilted"), slow("mcgdiff")])
+@pytest.mark.parametrize("name", ["spread", slow("gradient"), slow("tilted"), "mcgdiff"])
 def test_a_path_of_a_run_has_the_weight_of_that_run(name: str) -> None:
     """Beside other rows, without resampling; the last state is where the step to it leads. Rounding."""
     data, ts = asymmetric_mixture(), jd.grids.uniform(6)
