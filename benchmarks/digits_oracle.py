@@ -90,18 +90,18 @@ def measure(name: str, task: TaskName, options: Options) -> dict[str, Any]:
     seen = ~hidden(task)
     rows, noise = jnp.eye(SIDE**2)[np.flatnonzero(seen)], NOISE_STD**2 * jnp.eye(int(seen.sum()))
     std = float(jnp.sqrt(jnp.mean(jnp.var(mixture.sample(keys[2], (1000,)), axis=0))))
-    denoiser = mixture.denoiser(SCHEDULE)
-    measured = jax.jit(posterior.spread_of)(
-        keys[2], denoiser, SCHEDULE, mixture.sample(keys[3], (1000,))
-    )
-    setting = methods.Setting(
-        SCHEDULE, prior_std=std, num_iterations=3, spread=measured, variance="optimal"
-    )
-    wide = posterior.widened(denoiser, SCHEDULE, measured)
+    samples = mixture.sample(keys[3], (1000,))
+
+    @jax.jit
+    def spread_of(mixture: Any) -> posterior.Spread:
+        return posterior.spread_of(keys[2], mixture.denoiser(SCHEDULE), SCHEDULE, samples)
+
+    measured = spread_of(mixture)
+    setting = methods.Setting(SCHEDULE, prior_std=std, num_iterations=3, variance="optimal")
     ts = jd.grids.uniform(options.steps, start=float(SCHEDULE.time(START)))
     method = methods.METHODS.get(OTHERS.get(name, name))
 
-    def given(y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def given(mixture: Any, y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         exact = mixture.posterior(rows, rows @ y, noise)
         weights = jax.nn.softmax(exact.log_weights)
         mean = weights @ exact.means
@@ -109,13 +109,14 @@ def measure(name: str, task: TaskName, options: Options) -> dict[str, Any]:
         variance = weights @ (within + (exact.means - mean[None]) ** 2)
         return mean, jnp.sqrt(variance), mixture.log_evidence(rows, rows @ y, noise)
 
-    def drawn(key: jax.Array, y: jax.Array) -> tuple[Any, ...]:
+    def drawn(law: Any, key: jax.Array, y: jax.Array) -> tuple[Any, ...]:
+        mixture, wide, told = law
         if method is None:
             exact = mixture.posterior(rows, rows @ y, noise).sample(key, (options.draws,))
             return exact, jnp.zeros(options.draws), jnp.asarray(0.0), jnp.asarray(options.draws)
         observed = observations.mask(y, jnp.asarray(seen), NOISE_STD)
-        kernel = method.make(setting, wide, observed)
-        systems, num = size_of(method, setting, options)
+        kernel = method.make(told, wide, observed)
+        systems, num = size_of(method, told, options)
         if method.weighted and name != "one_system":
             out = posterior.draw(
                 key, kernel, SCHEDULE, (systems, SIDE**2), ts=ts, rows=num, sweeps=method.sweeps
@@ -128,8 +129,15 @@ def measure(name: str, task: TaskName, options: Options) -> dict[str, Any]:
         return found.x, found.log_weights, found.log_evidence, found.lineages[-1]
 
     keys = jax.random.split(jax.random.key(options.seed + 1), options.images)
-    found = jax.jit(lambda keys, ys: jax.lax.map(lambda pair: drawn(*pair), (keys, ys)))(keys, ys)
-    exact = jax.jit(jax.vmap(given))(ys)
+
+    @jax.jit
+    def run(mixture: Any, measured: Any, keys: jax.Array, ys: jax.Array) -> Any:
+        wide = posterior.widened(mixture.denoiser(SCHEDULE), SCHEDULE, measured)
+        law = mixture, wide, setting._replace(spread=measured)
+        found = jax.lax.map(lambda pair: drawn(law, *pair), (keys, ys))
+        return found, jax.vmap(given, (None, 0))(mixture, ys)
+
+    found, exact = run(mixture, measured, keys, ys)
     weighted = method is not None and method.weighted
     arrays = [np.asarray(v) for v in found]
     return figures(np.asarray(truths), hidden(task), arrays, exact=exact, weighted=weighted)

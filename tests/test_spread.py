@@ -246,11 +246,11 @@ test_bad_input = rejects(BAD)
 def test_conditioned_is_the_posteriors_denoiser_of_normal_data(x64: None) -> None:
     """E[x_0 | x_t, y] and Var[x_0 | x_t, y] in closed form, for a Gaussian with its own spread."""
     data = correlated_gaussian()
-    seen = observations.linear(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.2)
+    seen = observations.mask(jnp.array([0.3, 0.0]), jnp.array([1.0, 0.0]), 0.2)
     spread = spread_of_gaussian(data)
     denoiser, x_t, t = data.denoiser(SCHEDULE), jnp.array([[0.4, -1.0], [2.0, 0.3]]), 0.4
     found = guidance.conditioned(denoiser, SCHEDULE, seen, spread)(x_t, t)
-    given = data.posterior(jnp.array([[1.0, 0.5]]), jnp.array([0.3]), 0.04 * jnp.eye(1))
+    given = data.posterior(jnp.array([[1.0, 0.0]]), jnp.array([0.3]), 0.04 * jnp.eye(1))
     exact = given.denoiser(SCHEDULE, variance=True)(x_t, t)
     np.testing.assert_allclose(found.x_0, exact.x_0, rtol=1e-9)
     np.testing.assert_allclose(found.variance, exact.variance, rtol=1e-9)

@@ -68,15 +68,16 @@ _FIELDS = ("axes", "scale", "log_snr", "fraction")
 
 
 def pack_spread(spread: Spread) -> dict[str, np.ndarray]:
-    """Round a spread to arrays of 16 bits for `np.savez`.
+    """Round a spread's axes to 16 bits, for `np.savez`.
 
     Args:
       spread: of the network.
     Returns:
-      "spread:field" -> float16; the scale, which may be small, is float32.
+      "spread:field" -> float32, and float16 for the axes.
     """
-    kinds = {"axes": np.float16, "scale": np.float32, "log_snr": np.float32, "fraction": np.float16}
-    return {SPREAD + name: np.asarray(getattr(spread, name), kinds[name]) for name in _FIELDS}
+    arrays = {name: np.asarray(getattr(spread, name), np.float32) for name in _FIELDS}
+    arrays["axes"] = arrays["axes"].astype(np.float16)
+    return {SPREAD + name: array for name, array in arrays.items()}
 
 
 def unpack_spread(arrays: dict[str, np.ndarray]) -> Spread | None:
