@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import as_function, put, pytree
 from jaxdiff.forward import q_sample
+from jaxdiff.guidance._observed import require_observation
 from jaxdiff.observations import Mask, Observation
 from jaxdiff.prediction import Denoised, x_0_of
 from jaxdiff.schedules import Schedule
@@ -356,10 +357,7 @@ class GivenObservation:
     spread: Spread
 
     def __post_init__(self) -> None:
-        if not isinstance(self.observation, Observation):
-            expected = "an Observation such as observations.mask(y, observed, noise_std)"
-            got = type(self.observation).__name__
-            raise TypeError(f"observation: expected {expected}, got {got}")
+        require_observation(self.observation)
         put(self, denoiser=as_function("denoiser", self.denoiser))
 
     def __call__(self, x_t: jax.Array, t: Any) -> Denoised:

@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 from jaxdiff import _checks, _rows
 from jaxdiff._functions import exactly
-from jaxdiff._operators import BlockMeans, squared_rows
+from jaxdiff._operators import BlockMeans
 from jaxdiff._tree import as_function, put, pytree, static
 from jaxdiff.forward import level
 from jaxdiff.kernels import Kernel, p_mean_variance
@@ -94,7 +93,7 @@ class AnnealedGibbs(Algorithm):
 
         Each is normal with variance 1 + rho^2 gain: (residual [B, M], gain [M]).
         """
-        seen, like = self.observation, jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
+        seen = self.observation
         predicted = jax.vmap(seen.operator)(x)
         weight = jnp.broadcast_to(
             seen.observed.astype(x.dtype) / jnp.asarray(seen.noise_std, x.dtype),
@@ -103,9 +102,9 @@ class AnnealedGibbs(Algorithm):
         y = jnp.asarray(seen.y, x.dtype)
         residual = (weight[None] * (y[None] - predicted)).reshape(len(x), -1)
         if _is_diagonal(seen.operator) if self.diagonal is None else self.diagonal:
-            gain = squared_rows(seen.operator, like) if seen.gain is None else seen.gain
-            return residual, (weight**2 * jnp.asarray(gain, x.dtype)).reshape(-1)
-        _, transpose = jax.vjp(seen.operator, jnp.zeros(like.shape, like.dtype))
+            gain = jnp.asarray(seen.known_gain(x[0]), x.dtype)
+            return residual, (weight**2 * gain).reshape(-1)
+        _, transpose = jax.vjp(seen.operator, jnp.zeros(x.shape[1:], x.dtype))
 
         def column(e: jax.Array) -> jax.Array:
             return (weight * seen.operator(transpose(weight * e)[0])).reshape(-1)
@@ -129,9 +128,8 @@ class AnnealedGibbs(Algorithm):
 
 
 def _is_diagonal(operator: Callable) -> bool:
-    """Whether A A^T is known to be diagonal: masks, block means and the identity."""
-    identity = isinstance(operator, Partial) and operator.func is jnp.asarray
-    return identity or isinstance(operator, Mask | BlockMeans)
+    """Whether A A^T is known to be diagonal: masks, of everything too, and block means."""
+    return isinstance(operator, Mask | BlockMeans)
 
 
 def annealed_gibbs(

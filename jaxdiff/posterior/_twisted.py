@@ -120,9 +120,7 @@ class Twisted(Weighted):
         if self.seen is None:
             return p, tilt(p, carry.guide)
         variance = jnp.broadcast_to(self.conditioner(t, x_t).variance()[None], x_t.shape)
-        given = Denoised(carry.guide, variance=variance)
-        if isinstance(carry.denoised, Denoised):
-            given = given._replace(fraction=carry.denoised.fraction)
+        given = carry.denoised._replace(x_0=carry.guide, variance=variance)
         q = p_given(given, self.schedule, x_t, t, s, variance=self.variance)
         return p, finite_or(q, p)
 

@@ -232,13 +232,10 @@ def calls_of(name: str, problem: Problem, size: Size) -> int:
 
 def size_of(name: str, problem: Problem, *, equal: bool) -> Size:
     """The size that is asked for; or one that costs as much as that does in twisted."""
-    chosen = Size(problem.options.draws, problem.options.rows)
-    if not METHODS[name].weighted:
-        chosen = Size(chosen.systems * chosen.rows, 1) if equal else Size(chosen.systems, 1)
+    chosen, weighted = Size(problem.options.draws, problem.options.rows), METHODS[name].weighted
     if not equal:
-        return chosen
-    one = calls_of(name, problem, Size(1, 1))
-    budget = calls_of("twisted", problem, Size(problem.options.draws, problem.options.rows))
-    if METHODS[name].weighted:
-        return Size(chosen.systems, max(2, budget // (one * chosen.systems)))
-    return Size(max(2, budget // one), 1)
+        return chosen if weighted else Size(chosen.systems, 1)
+    one, budget = calls_of(name, problem, Size(1, 1)), calls_of("twisted", problem, chosen)
+    if not weighted:
+        return Size(max(2, budget // one), 1)
+    return Size(chosen.systems, max(2, budget // (one * chosen.systems)))
