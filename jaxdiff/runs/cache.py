@@ -7,7 +7,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdiff import training
+from jaxdiff.training import hosts
 
 MOST_BYTES = 2**32  # of one folder of parts: beyond it the oldest are deleted
 
@@ -32,22 +33,46 @@ def resumable(
     Args:
       paths: the file of each part, .npz or .json; None for a part that is not kept.
       make: numbers of missing parts, at most at_once -> for each a dict of arrays; for .json a dict
-        of values that JSON can hold.
+        of values that JSON can hold. With several processes, each makes its share of the parts.
       at_once: how many parts are made together.
       name: of the progress bar, "" for none.
     Returns:
       The parts, in order.
     """
-    parts = [None if path is None else read(path) for path in paths]
+    first = hosts.is_first()
+    parts = [None if path is None or not first else read(path) for path in paths]
+    kept = hosts.from_first([i for i, part in enumerate(parts) if part is not None])
+    for i, part in zip(kept, _from_first(parts[i] for i in kept), strict=True):
+        parts[i] = part
     missing = [i for i, part in enumerate(parts) if part is None]
     groups = [missing[n : n + at_once] for n in range(0, len(missing), at_once)]
-    for numbers in tqdm(groups, desc=name, disable=not name or len(groups) < 2):
-        for i, part in zip(numbers, make(numbers), strict=True):
-            path = paths[i]
-            parts[i] = part if path is None else write(path, part)
+    rank, world = jax.process_index(), jax.process_count()
+    rounds = [groups[n : n + world] for n in range(0, len(groups), world)]
+    quiet = not name or len(rounds) < 2 or not first
+    for numbers in tqdm(rounds, desc=name, disable=quiet):
+        made = make(numbers[rank]) if rank < len(numbers) else []
+        for theirs, found in zip(numbers, _of_every_process(made), strict=False):
+            for i, part in zip(theirs, found, strict=True):
+                path = paths[i]
+                parts[i] = part if path is None else write(path, part)
     for folder in {path.parent for path in paths if path is not None and missing}:
         trim(folder)
     return [part for part in parts if part is not None]
+
+
+def _of_every_process(made: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
+    """The parts that each process has made; the first process writes them."""
+    if jax.process_count() == 1:
+        return [made]
+    return [hosts.unpacked(payload) for payload in hosts.gather(hosts.packed(made))]
+
+
+def _from_first(parts: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """The parts that the first process has read."""
+    found = [part for part in parts if part is not None]
+    if jax.process_count() == 1:
+        return found
+    return hosts.unpacked(hosts.gather(hosts.packed(found) if hosts.is_first() else b"")[0])
 
 
 def digest(settings: Any, arrays: Any = None) -> str:

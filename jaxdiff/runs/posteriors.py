@@ -208,7 +208,8 @@ def _program(run: loading.Run, problem: Problem, name: str, size: Size) -> Any:
             "lineages": samples.lineages[-1]
         }
 
-    return jax.pmap(jax.vmap(one, in_axes=(None, 0, 0, 0)), in_axes=(None, 0, 0, 0))
+    axes = (None, 0, 0, 0)
+    return jax.pmap(jax.vmap(one, in_axes=axes), in_axes=axes, devices=jax.local_devices())
 
 
 def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) -> str:

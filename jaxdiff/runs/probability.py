@@ -157,7 +157,7 @@ class Estimators:
         def chunk(params: Any, key: jax.Array, x: jax.Array) -> Any:
             return function(self.run.trained.with_params(params).denoiser(), key, x)
 
-        return jax.pmap(chunk, in_axes=(None, 0, 0))
+        return jax.pmap(chunk, in_axes=(None, 0, 0), devices=jax.local_devices())
 
     def path(
         self, name: str, n: int, *, x_0: np.ndarray | None, num: int, size: int, settings: Any

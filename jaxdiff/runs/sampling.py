@@ -99,7 +99,7 @@ def generate(
     def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
         (n,) = numbers
         first = jnp.arange(starts[n], starts[n] + whole, per_device)
-        trajectory = mapped(trained.params, first, training.shard(given[n], num_devices))
+        trajectory = mapped(trained.params, first, training.split(given[n], num_devices))
         states = np.asarray(trajectory).reshape(-1, whole, *event)
         require_finite(states[-1])
         return [{"x": states if n == 0 else states[-1:]}]
@@ -161,4 +161,6 @@ def program(
         every = len(ts) - 1 if save_every is None else save_every
         return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
 
-    return jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1)
+    return jax.pmap(
+        chunk, in_axes=(None, 0, 0), out_axes=1, devices=jax.local_devices()
+    )

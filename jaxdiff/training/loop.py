@@ -1,5 +1,6 @@
 """The training loop: updates on all devices, until the last one or until the user stops it."""
 
+import collections
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,8 +10,18 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from jaxdiff.training.state import pmap_step, replicate, shard, unreplicate
+from jaxdiff.training import hosts
+from jaxdiff.training.state import map_step, replicate, shard, unreplicate
 from jaxdiff.training.watch import Watch
+
+
+# Updates that may be under way at once. CPU devices that wait for each other in many updates run out
+# of threads; an accelerator always has the next one to begin with.
+UNDER_WAY = {"cpu": 1}
+ELSEWHERE = 3
+
+# With several processes, all of them ask each other at every so many steps whether to stop.
+STOP_EVERY = 10
 
 
 class Stop:
@@ -91,6 +102,7 @@ def fit(
     num_steps: int,
     *,
     devices: Sequence[jax.Device] | None = None,
+    sharded: bool = False,
     after: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     name: str = "training",
@@ -102,7 +114,8 @@ def fit(
       state: the state to go on from, as `init_state` makes it.
       batch: step -> batch, a function of the step alone, so that a run can go on.
       num_steps: number of updates, including those that the state has had.
-      devices: all local devices if None.
+      devices: all devices of all processes if None.
+      sharded: whether the optimiser's state and the average are divided over the devices.
       after: called with the Progress after each update, to log, evaluate and save.
       stop: from `stopping`; without it a signal interrupts the loop in the usual way.
       name: of the progress bar.
@@ -111,15 +124,16 @@ def fit(
     Raises:
       ValueError: the number of rows of a batch is not a multiple of the number of devices.
     """
-    devices = jax.local_devices() if devices is None else devices
-    update, replicated = pmap_step(step, devices), replicate(state, devices)
+    devices = jax.devices() if devices is None else devices
+    update = map_step(step, devices, sharded=sharded)
+    replicated = replicate(state, devices, sharded=sharded)
     return unreplicate(
         run_updates(
             update,
             replicated,
             batch,
             range(int(state.step), num_steps),
-            num_devices=len(devices),
+            devices=devices,
             after=after,
             stop=stop,
             name=name,
@@ -133,7 +147,7 @@ def run_updates(
     batch: Callable[[int], Any],
     steps: range,
     *,
-    num_devices: int,
+    devices: Sequence[jax.Device],
     after: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     name: str = "training",
@@ -141,33 +155,43 @@ def run_updates(
     """Run a mapped update on a state that is on the devices already. See `fit`.
 
     Args:
-      update: what `pmap_step` returns, perhaps compiled; it donates the state.
+      update: what `map_step` returns, perhaps compiled; it donates the state.
       replicated: the state on all devices, as `replicate` makes it.
       batch: step -> batch.
       steps: numbers of the updates.
-      num_devices: number of devices of the update.
+      devices: those of the update.
       after: called with the Progress after each update.
       stop: from `stopping`.
       name: of the progress bar.
     Returns:
       The last state, on all devices.
     """
-    metrics: dict[str, jax.Array] = {}
+    most = UNDER_WAY.get(devices[0].platform, ELSEWHERE)
+    under_way: collections.deque[Any] = collections.deque()
     bar = tqdm(total=steps.stop, initial=steps.start, unit="step", desc=name)
     with bar, Watch() as watch:
         for n in steps:
-            rows = shard(batch(n), num_devices)
-            # The batch is made while the last update still runs. The next update waits for its end,
-            # because CPU devices that wait for each other in many updates run out of threads.
-            jax.block_until_ready(metrics)
-            watch(f"step {n + 1} of {steps.stop} on {num_devices} devices")
+            # The batch is made and sent while the updates before it still run.
+            watch(f"the batch of step {n + 1}")
+            rows = shard(batch(n), devices)
+            watch(f"step {n + 1} of {steps.stop} on {len(devices)} devices")
+            while len(under_way) >= most:
+                jax.block_until_ready(under_way.popleft())
             replicated, metrics = update(replicated, rows)
+            under_way.append(metrics)
             bar.update()
             # Read once: a later signal counts for the next step.
-            stopped = stop is not None and stop.asked
+            stopped = stop is not None and _asked(stop, n + 1)
             if after is not None:
                 after(Progress(n + 1, steps.stop, metrics, stopped, replicated, watch, bar))
             if stopped:
                 break
-        jax.block_until_ready(metrics)
+        jax.block_until_ready(list(under_way))
     return replicated
+
+
+def _asked(stop: Stop, step: int) -> bool:
+    """Whether to stop after this step: for several processes the same answer on each of them."""
+    if jax.process_count() == 1:
+        return stop.asked
+    return step % STOP_EVERY == 0 and hosts.any_of(stop.asked)
