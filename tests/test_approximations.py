@@ -124,7 +124,7 @@ def test_dps_steps_land_near_the_observation(family: str) -> None:
 # --- clean data near the state ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_steps", [1, 6])
+@pytest.mark.parametrize("num_steps", [slow(1), 6])
 def test_daps_is_exact_on_isotropic_data(num_steps: int) -> None:
     """One denoising step and r_t of the data: the posterior at any number of steps (Monte Carlo: 4.5 errors)."""
     kernel = posterior.daps(

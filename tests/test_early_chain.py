@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 from jax.scipy.special import logsumexp
 from jax.tree_util import Partial
 from scipy import stats
@@ -24,7 +25,9 @@ SCHEDULE = jd.schedules.cosine(
 )  # as much signal as noise where the reverse process starts
 MEAN, VARIANCE, X_0 = 0.4, 1.7, 1.3
 ROWS = 4000
-ENDS = pytest.mark.parametrize("end", [0.0, 0.05])  # the data themselves, or noise left
+# The data themselves, or noise left.
+ENDS = pytest.mark.parametrize("end", [0.0, 0.05])
+MOST = pytest.mark.parametrize("end", [slow(0.0), 0.05])
 
 
 def gaussian() -> jd.oracles.GaussianMixture:
@@ -119,7 +122,7 @@ def test_the_chains_law_is_its_recursion(end: float, x64: None) -> None:
     )  # rounding
 
 
-@ENDS
+@MOST
 def test_the_bounds_have_their_exact_means(end: float, x64: None) -> None:
     """The terms one by one, a random term weighed by its probability, and whole paths."""
     chain, x_0 = early_chain(end), repeated()
@@ -144,7 +147,7 @@ def test_terms_have_noises_of_their_own() -> None:
     )  # Monte Carlo
 
 
-@ENDS
+@MOST
 def test_the_bounds_hold_the_exact_law(end: float, x64: None) -> None:
     """Both directions: E[w] = p for data of the model, E[1 / w] = 1 / p along its own paths, which make its law."""
     chain = early_chain(end)

@@ -294,7 +294,7 @@ def test_the_first_row_follows_the_path(name: str) -> None:
     assert samples.lineages[-1] < 6  # the others are resampled
 
 
-@pytest.mark.parametrize("name", ["spread", slow("gradient"), slow("tilted"), "mcgdiff"])
+@pytest.mark.parametrize("name", ["spread", *map(slow, ("gradient", "tilted", "mcgdiff"))])
 def test_a_path_of_a_run_has_the_weight_of_that_run(name: str) -> None:
     """Beside other rows, without resampling; the last state is where the step to it leads. Rounding."""
     data, ts = asymmetric_mixture(), jd.grids.uniform(6)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import crossed
+from helpers import crossed, slow
 from jax.extend.core import jaxprs_in_params
 
 from jaxdiff import models
@@ -86,7 +86,7 @@ def test_unet_shapes(event_shape: tuple[int, int, int], patch: int, learned_vari
     assert (out.shape, out.dtype) == ((3, *event_shape[:2], channels), jnp.float32)
 
 
-@pytest.mark.parametrize("event_shape", [(8, 8, 1), (5, 7, 3)])
+@pytest.mark.parametrize("event_shape", [slow((8, 8, 1)), (5, 7, 3)])
 def test_unet_of_levels(event_shape: tuple[int, int, int]) -> None:
     """Logits for each component, of an image that is seen through Fourier features too; rows stay apart."""
     model = make("unet", patch=2, num_levels=17, level_features=4, fourier=(2, 5))
@@ -669,7 +669,7 @@ def test_a_label_needs_classes() -> None:
         model.apply(params, x, t, jnp.zeros(4, int))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", slow("float64")])
 @pytest.mark.parametrize(
     "options", [{}, {"num_classes": 3, "learned_variance": True, "dropout": 0.3}]
 )

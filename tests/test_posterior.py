@@ -75,11 +75,12 @@ def test_what_is_replaced_is_checked() -> None:
 
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
-RUNS = [(name, "zero_terminal") for name in POSTERIORS if name not in SLOW] + [
+QUICK = ("twisted", "composed", "split_gibbs", "annealed_gibbs")
+RUNS = [(name, "zero_terminal") for name in QUICK] + [
     slow(name, family)
     for name in POSTERIORS
     for family in ("edm", "rectified_flow", "zero_terminal")
-    if (name, family) != ("tilted", "edm") and (name in SLOW or family != "zero_terminal")
+    if (name, family) != ("tilted", "edm") and (name not in QUICK or family != "zero_terminal")
 ]
 
 
@@ -475,17 +476,17 @@ def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, varian
     denoiser = jd.oracles.gaussian(jnp.zeros(1), jnp.ones(1)).denoiser(schedule)
     seen = observations.noisy(jnp.ones(1), 1.0)
     kernel = posterior.tilted(denoiser, schedule, seen, power=power)
-    x = jd.prior_sample(jax.random.key(0), schedule, (20_000, 1))
+    x = jd.prior_sample(jax.random.key(0), schedule, (8_000, 1))
     samples = jd.sample(jax.random.key(1), kernel, x, jd.grids.uniform(1000))
-    # Monte Carlo: standard errors .004 and .004.
-    np.testing.assert_allclose([samples.x.mean(), samples.x.var()], [mean, variance], atol=0.015)
+    # Monte Carlo: standard errors .007 and .006.
+    np.testing.assert_allclose([samples.x.mean(), samples.x.var()], [mean, variance], atol=0.025)
     if power is None:
         weights = jax.nn.softmax(samples.log_weights)
         first = weights @ samples.x[:, 0]
         np.testing.assert_allclose(
-            [first, weights @ (samples.x[:, 0] - first) ** 2], [0.5, 0.5], atol=0.03
+            [first, weights @ (samples.x[:, 0] - first) ** 2], [0.5, 0.5], atol=0.05
         )
-        np.testing.assert_allclose(samples.log_evidence, -0.25 - 0.5 * np.log(4 * np.pi), atol=0.05)
+        np.testing.assert_allclose(samples.log_evidence, -0.25 - 0.5 * np.log(4 * np.pi), atol=0.08)
 
 
 # --- limits and identities -----------------------------------------------------------------------------------------------

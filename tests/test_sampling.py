@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import asymmetric_mixture, rejects, z_scores
+from helpers import asymmetric_mixture, rejects, slow, z_scores
 from jax.tree_util import Partial
 from scipy import stats
 
@@ -155,7 +155,7 @@ def tempered(exponent: float) -> jd.Kernel:
     return jd.Kernel(Partial(lambda x, t: ()), Partial(step))
 
 
-@pytest.mark.parametrize("resample", [None, 0.5, 0.9, 2.0])
+@pytest.mark.parametrize("resample", [None, 0.5, slow(0.9), slow(2.0)])
 def test_evidence_of_a_gaussian_integral(resample: float | None) -> None:
     """E exp(-a x^2) for x ~ N(0, 1) is (1 + 2 a)^(-1/2), and the weighted second moment is 1 / (1 + 2 a)."""
     exponent, evidences, seconds = 1.5, [], []

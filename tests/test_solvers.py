@@ -244,7 +244,7 @@ def test_moments_of_the_exponential_weight(x64: None) -> None:
     crossed(
         ["ddim", "dpmpp_2s", "dpmpp_2m", "unipc_2"],
         ["linear", "edm", "rectified_flow"],
-        quick=lambda *case: case in {("ddim", "rectified_flow"), ("unipc_2", "rectified_flow")},
+        quick=lambda *case: case == ("unipc_2", "rectified_flow"),
     ),
 )
 def test_encoding_and_decoding_is_the_identity_to_the_order(
@@ -368,7 +368,7 @@ STOCHASTIC = {
     crossed(
         STOCHASTIC,
         ["linear", "edm"],
-        quick=lambda case, name: name == "linear" and case != "euler_maruyama",
+        quick=lambda case, name: name == "linear" and case in ("corrected", "sde_dpmpp_3m"),
     ),
 )
 def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
@@ -378,7 +378,7 @@ def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
     assert np.abs(moment_z_scores(x, mixture)).max() < 5
 
 
-@pytest.mark.parametrize("predictor", ["unipc_2", "dpmpp_3m", "ddim"])
+@pytest.mark.parametrize("predictor", ["unipc_2", slow("dpmpp_3m"), slow("ddim")])
 def test_a_correction_stays_whatever_the_predictor_remembers(predictor: str) -> None:
     """From one and the same state, Langevin steps spread the rows to the data's law, also under a kernel with a memory
     of its own states."""
@@ -474,7 +474,8 @@ def multistep(broken: str) -> Callable:
 
 
 @pytest.mark.parametrize(
-    "broken", ["history in the wrong order", "t and s swapped", "half the second moment"]
+    "broken",
+    ["history in the wrong order", *map(slow, ("t and s swapped", "half the second moment"))],
 )
 def test_orders_reject_broken_multistep_methods(broken: str, x64: None) -> None:
     found = slope("linear", multistep(broken))
@@ -505,7 +506,7 @@ def test_rows_reject_a_batch_coupled_corrector() -> None:
     crossed(
         ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"],
         ["cosine", "edm", "rectified_flow"],
-        quick=lambda kernel_name, name: name == "cosine" and kernel_name != "unipc_3",
+        quick=lambda kernel_name, name: name == "cosine" and kernel_name in ("heun", "dpmpp_2s"),
     ),
 )
 def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -> None:
@@ -593,7 +594,7 @@ def test_traced_options_compile_once() -> None:
         assert len(traces) == 1
 
 
-@pytest.mark.parametrize("kernel_name", ["ddim", "unipc_3", "heun_churn"])
+@pytest.mark.parametrize("kernel_name", [slow("ddim"), "unipc_3", slow("heun_churn")])
 def test_programs_do_not_grow_with_the_number_of_steps(kernel_name: str) -> None:
     """XLA's own account: temporaries and program text of 1000 steps are those of 10; only the grid is longer."""
     denoiser, schedule = oracle("linear")

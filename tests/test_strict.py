@@ -18,7 +18,11 @@ HALF = np.float64(0.5)
 X = np.array([[0.5, -1.0], [1.0, 0.0]], np.float32)
 
 
-@pytest.fixture(params=[False, True], ids=["float32", "float32 where float64 exists"], autouse=True)
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["float32", "float32 where float64 exists"],
+    autouse=True,
+)
 def strict(request: pytest.FixtureRequest) -> Any:
     with jax.enable_x64(request.param), jax.numpy_dtype_promotion("strict"):
         yield

@@ -184,7 +184,7 @@ OWN = {
 }
 
 
-@pytest.mark.parametrize("kind", ["toy", "conditional", slow("levels"), slow("learned variance")])
+@pytest.mark.parametrize("kind", ["toy", *map(slow, ("conditional", "levels", "learned variance"))])
 def test_a_notebook_draws_from_a_run_of_its_own(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,8 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
+    "repaint",
+    "mixed",
     "twisted_spread",
     "twisted_by_mmps",
     "twisted_by_midpoint",
