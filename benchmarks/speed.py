@@ -111,10 +111,10 @@ def jax_train() -> Callable[[], None]:
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
         return jd.losses.simple(rows.keys, Partial(model.apply, params), SCHEDULE, x_0)
 
-    compiled = training.pmap_step(training.make_step(loss, optimizer))
+    compiled = training.map_step(training.make_step(loss, optimizer))
     box = [training.replicate(training.init_state(jax.random.key(1), params, optimizer), devices)]
     x_0 = np.random.default_rng(0).uniform(-1, 1, (BATCH, *SHAPE)).astype(np.float32)
-    batch = training.shard(x_0, len(devices))
+    batch = training.shard(x_0, devices)
 
     def run() -> None:
         box[0], metrics = compiled(box[0], batch)

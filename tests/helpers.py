@@ -176,7 +176,8 @@ def build(root: Path, name: str, features: dict, splits: dict[str, list[dict]]) 
 class ProgramsOnSeveralDevices(logging.Filter):
     """Lists the programs on several devices that are no mapped functions: operations on an array that lies on them.
 
-    JAX logs every program that it compiles. A mapped function is called `_fun` there, an operation has its own name.
+    JAX logs every program that it compiles. A mapped function is called `_fun` there, a mapped
+    step `mapped`; an operation has its own name.
     """
 
     def __enter__(self) -> list[str]:
@@ -194,7 +195,7 @@ class ProgramsOnSeveralDevices(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         program = re.match(r"Compiling jit\((\w+)\)", message)
-        if program and program[1] != "_fun" and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message):
+        if program and program[1] not in ("_fun", "mapped") and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message):
             outside = re.compile(r"/(jax|logging)/|/helpers\.py$")
             caller = [
                 frame for frame in traceback.extract_stack() if not outside.search(frame.filename)

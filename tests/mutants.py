@@ -662,6 +662,6 @@ PLUMBING = {
     "kernels": ("no_weight", "without_memory"),
     "observations": ("log_likelihoods",),
     "prediction": ("x_0_of",),
-    "training": ("init_state", "pmap_step", "read_log", "replicate", "unreplicate", "write_json"),
+    "training": ("init_state", "map_step", "read_log", "replicate", "unreplicate", "write_json"),
     "zoo": ("read",),
 }

@@ -51,10 +51,10 @@ def test_a_donated_state_takes_no_copy_along() -> None:
             lambda leaf: leaf + total if leaf.dtype == jnp.float32 else leaf, state
         ), total
 
-    update, before = training.pmap_step(step), tree()
+    update, before = training.map_step(step), tree()
     state = training.replicate(before, jax.devices())
     taken = training.unreplicate(state)
-    after, total = update(state, np.ones((len(jax.devices()), 2), np.float32))
+    after, total = update(state, np.ones(2 * len(jax.devices()), np.float32))
     assert all(
         leaf.is_deleted() for leaf in jax.tree.leaves(state)
     )  # donated, or the test shows nothing
@@ -96,9 +96,9 @@ def update(tree, x):
 
 devices = jax.local_devices()
 assert len(devices) == 4
-mapped = training.pmap_step(update, devices)
+mapped = training.map_step(update, devices)
 state = training.replicate({f"p{i}": jnp.zeros((32, 32)) + i for i in range(300)}, devices)
-x = np.random.default_rng(0).normal(size=(4, 256, 256)).astype(np.float32) / 16
+x = np.random.default_rng(0).normal(size=(4 * 256, 256)).astype(np.float32) / 16
 for _ in range(int(sys.argv[1])):
     state, change = mapped(state, x)
     training.unreplicate(state)
@@ -136,7 +136,7 @@ def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores() -> No
 
 
 def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> None:
-    with Watch(patience=0.2) as watch:
+    with Watch(news=0.2) as watch:
         watch("the quick step")
         watch("step 3 of 8 on 4 devices")
         time.sleep(0.5)

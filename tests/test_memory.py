@@ -153,8 +153,8 @@ def test_the_program_that_is_asked_for_its_memory_is_the_one_that_runs() -> None
         if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
-    state, batch = training.replicate(jnp.zeros(3), devices), np.ones((2, 5), np.float32)
-    update = memory.fitting(training.pmap_step(step, devices), state, batch, devices=devices)
+    state, batch = training.replicate(jnp.zeros(3), devices), np.ones(10, np.float32)
+    update = memory.fitting(training.map_step(step, devices), state, batch, devices=devices)
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         state, _ = update(state, batch)

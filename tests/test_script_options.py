@@ -402,7 +402,7 @@ class Broken:
 
     @staticmethod
     def division() -> None:
-        training.shard(np.zeros((4, 2)), 0)
+        training.split(np.zeros((4, 2)), 0)
 
 
 @pytest.mark.parametrize("name", [name for name in vars(Broken) if not name.startswith("_")])

@@ -63,10 +63,10 @@ def run(num_devices: int, steps: range, state: Any = None) -> tuple[Any, list[fl
     state = (
         training.init_state(jax.random.key(1), make_params(), OPTIMIZER) if state is None else state
     )
-    update = training.pmap_step(training.make_step(LOSS, OPTIMIZER), jax.devices()[:num_devices])
+    update = training.map_step(training.make_step(LOSS, OPTIMIZER), jax.devices()[:num_devices])
     replicated, losses = training.replicate(state, jax.devices()[:num_devices]), []
     for n in steps:
-        replicated, metrics = update(replicated, training.shard(batch(n), num_devices))
+        replicated, metrics = update(replicated, training.shard(batch(n), jax.devices()[:num_devices]))
         losses.append(float(metrics["loss"]))
     assert_same_on_every_device((replicated, metrics))
     return training.unreplicate(replicated), losses
@@ -91,8 +91,8 @@ def test_gradients_themselves_agree() -> None:
     state = training.init_state(jax.random.key(1), make_params(), optax.sgd(1.0))
     moved = []
     for n in (1, 2, 4):
-        update = training.pmap_step(training.make_step(LOSS, optax.sgd(1.0)), jax.devices()[:n])
-        after, _ = update(training.replicate(state, jax.devices()[:n]), training.shard(batch(0), n))
+        update = training.map_step(training.make_step(LOSS, optax.sgd(1.0)), jax.devices()[:n])
+        after, _ = update(training.replicate(state, jax.devices()[:n]), training.shard(batch(0), jax.devices()[:n]))
         moved.append(jax.tree.map(jnp.subtract, state.params, training.unreplicate(after).params))
     for other in moved[1:]:
         chex.assert_trees_all_close(
@@ -103,10 +103,10 @@ def test_gradients_themselves_agree() -> None:
 def test_training_lowers_the_loss() -> None:
     optimizer = training.make_optimizer(0.05, num_steps=100, warmup=3)
     state = training.init_state(jax.random.key(1), make_params(), optimizer)
-    update = training.pmap_step(training.make_step(LOSS, optimizer), jax.devices()[:2])
+    update = training.map_step(training.make_step(LOSS, optimizer), jax.devices()[:2])
     replicated, losses = training.replicate(state, jax.devices()[:2]), []
     for _ in range(100):
-        replicated, metrics = update(replicated, training.shard(batch(0, 64), 2))
+        replicated, metrics = update(replicated, training.shard(batch(0, 64), jax.devices()[:2]))
         losses.append(float(metrics["loss"]))
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
 
@@ -130,11 +130,11 @@ def test_memory_is_one_on_any_number_of_devices() -> None:
         memory = jd.losses.term_history(3, size=2)
         state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER, memory)
         update, replicated = (
-            training.pmap_step(step, jax.devices()[:n]),
+            training.map_step(step, jax.devices()[:n]),
             training.replicate(state, jax.devices()[:n]),
         )
         for k in range(4):
-            replicated, _ = update(replicated, training.shard(batch(k), n))
+            replicated, _ = update(replicated, training.shard(batch(k), jax.devices()[:n]))
         assert_same_on_every_device(replicated.memory)
         histories.append(training.unreplicate(replicated).memory)
     assert int(histories[0].counts.sum()) == 4 * 8
@@ -199,10 +199,10 @@ def test_average_warms_up() -> None:
     step = training.make_step(
         lambda params, rows, batch: params["w"] * jnp.ones(len(batch)), optax.sgd(1.0)
     )
-    update = training.pmap_step(step, jax.devices()[:1])
+    update = training.map_step(step, jax.devices()[:1])
     replicated, expected = training.replicate(state, jax.devices()[:1]), 0.0
     for n in range(30):
-        replicated, _ = update(replicated, jnp.zeros((1, 2)))
+        replicated, _ = update(replicated, jnp.zeros(2))
         decay = min(0.9995, (1 + n) / (10 + n))
         expected = decay * expected + (1 - decay) * -(n + 1)
         np.testing.assert_allclose(replicated.ema_params["w"], expected, rtol=1e-5)
@@ -622,7 +622,7 @@ def test_an_error_without_a_message_is_passed_over_too(
 
 
 BAD = {
-    "uneven batch": (lambda: training.shard(np.zeros((5, 2)), 2), ValueError, "batch: expected a multiple of 2 devices, got 5 rows"),
+    "uneven batch": (lambda: training.shard(np.zeros((5, 2)), jax.devices()[:2]), ValueError, "batch: expected a multiple of 2 devices, got 5 rows"),
     "old key": (lambda: training.init_state(jax.random.PRNGKey(0), {}, OPTIMIZER), TypeError, "key: expected a typed key"),
     "decay": (lambda: training.make_step(LOSS, OPTIMIZER, ema_decay=1.0), ValueError, r"ema_decay: expected a decay in \[0, 1\)"),
     "drop": (lambda: training.denoising_loss(apply, COSINE, label_drop=2.0), ValueError, "label_drop: expected a probability"),

@@ -4,11 +4,13 @@ This module imports nothing that is heavy: the process is set up before jax is i
 """
 
 import importlib
+import os
 import shlex
 import sys
 from pathlib import Path
 
 from jaxdiff._extras import needs
+from jaxdiff.cli import distributed
 from jaxdiff.cli.process import set_up
 
 __all__ = ["COMMANDS", "main", "set_up"]
@@ -47,24 +49,38 @@ def main(command: str | None = None) -> None:
     if command not in COMMANDS:
         print(f"error: there is no command {command!r}\n\n{usage()}", file=sys.stderr)
         sys.exit(2)
+    try:
+        processes, arguments = distributed.take(arguments)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if processes.distributed and processes.process_id != 0:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # tqdm reads it when it is imported
     set_up()
-    run(command, arguments, prog=prog)
+    run(command, arguments, prog=prog, processes=processes)
 
 
-def run(command: str, arguments: list[str], *, prog: str) -> None:
+def run(
+    command: str,
+    arguments: list[str],
+    *,
+    prog: str,
+    processes: distributed.Processes | None = None,
+) -> None:
     """Run a command in a process that is set up.
 
     Args:
       command: its name.
       arguments: its options, as they were typed.
       prog: what the help calls the program.
+      processes: the options of several processes, and the patience.
     """
+    processes = distributed.take([])[0] if processes is None else processes
     try:
         tyro = needs("tyro", extra="cli")
         from jaxdiff.cli.errors import one_line_errors
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
-    with one_line_errors():
+    with distributed.joined(processes), one_line_errors(processes.patience):
         module = importlib.import_module(f"jaxdiff.cli.{command}")
         if hasattr(module, "parse"):
             options = module.parse(arguments, prog)
@@ -84,7 +100,8 @@ def usage() -> str:
     """
     lines = [f"  {name:12} {text}" for name, text in COMMANDS.items()]
     head = "usage: jaxdiff COMMAND [OPTIONS]\n\nDiffusion models, proved against exact answers.\n"
-    return "\n".join([head, *lines, "\njaxdiff COMMAND --help shows the options of a command."])
+    foot = "\njaxdiff COMMAND --help shows the options of a command."
+    return "\n".join([head, *lines, foot, distributed.HELP])
 
 
 def typed() -> str:

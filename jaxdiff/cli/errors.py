@@ -11,7 +11,9 @@ import jax
 
 import jaxdiff as jd
 from jaxdiff import training
+from jaxdiff.cli import distributed
 from jaxdiff.runs import memory
+from jaxdiff.training import watch
 
 PACKAGE = Path(jd.__file__).resolve().parent
 CHECKOUT = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else PACKAGE
@@ -20,11 +22,14 @@ NOT_YOURS = "this is a fault of jaxdiff and not yours: please report it with the
 
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(patience: float = distributed.PATIENCE) -> Iterator[None]:
     """Print what the user can mend in one line, and any other error with its traceback.
+
+    The program ends as well where it waits for longer than `patience` seconds.
 
     JAXDIFF_TRACEBACK=1 shows the traceback of every error.
     """
+    watch.patience = patience
     try:
         with memory.in_words():
             yield
@@ -35,6 +40,10 @@ def one_line_errors() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)  # what a shell calls SIGPIPE
     except Exception as error:
+        if jax.process_count() > 1 and isinstance(error, jax.errors.JaxRuntimeError):
+            error = ConnectionError(
+                f"another process has ended or does not answer: {training.first_line(error)}"
+            )
         if not is_the_users(error):
             error.add_note(NOT_YOURS)
             raise

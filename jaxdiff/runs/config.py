@@ -122,6 +122,11 @@ class Config:
     and falls to the new end."""
     batch_size: int = 128
     """Examples in an update, over all devices."""
+    accumulate: int = 1
+    """Parts that a device's examples are taken in, one after the other: less memory, the same
+    gradient."""
+    shard_state: bool = False
+    """Divide the optimiser's state and the moving average over the devices: less memory on each."""
     seed: int = 0
     """Seed of everything random in the run."""
     conditional: bool = True

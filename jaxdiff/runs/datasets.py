@@ -65,15 +65,18 @@ class Dataset:
         return self.examples(split, slice(num))
 
     def batches(
-        self, batch_size: int, seed: int
+        self, batch_size: int, seed: int, *, rank: int | None = None, world: int | None = None
     ) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
-        """The batch of each step, a function of (seed, step) alone, so a run can be resumed."""
+        """The batch of each step, a function of (seed, step) alone, so a run can be resumed.
+
+        A process has its own rows of it: the part `rank` of `world`, by default of all processes.
+        """
         batches = data.batches(
             self.splits["train"],
             batch_size=batch_size,
             seed=seed,
-            rank=jax.process_index(),
-            world=jax.process_count(),
+            rank=jax.process_index() if rank is None else rank,
+            world=jax.process_count() if world is None else world,
         )
 
         def batch(step: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -18,6 +18,8 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "steps": (True, "the learning rate is that of a run of the new length"),
     "log_every": (True, "the updates do not depend on it"),
     "eval_every": (True, "the updates do not depend on it"),
+    "accumulate": (True, "the gradient is the same, up to the order of a sum"),
+    "shard_state": (True, "the updates do not depend on it"),
     "label_drop": (True, "the parameters keep their places and their meaning"),
     "network.dropout": (True, "the parameters keep their places and their meaning"),
     "optimizer": (True, "Adam's moments and the moving average are kept, whatever the rates"),

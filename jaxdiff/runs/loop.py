@@ -73,21 +73,23 @@ def loop(
     checkpoints: training.Checkpoints,
 ) -> training.TrainState:
     """Run the updates from the state's step on; log, evaluate and save; return the saved state."""
-    devices, first = jax.local_devices(), int(state.step)
+    devices, first = jax.devices(), int(state.step)
     batch = dataset.batches(config.batch_size, config.seed)
     # An uneven batch is refused before anything is written.
-    example = training.shard(batch(first), len(devices))
+    example = training.shard(batch(first), devices)
     step = training.make_step(
         build.make_loss(config, model, dataset),
         build.make_optimizer(config),
         ema_decay=config.optimizer.ema_decay,
         remember=jd.losses.record_terms if build.remembers(config) else None,
+        accumulate=config.accumulate,
     )
-    replicated, evaluate = training.replicate(state, devices), held_out_loss(config, dataset, model)
+    replicated = training.replicate(state, devices, sharded=config.shard_state)
+    evaluate = held_out_loss(config, dataset, model)
     with training.Watch() as watch:
         watch("the program of an update, which is compiled")
-        mapped = training.pmap_step(step, devices)
-        update = memory.fitting(mapped, replicated, example, devices=devices)
+        mapped = training.map_step(step, devices, sharded=config.shard_state)
+        update = memory.fitting(mapped, replicated, example, devices=jax.local_devices())
     folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:
@@ -97,7 +99,7 @@ def loop(
             replicated,
             batch,
             range(first, config.steps),
-            num_devices=len(devices),
+            devices=devices,
             after=keep,
             stop=stop,
             name=config.run.name,

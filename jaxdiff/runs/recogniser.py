@@ -123,5 +123,5 @@ def fit(
     devices = jax.local_devices()[: len(images)]  # at least one image for each
     size = max(1, min(at_once(BATCH, images), len(images)) // len(devices)) * len(devices)
     step = training.make_step(loss, optimizer, ema_decay=0.995)
-    batch = dataset.batches(size, 0)
+    batch = dataset.batches(size, 0, rank=0, world=1)  # each process trains its own, the same
     return training.fit(step, state, batch, steps, devices=devices, name="classifier")

@@ -1,4 +1,4 @@
-"""Training: the state, one pmapped step, verified checkpoints and the folder of a run."""
+"""Training: the state, one step mapped over devices, verified checkpoints and the folder of a run."""
 
 from jaxdiff._extras import needs
 
@@ -19,12 +19,14 @@ from jaxdiff.training.state import (
     AXIS,
     RememberingState,
     Rows,
+    Step,
     TrainState,
     init_state,
     make_step,
-    pmap_step,
+    map_step,
     replicate,
     shard,
+    split,
     unreplicate,
 )
 from jaxdiff.training.watch import Watch
@@ -36,6 +38,7 @@ __all__ = [
     "Progress",
     "RememberingState",
     "Rows",
+    "Step",
     "Stop",
     "TrainState",
     "Watch",
@@ -50,11 +53,12 @@ __all__ = [
     "lock",
     "make_optimizer",
     "make_step",
-    "pmap_step",
+    "map_step",
     "read_log",
     "replicate",
     "run_updates",
     "shard",
+    "split",
     "stopping",
     "unreplicate",
     "write_json",

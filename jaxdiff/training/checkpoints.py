@@ -16,8 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from jaxdiff.training import hosts, plain
 from jaxdiff.training.run import first_line
+from jaxdiff.training.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +28,9 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """The checkpoints of one run: saved in the background, the newest two and the best kept.
 
-    One process writes to a folder (`training.lock`); any number may read beside it.
+    One program writes to a folder (`training.lock`); any number may read beside it. Of a program of
+    several processes, the first one alone reads and writes, and sends what it has read to the
+    others. So the number of processes and devices may change between a save and a restore.
 
     Args:
       folder: their folder; a writer makes it if it is missing.
@@ -45,12 +50,20 @@ class Checkpoints:
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,  # what a kill or a full disk has left
             read_only=read_only,
-            create=not read_only,  # as Orbax sets it for a reader, and says so in a warning
+            create=False,
             save_interval_steps=0 if read_only else 1,
+            multiprocessing_options=MultiprocessingOptions(primary_host=0, active_processes={0})
+            if jax.process_count() > 1
+            else MultiprocessingOptions(),
         )
-        logging.getLogger("absl").addFilter(_is_news)
-        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+        self._folder = Path(folder).absolute()
         self._read_only = read_only
+        if not hosts.is_first():
+            return
+        if not read_only:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        logging.getLogger("absl").addFilter(_is_news)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._damaged: set[int] = set()
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
@@ -65,7 +78,9 @@ class Checkpoints:
           OSError: this one, or the one before it, cannot be written, for example to a full disk.
             The earlier ones are whole.
         """
-        with self._writing():
+        if not hosts.is_first():
+            return
+        with self._writing(), Watch(f"the checkpoint of step {step}"):
             if step in self._damaged:
                 self._manager.delete(step)
                 self._damaged.remove(step)
@@ -73,7 +88,7 @@ class Checkpoints:
                 return
             about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
             items = ocp.args.Composite(
-                state=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about)
+                state=ocp.args.StandardSave(jax.tree.map(plain.to_numpy, tree)), about=ocp.args.JsonSave(about)
             )
             self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
 
@@ -89,6 +104,11 @@ class Checkpoints:
         Raises:
           ValueError: the checkpoint is another model's, or none is sound.
         """
+        tree = self._restore(abstract, best=best) if hosts.is_first() else None
+        found = hosts.from_first(tree is not None)
+        return hosts.tree_from_first(tree, abstract) if found else None
+
+    def _restore(self, abstract: Any, *, best: bool) -> Any | None:
         steps = self.steps(best=best)
         for step in steps:
             tree = self._sound(step, abstract)
@@ -96,26 +116,26 @@ class Checkpoints:
                 return tree
             # A writer may have replaced this checkpoint by a newer one meanwhile.
             if self._read_only and self.steps(best=best) != steps:
-                return self.restore(abstract, best=best)
+                return self._restore(abstract, best=best)
             logger.warning(
-                "checkpoint %s is damaged: passed over", self._manager.directory / str(step)
+                "checkpoint %s is damaged: passed over", self._folder / str(step)
             )
             self._damaged.add(step)
         if steps:
             raise ValueError(
-                f"checkpoints: none of the steps {steps} in {self._manager.directory} is sound"
+                f"checkpoints: none of the steps {steps} in {self._folder} is sound"
             )
         return None
 
     def steps(self, *, best: bool = False) -> list[int]:
-        """Return the steps that are there, the newest first.
+        """Return the steps that are there, the newest first; for the first process.
 
         Args:
           best: whether to put the lowest loss first instead.
         Returns:
           Step numbers.
         """
-        with self._writing():
+        with self._writing(), Watch(f"the last checkpoint in {self._folder}"):
             self._manager.wait_until_finished()
         if self._read_only:
             self._manager.reload()
@@ -124,8 +144,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last write; raise OSError if it has failed."""
+        if not hosts.is_first():
+            return
         try:
-            with self._writing():
+            with self._writing(), Watch(f"the last checkpoint in {self._folder}"):
                 self._manager.close()
         finally:
             logging.getLogger("absl").removeFilter(_is_news)
@@ -147,7 +169,7 @@ class Checkpoints:
                 raise
             reason = first_line(error) if code is None else os.strerror(int(code[1]))
             raise OSError(
-                f"checkpoint: {self._manager.directory} cannot be written to: {reason}; the "
+                f"checkpoint: {self._folder} cannot be written to: {reason}; the "
                 "checkpoints in it are whole, and the run can go on from the newest"
             ) from error
 
@@ -157,10 +179,13 @@ class Checkpoints:
         if about is None:
             return None
         _check_structure(
-            self._manager.directory / str(step), about["structure"], structure(abstract)
+            self._folder / str(step), about["structure"], structure(abstract)
         )
-        tree = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
-        return tree if tree is not None and digest(tree) == about["sha256"] else None
+        values = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
+        if values is None:
+            return None
+        tree = jax.tree.map(plain.typed, values, abstract)
+        return tree if digest(tree) == about["sha256"] else None
 
     def _loss(self, step: int) -> float:
         about = self._about(step)
@@ -174,10 +199,11 @@ class Checkpoints:
     def _read(self, step: int, **item: Any) -> Any | None:
         """One item of a checkpoint; None if it cannot be read."""
         try:
-            (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
+            with Watch(f"reading the checkpoint of step {step}"):
+                (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
         except Exception as error:  # tensorstore and json raise many kinds for damaged files
             logger.warning(
-                "checkpoint %s: %s", self._manager.directory / str(step), first_line(error)
+                "checkpoint %s: %s", self._folder / str(step), first_line(error)
             )
             return None
         return value
@@ -203,10 +229,7 @@ def digest(tree: Any) -> str:
     """
     total = hashlib.sha256(repr(structure(tree)).encode())
     for leaf in jax.tree.leaves(tree):
-        plain = (
-            jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-        )
-        total.update(np.ascontiguousarray(plain).tobytes())
+        total.update(np.ascontiguousarray(plain.to_numpy(leaf)).tobytes())
     return total.hexdigest()
 
 
@@ -223,14 +246,14 @@ def structure(tree: Any) -> list[list[str]]:
 
 
 def _abstract(tree: Any) -> Any:
-    """Shapes and dtypes alone, to be placed on the first device.
-
-    The checkpoint may come from other devices.
-    """
+    """Shapes and dtypes of the plain arrays, to be placed on this process's first device."""
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), tree
-    )
+
+    def place(leaf: Any) -> jax.ShapeDtypeStruct:
+        like = plain.like_plain(leaf)
+        return jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=here)
+
+    return jax.tree.map(place, tree)
 
 
 def _check_structure(folder: Any, found: list[list[str]], expected: list[list[str]]) -> None:

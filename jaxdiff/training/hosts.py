@@ -6,12 +6,16 @@ functions here are what the processes tell each other besides. With one process 
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from jaxdiff.training import plain
+from jaxdiff.training.watch import Watch
 
 T = TypeVar("T")
 
@@ -35,7 +39,8 @@ def any_of(flag: bool) -> bool:
     """
     if jax.process_count() == 1:
         return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    with Watch("the other processes"):
+        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -48,6 +53,11 @@ def gather(payload: bytes) -> list[bytes]:
     """
     if jax.process_count() == 1:
         return [payload]
+    with Watch("the other processes"):
+        return _gather(payload)
+
+
+def _gather(payload: bytes) -> list[bytes]:
     sizes = np.atleast_1d(multihost_utils.process_allgather(np.asarray(len(payload), np.int32)))
     padded = np.zeros(max(1, sizes.max()), np.uint8)
     padded[: len(payload)] = np.frombuffer(payload, np.uint8)
@@ -81,18 +91,16 @@ def tree_from_first(tree: Any, abstract: Any) -> Any:
         return tree
 
     def send(leaf: Any, like: Any) -> jax.Array:
-        is_key = jax.numpy.issubdtype(like.dtype, jax.dtypes.prng_key)
-        plain = jax.eval_shape(jax.random.key_data, like) if is_key else like
-        bits = np.zeros(plain.size * plain.dtype.itemsize, np.uint8)
+        shape, dtype = plain.like_plain(like).shape, plain.like_plain(like).dtype
+        bits = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
         if is_first():
-            value = np.ascontiguousarray(jax.random.key_data(leaf) if is_key else leaf)
-            bits = value.reshape(-1).view(np.uint8)
+            bits = np.ascontiguousarray(plain.to_numpy(leaf)).reshape(-1).view(np.uint8)
         # The bits are sent, because a sum of floats would lose the sign of a zero.
         sent = np.asarray(multihost_utils.broadcast_one_to_all(bits), np.uint8)
-        array = jax.numpy.asarray(sent.view(plain.dtype).reshape(plain.shape))
-        return jax.random.wrap_key_data(array, impl=jax.random.key_impl(like)) if is_key else array
+        return plain.typed(sent.view(dtype).reshape(shape), like)
 
-    return jax.tree.map(send, tree if is_first() else abstract, abstract)
+    with Watch("the state that the first process has read"):
+        return jax.tree.map(send, tree if is_first() else abstract, abstract)
 
 
 def packed(parts: Sequence[dict[str, Any]]) -> bytes:

@@ -168,7 +168,9 @@ def run_updates(
     """
     most = UNDER_WAY.get(devices[0].platform, ELSEWHERE)
     under_way: collections.deque[Any] = collections.deque()
-    bar = tqdm(total=steps.stop, initial=steps.start, unit="step", desc=name)
+    bar = tqdm(
+        total=steps.stop, initial=steps.start, unit="step", desc=name, disable=not hosts.is_first()
+    )
     with bar, Watch() as watch:
         for n in steps:
             # The batch is made and sent while the updates before it still run.

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from jaxdiff.training import hosts
+
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 3600.0  # seconds, for another process
@@ -26,7 +29,9 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 @contextmanager
 def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep a run to one writing process at a time; readers need no lock.
+    """Keep a run to one program that writes at a time; readers need no lock.
+
+    Of a program of several processes, the first one has the lock.
 
     The lock is the operating system's (flock on the file .lock). It ends with the process, however
     that ends, so a crash does not leave a lock behind.
@@ -41,6 +46,9 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
         and since when.
     Numerics: a file system without locks gets a warning, and the block runs without a lock.
     """
+    if not hosts.is_first():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     held = filelock.FileLock(path, blocking=False, fallback_to_soft=False)
@@ -79,6 +87,8 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a draft to write to. It gets the final name when the block ends without an error.
 
+    Of several processes only the first one writes; the drafts of the others are dropped.
+
     Args:
       path: the final name.
     Returns:
@@ -88,6 +98,10 @@ def atomic(path: Path) -> Iterator[Path]:
       OSError: it cannot be written; the message names the path.
     """
     draft = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    if not hosts.is_first():
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch) / draft.name
+        return
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -141,6 +155,8 @@ def write_json(path: Path, value: Any) -> None:
 class Log:
     """Scalars by step, as JSON lines and as TensorBoard events, without a buffer.
 
+    Of several processes only the first one writes.
+
     Args:
       folder: the run's folder; metrics.jsonl and the events lie there.
       step: the step from which the run goes on. Later lines are dropped, because their work was
@@ -149,6 +165,9 @@ class Log:
 
     def __init__(self, folder: Path, *, step: int = 0) -> None:
         self._path = folder / "metrics.jsonl"
+        self._writes = hosts.is_first()
+        if not self._writes:
+            return
         kept = [line for line in read_log(folder) if line["step"] <= step]
         with atomic(self._path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
@@ -168,6 +187,8 @@ class Log:
           step: number of updates done.
           **scalars: name = value.
         """
+        if not self._writes:
+            return
         with naming(self._path):
             self._file.write((json.dumps({"step": step} | scalars) + "\n").encode())
             for name, value in scalars.items():
@@ -180,9 +201,10 @@ class Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
-        with naming(self._path):
-            self._events.close()
+        if self._writes:
+            self._file.close()
+            with naming(self._path):
+                self._events.close()
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -269,12 +269,13 @@ def mesh_of(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def map_step(
-    step: Step, devices: Sequence[jax.Device] | None = None, *, sharded: bool = False
+    step: Callable, devices: Sequence[jax.Device] | None = None, *, sharded: bool = False
 ) -> Callable:
     """Map a step over devices, of one process or of several; the state is donated.
 
     Args:
-      step: what `make_step` returns.
+      step: what `make_step` returns; where it is not sharded, any (state, batch) -> (state,
+        metrics) over the named axis AXIS whose results are the same on every device.
       devices: all devices of all processes if None.
       sharded: whether the optimiser's state and the average are divided over the devices, as
         `replicate` divides them. XLA's partitioner then updates each part on its own device.
@@ -284,19 +285,24 @@ def map_step(
     Source: Rajbhandari et al. 2020, arXiv:1910.02054, Section 5.1, for the divided state.
     """
     mesh = mesh_of(devices)
-    # check_vma=True would give gradients that are as many times too large as there are devices.
-    gradients = jax.shard_map(
-        step.gradients,
-        mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
+
+    def over_devices(body: Callable) -> Callable:
+        # With check_vma=True gradients would be as many times too large as there are devices.
+        return jax.shard_map(
+            body,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(),
+            check_vma=False,
+        )
 
     def mapped(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
-        whole = jax.lax.with_sharding_constraint(state, NamedSharding(mesh, PartitionSpec()))
-        state, metrics = step.update(state, *gradients(whole if sharded else state, batch))
-        return jax.lax.with_sharding_constraint(state, _shardings(state, mesh, sharded)), metrics
+        if not sharded:
+            return over_devices(step)(state, batch)
+        # The gradient needs the parameters only, which are whole on every device.
+        given = state._replace(opt_state=None, ema_params=None)
+        after, metrics = step.update(state, *over_devices(step.gradients)(given, batch))
+        return jax.lax.with_sharding_constraint(after, _shardings(after, mesh, sharded)), metrics
 
     return jax.jit(mapped, donate_argnums=0)
 

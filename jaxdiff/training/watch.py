@@ -1,36 +1,49 @@
-"""Long waits: one line says what a program waits for."""
+"""Long waits: a line says what a program waits for, and no wait is without an end."""
 
+import os
 import sys
 import threading
 import time
 
 from tqdm import tqdm
 
-PATIENCE = 60.0  # seconds
+NEWS = 60.0  # seconds after which a line says what is waited for
+GAVE_UP = 75  # exit status of a program that gave a wait up: the same command may go on later
+
+# Seconds after which a wait is given up; `jaxdiff COMMAND --patience` sets it.
+patience = 3600.0
 
 
 class Watch:
-    """Says what a program waits for, whenever a stated time has passed.
+    """Says what a program waits for, again and again, and ends the program after too long a wait.
 
         with Watch() as watch:
             watch("step 3")  # the program waits for this from now on
 
-    It has its own thread, because the main thread may wait in a call that does not return.
+    It has its own thread, because the main thread may wait in a call that does not return. For the
+    same reason the end is the process's: nothing else of it would run. Checkpoints that were saved
+    are whole, so the run can go on.
 
     Args:
-      patience: seconds; PATIENCE if None.
+      what: what the program waits for at first.
+      news: seconds between two lines; NEWS if None.
+      limit: seconds of one wait after which the program ends with status GAVE_UP; `patience` if
+        None.
     """
 
-    def __init__(self, patience: float | None = None) -> None:
-        self._patience = PATIENCE if patience is None else patience
+    def __init__(
+        self, what: str = "the start", *, news: float | None = None, limit: float | None = None
+    ) -> None:
+        self._news = NEWS if news is None else news
+        self._limit = patience if limit is None else limit
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self("the start")
+        self(what)
 
     def __call__(self, what: str) -> None:
         """Wait for something else from now on."""
         self._what, self._since = what, time.monotonic()
-        self._due = self._since + self._patience
+        self._due = self._since + self._news
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -41,11 +54,16 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._over.wait(self._patience / 10):
+        while not self._over.wait(min(self._news, self._limit) / 10):
             now = time.monotonic()
+            waited = now - self._since
+            if waited >= self._limit:
+                line = f"error: gave up after {waited:.0f} s of waiting for {self._what}; "
+                line += "what was saved is whole: repeat the command to go on (--patience)"
+                os.write(2, f"\n{line}\n".encode())  # no lock of another thread is in the way
+                os._exit(GAVE_UP)
             if now >= self._due:
-                self._due = now + self._patience
+                self._due = now + self._news
                 tqdm.write(
-                    f"still waiting for {self._what}: {now - self._since:.0f} s so far",
-                    file=sys.stderr,
+                    f"still waiting for {self._what}: {waited:.0f} s so far", file=sys.stderr
                 )
