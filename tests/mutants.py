@@ -544,7 +544,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/training/objective.py": [
         ("denoising_loss", "labels dropped at another rate", "jax.random.bernoulli(k, label_drop))(key)", "jax.random.bernoulli(k, 1 - label_drop))(key)", "test_training.py::test_labels_are_dropped_at_the_rate_asked_for"),
         ("denoising_loss", "times by the device's own count", "losses.low_discrepancy_times(key, size, first=rows.first, total=rows.total)", "losses.low_discrepancy_times(key, size)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
-        ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 2)", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
+        ("chain_loss", "the last term is never drawn", "jnp.minimum(num_steps * times_of(rows, time_sampling), num_steps - 1)", "jnp.minimum(num_steps * times_of(rows, time_sampling), num_steps - 2)", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
         ("likelihood_loss", "nats", "bits = x_0[0].size * math.log(2)", "bits = x_0[0].size", "test_early_chain.py::test_the_losses_of_training_are_the_bounds"),
         ("make_optimizer", "no clipping", "return optax.chain(clip, optax.adamw(", "return optax.chain(optax.identity(), optax.adamw(", "test_identities.py::test_gradients_are_clipped_to_the_norm"),
         ("learning_rates", "the last rate is no share of the peak", "learning_rate * final_scale", "final_scale", "test_training.py::test_learning_rate_and_clipping"),

@@ -16,7 +16,8 @@ Every command runs on several processes too, one a host or more, over the device
   --coordinator HOST:PORT  or at this address of the first process, with
   --num-processes N        the number of processes, and
   --process-id I           the number of this one, 0 to N - 1
-Each process is given the same command. The first one alone writes.
+Each process is given the same command. The first one alone writes. When a process dies, JAX ends
+the others within a minute and says so; the same command on all of them goes on from what was saved.
 
   --patience SECONDS       end with status 75 when a step, a save, a read or another process does not
                            answer for so long (default: 3600)
@@ -25,7 +26,7 @@ A command that Ctrl-C or SIGTERM stops saves its work and ends with status 130.
 """
 
 PATIENCE = 3600.0
-SLACK = 60  # seconds by which JAX itself is more patient, so that ours is the line that is read
+HEARTBEAT = 60  # seconds of silence after which JAX ends the others: threads of its own answer
 
 
 class Processes(NamedTuple):
@@ -116,15 +117,15 @@ def joined(options: Processes) -> Iterator[None]:
 def _join(options: Processes) -> None:
     import jax
 
-    seconds = int(options.patience) + SLACK
+    seconds = max(1, int(options.patience))
     try:
         jax.distributed.initialize(
             options.coordinator,
             options.num_processes,
             options.process_id,
-            initialization_timeout=max(1, int(options.patience)),
-            heartbeat_timeout_seconds=seconds,
-            shutdown_timeout_seconds=max(1, int(options.patience)),
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=seconds,
         )
     except ValueError as error:  # JAX has found no cluster
         raise ValueError(

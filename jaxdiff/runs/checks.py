@@ -13,7 +13,7 @@ def check(config: Config) -> None:
     """Refuse numbers out of range, and options that do not fit together."""
     require.seed(config.seed)
     require.counts(
-        config, steps=1, batch_size=1, accumulate=1, log_every=1, eval_every=1,
+        config, steps=1, batch_size=1, accumulate=1, most_skipped=1, log_every=1, eval_every=1,
         network__channels=1, network__multipliers=1, network__num_blocks=1, network__attention=1,
         network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
     )  # fmt: skip

@@ -133,6 +133,9 @@ class Config:
     """Whether the network is given the label; without effect on data without labels."""
     label_drop: float = 0.1
     """Share of labels hidden in training, for classifier-free guidance."""
+    most_skipped: int = 10
+    """Updates in a row that may be skipped because their loss or gradient is not finite; then the
+    run stops."""
     log_every: int = 20
     """Steps between lines of the log."""
     eval_every: int = 500

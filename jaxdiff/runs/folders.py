@@ -16,6 +16,7 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "run": (True, "the folder may be moved"),
     "data_dir": (True, "the same data may lie elsewhere"),
     "steps": (True, "the learning rate is that of a run of the new length"),
+    "most_skipped": (True, "the updates do not depend on it"),
     "log_every": (True, "the updates do not depend on it"),
     "eval_every": (True, "the updates do not depend on it"),
     "accumulate": (True, "the gradient is the same, up to the order of a sum"),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import models, training
-from jaxdiff.runs import build, checks, datasets, folders, memory
+from jaxdiff.runs import build, checks, datasets, diagnosis, folders, memory
 from jaxdiff.runs.config import Config
 from jaxdiff.runs.seeds import key_of
 
@@ -93,7 +94,9 @@ def loop(
     folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:
-        keep = Keeper(config, log, checkpoints, evaluate)
+        keep = Keeper(
+            config, log, checkpoints, evaluate, partial(explained, config, step, batch)
+        )
         training.run_updates(
             update,
             replicated,
@@ -116,9 +119,10 @@ class Keeper:
         log: training.Log,
         checkpoints: training.Checkpoints,
         evaluate: Callable[[Any], float],
+        explain: Callable[[Any], str],
     ) -> None:
         self.config, self.log, self.checkpoints = config, log, checkpoints
-        self.evaluate = evaluate
+        self.evaluate, self.explain = evaluate, explain
         self.state: Any = None
         self.restart()
 
@@ -131,8 +135,12 @@ class Keeper:
         self.examples += config.batch_size
         if progress.due(config.log_every):
             scalars = {name: float(value) for name, value in progress.metrics.items()}
+            self.stop_if_lost(progress, scalars["in_a_row"])
             rate = self.examples / (time.monotonic() - self.began)
-            progress.bar.set_postfix(loss=f"{scalars['loss']:.4f}", examples_per_s=f"{rate:.0f}")
+            news = {"loss": f"{scalars['loss']:.4f}", "examples_per_s": f"{rate:.0f}"}
+            if scalars["skipped"]:
+                news["skipped"] = f"{scalars['skipped']:.0f}"
+            progress.bar.set_postfix(news)
             self.log.write(progress.step, **scalars, examples_per_second=rate)
             self.restart()
         if progress.due(config.eval_every) or progress.stopped:
@@ -141,7 +149,7 @@ class Keeper:
 
     def save(self, progress: training.Progress) -> None:
         """Evaluate the averaged parameters and write a checkpoint, unless the run has diverged."""
-        require_finite(progress.step, float(progress.metrics["loss"]))
+        self.stop_if_lost(progress, float(progress.metrics["in_a_row"]))
         progress.watch(f"the held-out loss and the checkpoint of step {progress.step}")
         state = progress.state()
         loss = float(self.evaluate(state.ema_params))
@@ -149,6 +157,24 @@ class Keeper:
         self.log.write(progress.step, held_out_loss=loss)
         self.checkpoints.save(progress.step, state, loss=loss)
         self.state = state
+
+    def stop_if_lost(self, progress: training.Progress, in_a_row: float) -> None:
+        """Stop a run whose updates are skipped, one after the other."""
+        if in_a_row < self.config.most_skipped:
+            return
+        progress.watch("the reason for the skipped updates")
+        raise FloatingPointError(
+            f"the last {in_a_row:.0f} updates to step {progress.step} were skipped, because they "
+            f"were not finite: {self.explain(progress.state())}; try a lower "
+            "--optimizer.learning-rate"
+        )
+
+
+def explained(
+    config: Config, step: training.Step, batch: Callable[[int], Any], state: Any
+) -> str:
+    """What is not finite in the last update of a state."""
+    return diagnosis.explain(config, step, state, batch(int(state.step) - 1))
 
 
 def require_finite(step: int, loss: float) -> None:

@@ -13,6 +13,7 @@ from jaxdiff.training.objective import (
     learning_rates,
     likelihood_loss,
     make_optimizer,
+    times_of,
 )
 from jaxdiff.training.run import Log, atomic, first_line, lock, read_log, write_json
 from jaxdiff.training.state import (
@@ -60,6 +61,7 @@ __all__ = [
     "shard",
     "split",
     "stopping",
+    "times_of",
     "unreplicate",
     "write_json",
 ]

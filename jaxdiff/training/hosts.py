@@ -5,6 +5,7 @@ functions here are what the processes tell each other besides. With one process 
 """
 
 import io
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax._src import distributed  # its barrier is the one that needs no collective of devices
 from jax.experimental import multihost_utils
 
-from jaxdiff.training import plain
+from jaxdiff.training import plain, watch
 from jaxdiff.training.watch import Watch
 
 T = TypeVar("T")
@@ -29,6 +31,30 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def meet() -> None:
+    """Wait until every process has come here.
+
+    The collectives of CPUs (gloo) give up where a process is 30 s behind the others, as it is where
+    it compiles, or saves a checkpoint. So processes with CPU devices meet before each of them.
+
+    Raises:
+      ConnectionError: a process does not come within `watch.patience`.
+    """
+    client = distributed.global_state.client
+    if client is None or jax.process_count() == 1:
+        return
+    with Watch("the other processes"):
+        try:
+            client.wait_at_barrier(f"jaxdiff-{next(_meetings)}", int(1000 * watch.patience))
+        except jax.errors.JaxRuntimeError as error:
+            raise ConnectionError(
+                f"another process has ended or does not answer: {str(error).splitlines()[0]}"
+            ) from error
+
+
+_meetings = itertools.count()
+
+
 def any_of(flag: bool) -> bool:
     """Return whether a flag is set on any process; every process has to ask.
 
@@ -39,6 +65,7 @@ def any_of(flag: bool) -> bool:
     """
     if jax.process_count() == 1:
         return flag
+    meet()
     with Watch("the other processes"):
         return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
@@ -53,6 +80,7 @@ def gather(payload: bytes) -> list[bytes]:
     """
     if jax.process_count() == 1:
         return [payload]
+    meet()
     with Watch("the other processes"):
         return _gather(payload)
 
@@ -99,6 +127,7 @@ def tree_from_first(tree: Any, abstract: Any) -> Any:
         sent = np.asarray(multihost_utils.broadcast_one_to_all(bits), np.uint8)
         return plain.typed(sent.view(dtype).reshape(shape), like)
 
+    meet()
     with Watch("the state that the first process has read"):
         return jax.tree.map(send, tree if is_first() else abstract, abstract)
 

@@ -179,6 +179,8 @@ def run_updates(
             watch(f"step {n + 1} of {steps.stop} on {len(devices)} devices")
             while len(under_way) >= most:
                 jax.block_until_ready(under_way.popleft())
+            if devices[0].platform == "cpu":
+                hosts.meet()
             replicated, metrics = update(replicated, rows)
             under_way.append(metrics)
             bar.update()

@@ -64,7 +64,7 @@ def denoising_loss(
             return apply(params, x, t, label, dropout_key=key_dropout if dropout else None)
 
         return losses.simple(
-            key_loss, network, schedule, x_0, t=_times(rows, time_sampling),
+            key_loss, network, schedule, x_0, t=times_of(rows, time_sampling),
             prediction=prediction, weight=weight, sigma_data=sigma_data,
         )  # fmt: skip
 
@@ -84,8 +84,15 @@ def _with_null(key: jax.Array, label: Any, num_classes: int | None, label_drop: 
     return jnp.where(dropped, num_classes, label)
 
 
-def _times(rows: Rows, time_sampling: str) -> jax.Array:
-    """Times of this device's rows."""
+def times_of(rows: Rows, time_sampling: str) -> jax.Array:
+    """Return the times at which the losses here are computed, one for each row.
+
+    Args:
+      rows: the rows on this device.
+      time_sampling: "uniform" or "low_discrepancy".
+    Returns:
+      t, [b].
+    """
     # This key is not a row's, because the rows' numbers are below the total.
     key, size = jax.random.fold_in(rows.key, rows.total), len(rows.keys)
     if time_sampling == "uniform":
@@ -140,7 +147,7 @@ def chain_loss(
             # The cost of a step, with its share of the terms that all steps have in common.
             return value, (index, value * probability)
         num_steps = len(chain.ts) - 1
-        index = jnp.minimum(num_steps * _times(rows, time_sampling), num_steps - 1).astype(int)
+        index = jnp.minimum(num_steps * times_of(rows, time_sampling), num_steps - 1).astype(int)
         return objective(key_loss, chain, x_0, index=index, probability=None)
 
     return loss
@@ -175,7 +182,7 @@ def likelihood_loss(
     def loss(params: Any, rows: Rows, batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         x_0, _ = batch
         _, key_dropout, key_loss = _row_keys(rows)
-        parameters, t = params["schedule"], _times(rows, time_sampling)
+        parameters, t = params["schedule"], times_of(rows, time_sampling)
         schedule = schedules.learned(
             parameters | {"logits": jax.lax.stop_gradient(parameters["logits"])}
         )
