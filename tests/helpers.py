@@ -195,7 +195,11 @@ class ProgramsOnSeveralDevices(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         program = re.match(r"Compiling jit\((\w+)\)", message)
-        if program and program[1] not in ("_fun", "mapped") and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message):
+        if (
+            program
+            and program[1] not in ("_fun", "mapped")
+            and re.search(r"Mesh\('\w+': ([2-9]|\d\d)", message)
+        ):
             outside = re.compile(r"/(jax|logging)/|/helpers\.py$")
             caller = [
                 frame for frame in traceback.extract_stack() if not outside.search(frame.filename)

@@ -535,11 +535,19 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     # --- training --------------------------------------------------------------------------------------------------
     "jaxdiff/training/state.py": [
-        ("make_step", "an average without warm-up", "decay = jnp.minimum(ema_decay, (1 + n) / (10 + n))", "decay = ema_decay", "test_training.py::test_average_warms_up"),
+        ("make_step", "an average without warm-up", "decay = jnp.minimum(self.ema_decay, (1 + n) / (10 + n))", "decay = self.ema_decay", "test_training.py::test_average_warms_up"),
         ("make_step", "gradients of one device", "value, grads = jax.lax.pmean((value, grads), AXIS)", "value = jax.lax.pmean(value, AXIS)", "test_training.py::test_gradients_themselves_agree"),
-        ("make_step Rows", "noise by the device's own count", "first = jax.lax.axis_index(AXIS) * num_rows", "first = 0 * jax.lax.axis_index(AXIS)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+        ("make_step Rows", "noise by the device's own count", "return jax.lax.axis_index(AXIS) * num_rows,", "return 0 * jax.lax.axis_index(AXIS),", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
         ("make_step", "every step draws the same noise", "jax.random.fold_in(state.key, state.step)", "jax.random.fold_in(state.key, 0)", "test_identities.py::test_every_update_has_a_stream_of_its_own"),
-        ("shard", "rows dealt out in turns", "leaf.reshape(num_devices, rows // num_devices, *leaf.shape[1:])", "leaf.reshape(rows // num_devices, num_devices, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+        ("make_step", "parts that have the noise of the first one", "starts = first + part * jnp.arange(", "starts = first + 0 * jnp.arange(", "test_training.py::test_a_gradient_in_parts_is_the_whole_one"),
+        ("make_step", "a sum of parts for their mean", "lambda leaf: leaf / len(starts), total", "lambda leaf: leaf, total", "test_training.py::test_a_gradient_in_parts_is_the_whole_one"),
+        ("make_step", "a bad gradient moves the parameters", "jnp.where(good, new, old)", "new", "test_training.py::test_an_update_that_is_not_finite_is_skipped"),
+        ("make_step", "all bad ones are in a row", "jnp.where(good, 0, state.in_a_row + 1)", "state.in_a_row + ~good", "test_training.py::test_an_update_that_is_not_finite_is_skipped"),
+    ],
+    "jaxdiff/training/devices.py": [
+        ("map_step replicate", "nothing is divided", "if not any(sizes):", "if True:", "test_training.py::test_a_divided_state_is_updated_like_a_whole_one"),
+        ("shard", "every device has the first rows", "make_array_from_process_local_data(place, np.asarray(leaf))", "make_array_from_process_local_data(place, np.repeat(np.asarray(leaf)[:1], len(leaf), 0))", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
+        ("split", "rows dealt out in turns", "leaf.reshape(num, rows // num, *leaf.shape[1:])", "leaf.reshape(rows // num, num, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_rows_are_split_in_order"),
     ],
     "jaxdiff/training/objective.py": [
         ("denoising_loss", "labels dropped at another rate", "jax.random.bernoulli(k, label_drop))(key)", "jax.random.bernoulli(k, 1 - label_drop))(key)", "test_training.py::test_labels_are_dropped_at_the_rate_asked_for"),
@@ -550,7 +558,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("learning_rates", "the last rate is no share of the peak", "learning_rate * final_scale", "final_scale", "test_training.py::test_learning_rate_and_clipping"),
     ],
     "jaxdiff/training/checkpoints.py": [
-        ("Checkpoints", "the digest is not compared", 'return tree if tree is not None and digest(tree) == about["sha256"] else None', "return tree", "test_training.py::test_another_number_in_a_checkpoint_is_damage"),
+        ("Checkpoints", "the digest is not compared", 'return tree if digest(tree) == about["sha256"] else None', "return tree", "test_training.py::test_another_number_in_a_checkpoint_is_damage"),
         ("Checkpoints", "the oldest first", "steps = sorted(self._manager.all_steps(), reverse=True)", "steps = sorted(self._manager.all_steps())", "test_training.py::test_the_newest_and_the_best_are_kept"),
         ("Checkpoints", "whatever the model", "if found == expected:", "if found or expected:", "test_training.py::test_a_checkpoint_of_another_model_is_refused"),
     ],
@@ -562,7 +570,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/training/loop.py": [
         ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
-        ("run_updates", "the user is not heard", "stopped = stop is not None and stop.asked", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and _asked(stop, n + 1)", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
         ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
     ],
     "jaxdiff/runs/loop.py": [
@@ -662,6 +670,6 @@ PLUMBING = {
     "kernels": ("no_weight", "without_memory"),
     "observations": ("log_likelihoods",),
     "prediction": ("x_0_of",),
-    "training": ("init_state", "map_step", "read_log", "replicate", "unreplicate", "write_json"),
+    "training": ("init_state", "read_log", "times_of", "unreplicate", "write_json"),
     "zoo": ("read",),
 }

@@ -147,6 +147,17 @@ def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> No
     assert set(re.findall(r"for (.*):", err)) == {"step 3 of 8 on 4 devices"}
 
 
+def test_a_wait_without_an_end_ends_the_program() -> None:
+    """From its own thread: the main one may be in a call that never returns."""
+    text = "import time; from jaxdiff.training import Watch\nwith Watch('a peer', limit=0.3): time.sleep(60)"
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 75
+    line = r"error: gave up after 0 s of waiting for a peer; what was saved is whole: .*--patience"
+    assert re.search(line, done.stderr)
+
+
 def test_a_test_that_hangs_ends_with_its_stack(tmp_path: Path) -> None:
     """By the suite's own configuration, with a shorter limit, in a worker as `make test` has them."""
     (tmp_path / "test_it.py").write_text(

@@ -62,7 +62,7 @@ def of_process(folder: Path) -> None:
         assert checkpoints.restore(jax.eval_shape(initial)) is None
         state, found = losses(initial(), 4)
         checkpoints.save(4, state, loss=1.0)
-        other, divided = losses(initial(), 4, sharded=True)
+        _, divided = losses(initial(), 4, sharded=True)
         after = checkpoints.restore(jax.eval_shape(initial))
     assert training.checkpoints.digest(after) == training.checkpoints.digest(state)
     assert hosts.from_first({"rank": rank}) == {"rank": 0}
@@ -80,9 +80,7 @@ def of_process(folder: Path) -> None:
         assert [part["x"].tolist() for part in parts] == [[n] * (2 + n) for n in range(5)]
     with training.Log(folder) as log:
         log.write(1, rank=float(rank))
-    training.write_json(
-        folder / "found.json", {"rank": rank, "losses": found, "sharded": divided}
-    )
+    training.write_json(folder / "found.json", {"rank": rank, "losses": found, "sharded": divided})
 
 
 def free_port() -> int:

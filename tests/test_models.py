@@ -86,6 +86,33 @@ def test_unet_shapes(event_shape: tuple[int, int, int], patch: int, learned_vari
     assert (out.shape, out.dtype) == ((3, *event_shape[:2], channels), jnp.float32)
 
 
+def test_blocks_that_are_computed_again_are_the_same_blocks() -> None:
+    """With remat: the same parameters and loss; a block keeps its input alone for the backward pass."""
+    x, t, keys = jnp.ones((2, 8, 8, 1)), jnp.array([0.1, 0.9]), jax.random.split(jax.random.key(1))
+
+    def model(remat: bool) -> models.Model:
+        return models.unet(
+            channels=16, multipliers=(1,), num_blocks=2, attention=(8,), dropout=0.1, remat=remat
+        )
+
+    params = model(False).init(jax.random.key(0), (8, 8, 1))
+    assert jax.tree.structure(model(True).init(jax.random.key(0), (8, 8, 1))) == jax.tree.structure(
+        params
+    )
+    filled = jax.tree.map(lambda leaf: leaf + 0.01, params)
+
+    def kept(remat: bool) -> int:
+        """Bytes that the forward pass keeps for the backward pass, besides the parameters."""
+        apply = functools.partial(model(remat).apply, x=x, t=t, dropout_key=keys)
+        back = jax.eval_shape(lambda params: jax.vjp(apply, params)[1], filled)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(back))
+
+    of_parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert kept(True) - of_parameters < 0.4 * (kept(False) - of_parameters)
+    whole, again = (model(r).apply(filled, x, t, dropout_key=keys) for r in (False, True))
+    np.testing.assert_allclose(again, whole, rtol=1e-5)
+
+
 @pytest.mark.parametrize("event_shape", [slow((8, 8, 1)), (5, 7, 3)])
 def test_unet_of_levels(event_shape: tuple[int, int, int]) -> None:
     """Logits for each component, of an image that is seen through Fourier features too; rows stay apart."""

@@ -48,6 +48,8 @@ WRONG: dict[str, list] = {
     "seed": [-1, 2**32, 2**64],
     "steps": [0, -1],
     "batch_size": [0],
+    "accumulate": [0],
+    "most_skipped": [0],
     "log_every": [0],
     "eval_every": [0],
     "label_drop": [-0.1, 1.1, 2, NAN],
@@ -165,6 +167,14 @@ def test_no_run_and_a_run_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureF
     assert "Is a directory" in exits(lambda: folders.load_config(tmp_path / "odd"), capsys)
 
 
+def test_an_option_that_was_not_there_yet_has_its_default(tmp_path: Path) -> None:
+    """A run of an earlier version, with fewer options."""
+    fields = json.loads(as_json(dataclasses.replace(DIGITS, run=tmp_path)))
+    del fields["accumulate"], fields["network"]["remat"]
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    assert folders.load_config(tmp_path) == dataclasses.replace(DIGITS, run=tmp_path)
+
+
 def test_configurations_come_back(tmp_path: Path) -> None:
     for _, config in PRESETS.values():
         here = dataclasses.replace(config, run=tmp_path)
@@ -181,7 +191,8 @@ def test_configurations_come_back(tmp_path: Path) -> None:
 
 OTHERS: dict[str, Any] = {
     "run": Path("moved"), "dataset": "swiss_roll", "data_dir": Path("elsewhere"), "steps": 3000, "batch_size": 64,
-    "seed": 1, "conditional": False, "label_drop": 0.2, "log_every": 7, "eval_every": 11, "network.channels": 64,
+    "seed": 1, "conditional": False, "label_drop": 0.2, "log_every": 7, "eval_every": 11,
+    "accumulate": 2, "shard_state": True, "most_skipped": 3, "network.remat": True, "network.channels": 64,
     "network.multipliers": (1, 2, 2), "network.num_blocks": 2, "network.attention": (), "network.dropout": 0.1,
     "network.patch": 2, "network.time_embedding": "fourier", "network.fourier": (7,), "network.dtype": "bfloat16",
     "diffusion.schedule": "linear", "diffusion.prediction": "eps", "diffusion.weight": "snr",
@@ -193,7 +204,7 @@ OTHERS: dict[str, Any] = {
 GOES_ON = {
     "run", "data_dir", "steps", "log_every", "eval_every", "label_drop", "network.dropout", "optimizer.learning_rate",
     "optimizer.warmup", "optimizer.final_scale", "optimizer.clip_norm", "optimizer.b1", "optimizer.b2",
-    "optimizer.weight_decay", "optimizer.ema_decay",
+    "optimizer.weight_decay", "optimizer.ema_decay", "accumulate", "shard_state", "most_skipped", "network.remat",
 }  # fmt: skip
 
 

@@ -66,7 +66,9 @@ def run(num_devices: int, steps: range, state: Any = None) -> tuple[Any, list[fl
     update = training.map_step(training.make_step(LOSS, OPTIMIZER), jax.devices()[:num_devices])
     replicated, losses = training.replicate(state, jax.devices()[:num_devices]), []
     for n in steps:
-        replicated, metrics = update(replicated, training.shard(batch(n), jax.devices()[:num_devices]))
+        replicated, metrics = update(
+            replicated, training.shard(batch(n), jax.devices()[:num_devices])
+        )
         losses.append(float(metrics["loss"]))
     assert_same_on_every_device((replicated, metrics))
     return training.unreplicate(replicated), losses
@@ -92,12 +94,81 @@ def test_gradients_themselves_agree() -> None:
     moved = []
     for n in (1, 2, 4):
         update = training.map_step(training.make_step(LOSS, optax.sgd(1.0)), jax.devices()[:n])
-        after, _ = update(training.replicate(state, jax.devices()[:n]), training.shard(batch(0), jax.devices()[:n]))
+        after, _ = update(
+            training.replicate(state, jax.devices()[:n]),
+            training.shard(batch(0), jax.devices()[:n]),
+        )
         moved.append(jax.tree.map(jnp.subtract, state.params, training.unreplicate(after).params))
     for other in moved[1:]:
         chex.assert_trees_all_close(
             other, moved[0], rtol=1e-5, atol=1e-6
         )  # the order of a sum of 8
+
+
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_a_gradient_in_parts_is_the_whole_one(num_devices: int) -> None:
+    """Noise, times, labels and dropout belong to a row of the whole batch, whatever part it is in."""
+    devices, moved = jax.devices()[:num_devices], []
+    state = training.init_state(jax.random.key(1), make_params(), optax.sgd(1.0))
+    for parts in (1, 2, 4):
+        step = training.make_step(LOSS, optax.sgd(1.0), accumulate=parts)
+        update = training.map_step(step, devices)
+        after, metrics = update(
+            training.replicate(state, devices), training.shard(batch(0), devices)
+        )
+        params = training.unreplicate(after).params
+        moved.append((jax.tree.map(jnp.subtract, state.params, params), metrics["loss"]))
+    for other in moved[1:]:
+        chex.assert_trees_all_close(other, moved[0], rtol=1e-5, atol=1e-6)  # the order of a sum
+
+
+def test_a_divided_state_is_updated_like_a_whole_one() -> None:
+    """Moments and averages over four devices: the same losses, and each device holds its part."""
+    devices = jax.devices()
+    step = training.make_step(LOSS, OPTIMIZER)
+    state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER)
+    update = training.map_step(step, devices, sharded=True)
+    divided = training.replicate(state, devices, sharded=True)
+    whole, losses = run(4, range(5))
+    for n in range(5):
+        divided, metrics = update(divided, training.shard(batch(n), devices))
+        np.testing.assert_allclose(metrics["loss"], losses[n], rtol=1e-6)
+    moments = [leaf for leaf in jax.tree.leaves(divided.opt_state) if leaf.shape == (4, 4)]
+    assert len(moments) == 4
+    for leaf in (*moments, divided.ema_params["w"]):
+        assert [part.data.size for part in leaf.addressable_shards] == [4] * 4
+    assert divided.params["w"].is_fully_replicated
+    after = training.unreplicate(divided)
+    chex.assert_trees_all_close(after.params, whole.params, atol=1e-6)
+    chex.assert_trees_all_close(after.ema_params, whole.ema_params, atol=1e-6)
+
+
+def test_an_update_that_is_not_finite_is_skipped() -> None:
+    """It changes the counts alone; the next one goes on; a row in the batch decides it on every device."""
+
+    def loss(params: Any, rows: training.Rows, batch: jax.Array) -> jax.Array:
+        return params["w"] * batch
+
+    devices = jax.devices()[:2]
+    update = training.map_step(training.make_step(loss, optax.adam(0.1)), devices)
+    state = training.replicate(
+        training.init_state(jax.random.key(1), {"w": jnp.ones(())}, optax.adam(0.1)), devices
+    )
+    seen = []
+    for bad in (False, True, True, False):
+        before = training.unreplicate(state)
+        rows = np.array([1.0, 1.0, 1.0, np.inf if bad else 1.0], np.float32)
+        state, metrics = update(state, training.shard(rows, devices))
+        after = training.unreplicate(state)
+        assert int(after.step) == int(before.step) + 1
+        same = jax.tree.map(np.array_equal, after[1:4], before[1:4])
+        assert all(jax.tree.leaves(same)) == bad
+        seen.append((int(metrics["skipped"]), int(metrics["in_a_row"])))
+    assert seen == [(0, 0), (1, 1), (2, 2), (2, 0)]
+
+
+def test_rows_are_split_in_order() -> None:
+    np.testing.assert_array_equal(training.split(np.arange(6), 3), [[0, 1], [2, 3], [4, 5]])
 
 
 def test_training_lowers_the_loss() -> None:
@@ -621,7 +692,16 @@ def test_an_error_without_a_message_is_passed_over_too(
     assert "NotImplementedError" in caplog.text
 
 
+def run_parts(parts: int) -> None:
+    devices = jax.devices()[:1]
+    state = training.init_state(jax.random.key(1), make_params(), OPTIMIZER)
+    update = training.map_step(training.make_step(LOSS, OPTIMIZER, accumulate=parts), devices)
+    update(training.replicate(state, devices), training.shard(batch(0), devices))
+
+
 BAD = {
+    "uneven parts": (lambda: run_parts(3), ValueError, "accumulate: expected a divisor of a device's 8 rows, got 3"),
+    "no parts": (lambda: training.make_step(LOSS, OPTIMIZER, accumulate=0), ValueError, "accumulate"),
     "uneven batch": (lambda: training.shard(np.zeros((5, 2)), jax.devices()[:2]), ValueError, "batch: expected a multiple of 2 devices, got 5 rows"),
     "old key": (lambda: training.init_state(jax.random.PRNGKey(0), {}, OPTIMIZER), TypeError, "key: expected a typed key"),
     "decay": (lambda: training.make_step(LOSS, OPTIMIZER, ema_decay=1.0), ValueError, r"ema_decay: expected a decay in \[0, 1\)"),

@@ -17,10 +17,11 @@ Every command runs on several processes too, one a host or more, over the device
   --num-processes N        the number of processes, and
   --process-id I           the number of this one, 0 to N - 1
 Each process is given the same command. The first one alone writes. When a process dies, JAX ends
-the others within a minute and says so; the same command on all of them goes on from what was saved.
+the others within a minute and says so. The same command on all of them then goes on from what was
+saved.
 
-  --patience SECONDS       end with status 75 when a step, a save, a read or another process does not
-                           answer for so long (default: 3600)
+  --patience SECONDS       end with status 75 when a step, a save, a read or another process does
+                           not answer for so long (default: 3600)
 
 A command that Ctrl-C or SIGTERM stops saves its work and ends with status 130.
 """

@@ -34,6 +34,7 @@ class UNet(nn.Module):
     fourier: tuple[int, ...]
     num_levels: int | None
     level_features: int
+    remat: bool = False
 
     event_ndim = 3
 
@@ -67,13 +68,21 @@ class UNet(nn.Module):
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
         """Down, middle and up; the width changes where the resolution does."""
         dtype = jnp.dtype(self.dtype)
-        indices = itertools.count()
+        indices, attentions = itertools.count(), itertools.count()
+        residual, attention = _layers.ResBlock, _layers.Attention
+        if self.remat:
+            residual, attention = nn.remat(residual), nn.remat(attention)
 
         def block(h: jax.Array, attend: bool) -> jax.Array:
-            h = _layers.ResBlock(self.norm_groups, self.dropout, next(indices), dtype)(
+            n = next(indices)
+            # The names are those that Flax gives without remat: the parameters are the same.
+            h = residual(self.norm_groups, self.dropout, n, dtype, name=f"ResBlock_{n}")(
                 h, embedding, key
             )
-            return _layers.Attention(self.num_heads, self.norm_groups, dtype)(h) if attend else h
+            if not attend:
+                return h
+            name = f"Attention_{next(attentions)}"
+            return attention(self.num_heads, self.norm_groups, dtype, name=name)(h)
 
         widths = [self.channels * m for m in self.multipliers]
         skips = []
@@ -110,6 +119,7 @@ def unet(
     fourier: Sequence[int] = (),
     num_levels: int | None = None,
     level_features: int = 32,
+    remat: bool = False,
 ) -> Model:
     """Build a U-Net for images of any size and number of channels.
 
@@ -140,6 +150,8 @@ def unet(
       num_levels: None, or the number of levels to return logits of, [B, H, W, C, num_levels], for
         `make_categorical_denoiser`.
       level_features: numbers a component from which its logits are made, by one linear map.
+      remat: keep only what goes into each block, and compute the block again for its gradient: less
+        memory in training, about a third more time.
     Returns:
       The model. Its event_shape is (H, W, C).
     Raises:
@@ -169,6 +181,7 @@ def unet(
         fourier=tuple(fourier),
         num_levels=num_levels,
         level_features=level_features,
+        remat=remat,
     )
     _check(module)
     return shared(module)

@@ -56,6 +56,7 @@ def make_model(config: Config, dataset: Dataset) -> models.Model:
         learned_variance=config.diffusion.finite,
         dtype=network.dtype,
         fourier=network.fourier,
+        remat=network.remat,
         num_levels=dataset.levels if by_levels else None,
     )
 

@@ -65,7 +65,7 @@ def check_network(config: Config, dataset: Dataset) -> None:
     """Refuse network options that do nothing for these data; report attention without a place."""
     network = config.network
     if len(dataset.event_shape) == 1:
-        for name in ("multipliers", "attention", "patch", "fourier"):
+        for name in ("multipliers", "attention", "patch", "fourier", "remat"):
             default = getattr(Network(), name)
             if getattr(network, name) != default:
                 raise ValueError(

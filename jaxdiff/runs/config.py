@@ -27,7 +27,7 @@ WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 class Network:
     """The network: a UNet for images, an MLP for vectors.
 
-    The MLP does not use multipliers, attention, patch and fourier.
+    The MLP does not use multipliers, attention, patch, fourier and remat.
     """
 
     channels: int = 32
@@ -48,6 +48,8 @@ class Network:
     """Exponents n of inputs sin(2^n pi x), cos(2^n pi x); 7 shows single levels of 8-bit images."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type in which the layers compute; parameters stay float32."""
+    remat: bool = False
+    """Compute each block of the UNet again for its gradient: less memory, more time."""
 
 
 @dataclass(frozen=True)

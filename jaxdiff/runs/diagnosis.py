@@ -27,7 +27,7 @@ def explain(config: Config, step: training.Step, state: Any, batch: Any) -> str:
     num_rows = len(jax.tree.leaves(batch)[0])
     first, total = jax.process_index() * num_rows, jax.process_count() * num_rows
     key = jax.random.fold_in(before.key, before.step)
-    rows = training.Rows(key, _rows.keys(key, num_rows, first=first), np.int32(first), total)
+    rows = training.Rows(key, _rows.keys(key, num_rows, first=first), jnp.int32(first), total)
 
     @jax.jit
     def both(params: Any, rows: training.Rows, batch: Any) -> tuple[jax.Array, Any]:
@@ -49,7 +49,7 @@ def explain(config: Config, step: training.Step, state: Any, batch: Any) -> str:
 
         def alone(i: int) -> bool:
             one = jax.tree.map(lambda leaf: leaf[i : i + 1], (rows.keys, batch))
-            here = training.Rows(key, one[0], np.int32(first + i), total)
+            here = training.Rows(key, one[0], jnp.int32(first + i), total)
             return all(jax.tree.leaves(both(before.params, here, one[1])[1]))
 
         bad = np.asarray([i for i in range(num_rows) if not alone(i)], int)

@@ -23,6 +23,7 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "shard_state": (True, "the updates do not depend on it"),
     "label_drop": (True, "the parameters keep their places and their meaning"),
     "network.dropout": (True, "the parameters keep their places and their meaning"),
+    "network.remat": (True, "the gradient is the same"),
     "optimizer": (True, "Adam's moments and the moving average are kept, whatever the rates"),
     "dataset": (False, "the parameters were fitted to another"),
     "batch_size": (False, "a place in the order of the examples is counted in batches"),

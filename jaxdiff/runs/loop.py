@@ -94,9 +94,7 @@ def loop(
     folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:
-        keep = Keeper(
-            config, log, checkpoints, evaluate, partial(explained, config, step, batch)
-        )
+        keep = Keeper(config, log, checkpoints, evaluate, partial(explained, config, step, batch))
         training.run_updates(
             update,
             replicated,
@@ -170,9 +168,7 @@ class Keeper:
         )
 
 
-def explained(
-    config: Config, step: training.Step, batch: Callable[[int], Any], state: Any
-) -> str:
+def explained(config: Config, step: training.Step, batch: Callable[[int], Any], state: Any) -> str:
     """What is not finite in the last update of a state."""
     return diagnosis.explain(config, step, state, batch(int(state.step) - 1))
 

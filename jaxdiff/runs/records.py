@@ -29,7 +29,11 @@ def read_json(path: Path) -> Any:
 
 
 def read(kind: Any, fields: Any, where: str = "") -> Any:
-    """A dataclass from a JSON object that holds exactly its fields, with their types."""
+    """A dataclass from a JSON object that holds its fields, with their types.
+
+    A field that is missing has its default. So a file of an earlier version, which has fewer
+    options, can be read. The object must hold the fields without a default, and the first field.
+    """
     if not isinstance(fields, dict):
         raise ValueError(f"{where or 'all of it'}: expected an object, got {_shown(fields)}")
     prefix = f"{where}." if where else ""
@@ -38,12 +42,16 @@ def read(kind: Any, fields: Any, where: str = "") -> Any:
         raise ValueError(
             f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them"
         )
-    for each in dataclasses.fields(kind):
-        if each.name not in fields:
+    for n, each in enumerate(dataclasses.fields(kind)):
+        if each.name not in fields and (n == 0 or _has_no_default(each)):
             raise ValueError(f"{prefix}{each.name}: expected a value, got none")
     return kind(
-        **{name: _read_value(hint, fields[name], prefix + name) for name, hint in hints.items()}
+        **{name: _read_value(hints[name], value, prefix + name) for name, value in fields.items()}
     )
+
+
+def _has_no_default(field: Any) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _read_value(hint: Any, value: Any, where: str) -> Any:

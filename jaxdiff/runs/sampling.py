@@ -161,6 +161,4 @@ def program(
         every = len(ts) - 1 if save_every is None else save_every
         return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
 
-    return jax.pmap(
-        chunk, in_axes=(None, 0, 0), out_axes=1, devices=jax.local_devices()
-    )
+    return jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1, devices=jax.local_devices())

@@ -1,4 +1,4 @@
-"""Training: the state, one step mapped over devices, verified checkpoints and the folder of a run."""
+"""Training: the state, a step over all devices, verified checkpoints and a run's folder."""
 
 from jaxdiff._extras import needs
 
@@ -6,6 +6,7 @@ for _library in ("optax", "orbax.checkpoint", "filelock", "tensorboardX"):
     needs(_library, extra="train")
 
 from jaxdiff.training.checkpoints import Checkpoints
+from jaxdiff.training.devices import map_step, replicate, shard, split, unreplicate
 from jaxdiff.training.loop import Progress, Stop, fit, run_updates, stopping
 from jaxdiff.training.objective import (
     chain_loss,
@@ -24,11 +25,6 @@ from jaxdiff.training.state import (
     TrainState,
     init_state,
     make_step,
-    map_step,
-    replicate,
-    shard,
-    split,
-    unreplicate,
 )
 from jaxdiff.training.watch import Watch
 

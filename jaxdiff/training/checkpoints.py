@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -88,7 +87,8 @@ class Checkpoints:
                 return
             about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
             items = ocp.args.Composite(
-                state=ocp.args.StandardSave(jax.tree.map(plain.to_numpy, tree)), about=ocp.args.JsonSave(about)
+                state=ocp.args.StandardSave(jax.tree.map(plain.to_numpy, tree)),
+                about=ocp.args.JsonSave(about),
             )
             self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
 
@@ -117,14 +117,10 @@ class Checkpoints:
             # A writer may have replaced this checkpoint by a newer one meanwhile.
             if self._read_only and self.steps(best=best) != steps:
                 return self._restore(abstract, best=best)
-            logger.warning(
-                "checkpoint %s is damaged: passed over", self._folder / str(step)
-            )
+            logger.warning("checkpoint %s is damaged: passed over", self._folder / str(step))
             self._damaged.add(step)
         if steps:
-            raise ValueError(
-                f"checkpoints: none of the steps {steps} in {self._folder} is sound"
-            )
+            raise ValueError(f"checkpoints: none of the steps {steps} in {self._folder} is sound")
         return None
 
     def steps(self, *, best: bool = False) -> list[int]:
@@ -178,9 +174,7 @@ class Checkpoints:
         about = self._about(step)
         if about is None:
             return None
-        _check_structure(
-            self._folder / str(step), about["structure"], structure(abstract)
-        )
+        _check_structure(self._folder / str(step), about["structure"], structure(abstract))
         values = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
         if values is None:
             return None
@@ -202,9 +196,7 @@ class Checkpoints:
             with Watch(f"reading the checkpoint of step {step}"):
                 (value,) = self._manager.restore(step, args=ocp.args.Composite(**item)).values()
         except Exception as error:  # tensorstore and json raise many kinds for damaged files
-            logger.warning(
-                "checkpoint %s: %s", self._folder / str(step), first_line(error)
-            )
+            logger.warning("checkpoint %s: %s", self._folder / str(step), first_line(error))
             return None
         return value
 

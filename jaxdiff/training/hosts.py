@@ -149,7 +149,7 @@ def packed(parts: Sequence[dict[str, Any]]) -> bytes:
             arrays |= {f"{n}/{name}": value for name, value in part.items()}
     arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
     with io.BytesIO() as stream:
-        np.savez(stream, **arrays)
+        np.savez(stream, allow_pickle=False, **arrays)
         return stream.getvalue()
 
 

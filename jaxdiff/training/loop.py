@@ -11,12 +11,11 @@ import jax
 from tqdm import tqdm
 
 from jaxdiff.training import hosts
-from jaxdiff.training.state import map_step, replicate, shard, unreplicate
+from jaxdiff.training.devices import map_step, replicate, shard, unreplicate
 from jaxdiff.training.watch import Watch
 
-
-# Updates that may be under way at once. CPU devices that wait for each other in many updates run out
-# of threads; an accelerator always has the next one to begin with.
+# Updates that may be under way at once. CPU devices that wait for each other in many updates run
+# out of threads; an accelerator always has the next one to begin with.
 UNDER_WAY = {"cpu": 1}
 ELSEWHERE = 3
 
