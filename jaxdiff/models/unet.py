@@ -36,6 +36,7 @@ class UNet(nn.Module):
     level_features: int
 
     event_ndim = 3
+    null_class = True
 
     def event_size(self, params: Any) -> int:
         """The number of image channels that the parameters were made for."""
