@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxdiff import _checks, prediction, schedules
 from jaxdiff.interop import _arrays, _files, _safetensors
-from jaxdiff.interop._unet2d import UNet2D, unet2d
+from jaxdiff.interop._unet2d import unet2d
 from jaxdiff.zoo import Trained
 
 # Widths of the levels by the side of an image, where they are not given.
@@ -73,11 +73,12 @@ def guided_diffusion(
     The file does not say what network it holds: its options are those of the command that trained
     it, under their own names and with their own defaults. Images have their channels last here.
 
-        python -c "..." 64x64_diffusion.pt 64x64_diffusion.safetensors    # as the error of a .pt says
-        trained = jd.interop.guided_diffusion("64x64_diffusion.safetensors", image_size=64, ...)
+        trained = jd.interop.guided_diffusion(
+            "64x64_diffusion.safetensors", image_size=64, num_channels=192, num_res_blocks=3, ...
+        )
 
     Args:
-      path: the weights, a safetensors file.
+      path: the weights, a safetensors file; the error of a .pt says how to convert it.
       image_size: side of an image.
       num_channels: width of the first level.
       num_res_blocks: residual blocks a level.
@@ -135,7 +136,9 @@ def guided_diffusion(
         total=diffusion_steps,
         step_scale=1000 / diffusion_steps if rescale_timesteps else 1.0,
     )
-    arrays = _renamed(_safetensors.read(path), model.module, path, by_head=not use_new_attention_order)
+    arrays = _renamed(
+        _safetensors.read(path), model.module, path, by_head=not use_new_attention_order
+    )
     return Trained(
         model=model,
         params=_arrays.fit(model, arrays, path),
@@ -156,7 +159,7 @@ def _schedule(name: str, total: int) -> schedules.Schedule:
     return schedules.from_betas(schedules.linear_betas(total, 0.1 / total, 20 / total))
 
 
-def _parts(net: UNet2D) -> dict[str, str]:
+def _parts(net: Any) -> dict[str, str]:
     """Their name of every part, by the order in which it runs, and its name here."""
     found, number, last = dict(ENDS), 1, len(net.widths) - 1
     for i, attends in enumerate(net.down_attention):
@@ -180,7 +183,7 @@ def _parts(net: UNet2D) -> dict[str, str]:
 
 
 def _renamed(
-    arrays: dict[str, np.ndarray], net: UNet2D, path: Path, *, by_head: bool
+    arrays: dict[str, np.ndarray], net: Any, path: Path, *, by_head: bool
 ) -> dict[str, np.ndarray]:
     """The arrays under the names of UNet2DModel; q, k and v as three."""
     parts, found = _parts(net), {}
@@ -196,11 +199,13 @@ def _renamed(
             found[f"{ours}.{ATTENTION.get(inner, inner)}.{leaf}"] = array
         else:
             split = _qkv(array, net, by_head, f"{path}: {name}")
-            found |= {f"{ours}.to_{each}.{leaf}": part for each, part in zip("qkv", split, strict=True)}
+            found |= {
+                f"{ours}.to_{each}.{leaf}": part for each, part in zip("qkv", split, strict=True)
+            }
     return found
 
 
-def _qkv(array: np.ndarray, net: UNet2D, by_head: bool, where: str) -> Any:
+def _qkv(array: np.ndarray, net: Any, by_head: bool, where: str) -> Any:
     """Their fused rows as q, k and v: one after the other, or in turn within every head."""
     width, left = divmod(array.shape[0] if array.ndim else 0, 3)
     heads = net.heads(width) if width else 0

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 CONVERT = (
-    "python -c \"import sys, torch; from safetensors.torch import save_file; "
+    'python -c "import sys, torch; from safetensors.torch import save_file; '
     "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True, "
     "map_location='cpu').items()}, sys.argv[2])\" {old} {new}"
 )
@@ -108,7 +108,7 @@ def require_safetensors(path: Path) -> Path:
 
 
 def weights_in(folder: Path, name: str) -> Path:
-    """The weights of a folder; where there are pickles alone, the error says how to convert them."""
+    """The weights of a folder; where there is a pickle alone, the error says how to convert it."""
     path = folder / f"{name}.safetensors"
     if path.is_file():
         return path

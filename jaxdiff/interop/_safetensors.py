@@ -63,8 +63,7 @@ def read(path: str | PathLike) -> dict[str, np.ndarray]:
         arrays = {}
         for entry in _header(path, file, size):  # in order, without gaps: no seeking
             array = np.empty(entry.shape, entry.dtype)
-            flat = array.reshape(-1).view(np.uint8)
-            if file.readinto(memoryview(flat)) != flat.size:
+            if file.readinto(array.reshape(-1).view(np.uint8).data) != array.nbytes:
                 raise ValueError(f"{path}: expected {size} bytes, and the file became shorter")
             arrays[entry.name] = array
     return arrays
@@ -112,9 +111,12 @@ def _header(path: Path, file: BinaryIO, size: int) -> list[Entry]:
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else -1
     if not 0 < length <= min(size - 8, MOST_HEADER):
         if first.startswith(PICKLES):
-            raise ValueError(f"{path}: expected a safetensors file, got a pickle, which can run code")
+            raise ValueError(
+                f"{path}: expected a safetensors file, got a pickle, which can run code"
+            )
         raise ValueError(
-            f"{path}: expected a safetensors file, got a header of {length} bytes in a file of {size}"
+            f"{path}: expected a safetensors file, "
+            f"got a header of {length} bytes in a file of {size}"
         )
     entries = [_entry(path, name, value) for name, value in _json(path, file.read(length))]
     entries.sort(key=lambda entry: (entry.start, entry.stop))

@@ -37,9 +37,7 @@ SCHEDULES: dict[str, type] = {
     for kind in schedules.Schedule.__subclasses__()
     if kind.__module__.startswith(schedules.__name__)
 }
-THRESHOLDS: dict[str, type] = {
-    name: type(make()) for name, make in prediction.THRESHOLDS.items()
-}
+THRESHOLDS: dict[str, type] = {name: type(make()) for name, make in prediction.THRESHOLDS.items()}
 PLAIN = ("prediction", "event_shape", "levels", "sigma_data", "variance")
 
 
@@ -77,8 +75,8 @@ def save(
         )
 
     model.safetensors holds the arrays, config.json everything else that `load` needs, and README.md
-    is the card: what the network is, and the words given here. The folder appears whole or not at
-    all.
+    is the card: what the network is, and the words given here. Folders of this machine, which the
+    configuration of a run names, are left out. The new folder appears whole or not at all.
 
     Args:
       trained: the network, of `models.unet`, `models.mlp`, `diffusers` or `guided_diffusion`.
@@ -99,7 +97,9 @@ def save(
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"{name}: expected words for the card, got {value!r}")
     if folder.exists():
-        raise FileExistsError(f"folder: expected a path where nothing is, got {folder}, which exists")
+        raise FileExistsError(
+            f"folder: expected a path where nothing is, got {folder}, which exists"
+        )
     arrays = _flat("params", trained.params)
     if trained.spread is not None:
         arrays |= _flat("spread", _fields(trained.spread))
@@ -110,10 +110,13 @@ def save(
         threshold=None
         if trained.threshold is None
         else _object("threshold", trained.threshold, THRESHOLDS, arrays),
-        about=trained.about,
+        about=_without_places(trained.about),
         card={
-            "data": data, "licence": licence, "command": command, "figures": dict(figures or {}),
-        },  # fmt: skip
+            "data": data,
+            "licence": licence,
+            "command": command,
+            "figures": dict(figures or {}),
+        },
         **{name: getattr(trained, name) for name in PLAIN},
     )
     try:
@@ -184,6 +187,15 @@ def _write(folder: Path, texts: dict[str, str], arrays: dict[str, np.ndarray]) -
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _without_places(about: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the network, without the folders of this machine."""
+    config = about.get("config")
+    if not isinstance(config, dict):
+        return about
+    places = {"run": f"runs/{Path(config.get('run', '')).name}", "data_dir": None}
+    return about | {"config": config | places}
+
+
 def _network(trained: Trained) -> dict[str, Any]:
     module = trained.model.module
     for kind, (cls, _, options) in NETWORKS.items():
@@ -217,9 +229,7 @@ def _object(
     """The kind and the numbers of a pytree; its arrays go to the others."""
     kind = next((kind for kind, cls in kinds.items() if type(value) is cls), None)
     if kind is None:
-        raise TypeError(
-            f"{name}: expected one of {', '.join(kinds)}, got {type(value).__name__}"
-        )
+        raise TypeError(f"{name}: expected one of {', '.join(kinds)}, got {type(value).__name__}")
     numbers = {}
     for field, each in _fields(value).items():
         if each is None or isinstance(each, int | float):
@@ -270,7 +280,9 @@ def _number(value: Any, where: str) -> Any:
 
 def _as_it_was(array: np.ndarray) -> Any:
     """A JAX array where that has the same dtype: without 64 bits it would lose digits."""
-    return jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+    return (
+        jnp.asarray(array) if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype else array
+    )
 
 
 def _named(name: str, tree: Any) -> dict[str, Any]:

@@ -21,7 +21,9 @@ RESAMPLING = ("conv", "block")
 
 
 def step_features(step: jax.Array, size: int, *, shift: float, cos_first: bool) -> jax.Array:
-    """Map steps, [B], to [B, size] features: sin(step f_i), cos(step f_i), f_i = 1e4^(-i/(n-shift)).
+    """Map steps, [B], to [B, size] features.
+
+        sin(step f_i), cos(step f_i),   f_i = 10000^(-i / (n - shift)),   n = size / 2
 
     The frequencies are rounded to float32, as they were when these networks were trained: at step
     999 the rounding is seen.
@@ -268,13 +270,15 @@ def _check(net: UNet2D) -> None:
             _checks.positive_int(name, getattr(net, name))
     if not net.widths:
         raise ValueError("widths: expected at least one level, got none")
+    attends = any((*net.down_attention, *net.up_attention, net.middle_attention))
+    heads = (net.head_size or net.num_heads or 1) if attends else 1
     for width in net.widths:
         _checks.positive_int("widths", width)
-        attends = any((*net.down_attention, *net.up_attention, net.middle_attention))
-        heads = (net.head_size or net.num_heads or 1) if attends else 1
         for name, divisor in (("groups", net.groups), ("heads", heads)):
             if width % divisor:
-                raise ValueError(f"widths: expected multiples of the {name}, {divisor}, got {width}")
+                raise ValueError(
+                    f"widths: expected multiples of the {name}, {divisor}, got {width}"
+                )
     if net.widths[0] % 2:
         raise ValueError(f"widths: expected an even first one, got {net.widths[0]}")
     for name in ("down_attention", "up_attention", "down_resampling", "up_resampling"):

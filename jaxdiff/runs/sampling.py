@@ -86,7 +86,7 @@ def generate(
         threshold=threshold, variance=variance, save_every=save_every,
     )  # fmt: skip
     settings = [seed, guidance, sampler, noise, threshold, variance, whole, save_every]
-    settings += [trained.prediction, trained.sigma_data, trained.learned_variance, labels is None]
+    settings += [*trained.settings, labels is None]
     made_of = cache.digest(settings, (trained.params, trained.schedule, ts))
     starts = range(0, num, whole)
     chunks = [np.minimum(np.arange(start, start + whole), num - 1) for start in starts]

@@ -64,6 +64,12 @@ class Trained:
         """Number of updates that the network has had."""
         return self.about.get("step", 0)
 
+    @property
+    def settings(self) -> list[Any]:
+        """All that the denoiser depends on besides arrays, as JSON can hold it: for digests."""
+        words = [repr(self.model.module), repr(self.threshold), self.variance]
+        return [*words, self.prediction, self.sigma_data]
+
     def with_params(self, params: Any) -> "Trained":
         """Return the network with other parameters, such as an argument of a compiled function.
 
