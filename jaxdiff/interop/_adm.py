@@ -190,7 +190,9 @@ def _renamed(
     for name, array in arrays.items():
         theirs = next((part for part in parts if name.startswith(f"{part}.")), None)
         if theirs is None:
-            raise ValueError(f"{path}: expected no array {name}: the network has no place for it")
+            raise ValueError(
+                f"{path}: expected no array {_files.shown(name)}: the network has no place for it"
+            )
         ours, (inner, _, leaf) = parts[theirs], name[len(theirs) + 1 :].rpartition(".")
         if "attentions" not in ours:
             inner = {"op": "conv"}.get(inner, BLOCK.get(inner, inner))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.interop import _files
 from jaxdiff.models import Model
 
 # How torch calls the leaves of Flax.
@@ -25,7 +26,13 @@ def fit(model: Model, arrays: dict[str, np.ndarray], path: Path) -> Any:
     Raises:
       ValueError: an array is missing, has no place, has another shape, or is not of floats.
     """
-    module = model.module
+    module: Any = model.module
+    numbers, widest = sum(array.size for array in arrays.values()), max(module.widths)
+    if numbers < 9 * widest**2 * module.num_blocks:  # before anything of that size is traced
+        raise ValueError(
+            f"{path}: expected the numbers of {module.num_blocks} blocks of width {widest}, "
+            f"got {numbers} numbers"
+        )
     side = 2 ** (len(module.widths) - 1)
     example = jax.ShapeDtypeStruct((1, side, side, module.in_channels), jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)
@@ -40,7 +47,7 @@ def fit(model: Model, arrays: dict[str, np.ndarray], path: Path) -> Any:
     extra = sorted(set(arrays) - set(names))
     if extra:
         raise ValueError(
-            f"{path}: expected no array {extra[0]}: the network has no place for it"
+            f"{path}: expected no array {_files.shown(extra[0])}: the network has no place for it"
             + (f", and for {len(extra) - 1} more" if extra[1:] else "")
         )
     leaves = [

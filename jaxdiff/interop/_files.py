@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 CONVERT = (
     'python -c "import sys, torch; from safetensors.torch import save_file; '
     "save_file({k: v.contiguous() for k, v in torch.load(sys.argv[1], weights_only=True, "
-    "map_location='cpu').items()}, sys.argv[2])\" {old} {new}"
+    "map_location='cpu').items()}, sys.argv[2])\""
 )
 
 
@@ -97,10 +98,10 @@ def naming(path: Path) -> Iterator[None]:
 def require_safetensors(path: Path) -> Path:
     """Require the name of a weights file that is no pickle, and a file that exists."""
     if path.suffix in PICKLED:
-        command = CONVERT.format(old=path, new=path.with_suffix(".safetensors"))
+        names = (shlex.quote(str(each)) for each in (path, path.with_suffix(".safetensors")))
         raise ValueError(
             f"{path}: expected a .safetensors file, because reading a pickle can run code; "
-            f"where torch is installed, this converts it: {command}"
+            f"where torch is installed, this converts it: {CONVERT} {' '.join(names)}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")

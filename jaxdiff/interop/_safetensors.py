@@ -3,6 +3,7 @@
 import json
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -124,8 +125,8 @@ def _header(path: Path, file: BinaryIO, size: int) -> list[Entry]:
     for entry in entries:
         if entry.start != end:
             raise ValueError(
-                f"{path}: {entry.name}: expected data from byte {end} on, right after the array "
-                f"before it, got {entry.start}"
+                f"{path}: {_shown(entry.name)}: expected data from byte {end} on, right after the "
+                f"array before it, got {entry.start}"
             )
         end = entry.stop
     if end != size - 8 - length:
@@ -142,10 +143,9 @@ def _json(path: Path, text: bytes) -> list[tuple[str, Any]]:
         raise ValueError(f"{path}: expected a header of JSON, got {what}") from error
     if not isinstance(pairs, _Pairs):
         raise ValueError(f"{path}: expected a header that is an object, got {_shown(pairs)}")
-    names = [name for name, _ in pairs]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path}: {_shown(twice)}: expected one array of this name, got more")
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: {_shown(twice[0])}: expected one array of this name, got more")
     return [(name, value) for name, value in pairs if name != METADATA]
 
 
@@ -161,8 +161,9 @@ def _entry(path: Path, name: str, value: Any) -> Entry:
     kind, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
         raise ValueError(f"{where}: expected a dtype of {', '.join(DTYPES)}, got {_shown(kind)}")
-    if not _counts(shape) or len(shape) > 32:
-        raise ValueError(f"{where}: expected a shape of at most 32 sides, got {_shown(shape)}")
+    # NumPy counts the bytes of an empty array too, as if it had none of its zeros.
+    if not _counts(shape) or len(shape) > 32 or 8 * math.prod(n or 1 for n in shape) >= 2**63:
+        raise ValueError(f"{where}: expected a shape that an array can have, got {_shown(shape)}")
     if not _counts(offsets) or len(offsets) != 2:
         raise ValueError(f"{where}: expected two offsets, got {_shown(offsets)}")
     start, stop = offsets

@@ -319,7 +319,9 @@ def _params(
     places = _named("params", wanted)
     extra = sorted(set(arrays) - set(places))
     if extra:
-        raise ValueError(f"{path}: expected no array {extra[0]}: the network has no place for it")
+        raise ValueError(
+            f"{path}: expected no array {_files.shown(extra[0])}: the network has no place for it"
+        )
     leaves = []
     for name, leaf in places.items():
         if name not in arrays:

@@ -31,6 +31,7 @@ VARIANCES = {
 }
 # Options that would change the process, where they are set.
 OTHER_PROCESS = ("use_flow_sigmas",)
+MOST_STEPS = 1_000_000  # of a table
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ def scheduler(path: Path) -> Scheduler:
     known = {field.name for field in dataclasses.fields(Options)}
     # The others say how to sample.
     options = _files.read_options(Options, {k: v for k, v in config.items() if k in known}, path)
+    if not 1 <= options.num_train_timesteps <= MOST_STEPS:
+        raise ValueError(
+            f"{path}: num_train_timesteps: expected 1 to {MOST_STEPS}, "
+            f"got {options.num_train_timesteps}"
+        )
     _files.require_choice(path, "prediction_type", options.prediction_type, PREDICTIONS)
     if options.variance_type is not None:
         _files.require_choice(path, "variance_type", options.variance_type, VARIANCES)
