@@ -65,7 +65,7 @@ def subsequence(
 
         leading   1 + offset + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T
         trailing  round(T - k T / num_steps),  k = 0 .. num_steps - 1
-        linspace  num_steps numbers from T to 1, rounded
+        linspace  1 + num_steps numbers from T - 1 to 0, rounded
 
     Args:
       total: T, the number of steps of `from_betas`.
@@ -89,7 +89,7 @@ def subsequence(
     steps = {
         "leading": 1 + offset + (k * (total // num_steps))[::-1],
         "trailing": np.round(total - k * total / num_steps),
-        "linspace": np.round(np.linspace(total, 1, num_steps)),
+        "linspace": 1 + np.round(np.linspace(0, total - 1, num_steps))[::-1],
     }[spacing]
     return jnp.asarray(np.append(steps, 0) / total, float)
 
