@@ -179,6 +179,12 @@ def test_a_network_without_a_null_class_needs_a_label() -> None:
         two.init(jax.random.key(0), (3, 4, 1))
 
 
+@pytest.mark.slow
+def test_the_network_keeps_the_contract_of_models() -> None:
+    """Shapes and dtypes, rows that never couple, finite slopes, no second compilation."""
+    jd.testing.check_model(unet2d_of(widths=(8,), dropout=0.5, film=True), (4, 4, 1))
+
+
 # --- the scheduler -------------------------------------------------------------------------------------------------
 
 

@@ -111,7 +111,10 @@ def elsewhere(folder: Path, trained: Trained) -> Run:
     A network that `interop.save` took from a run knows its data set. Of others it has to be named.
     """
     if "config" in trained.about:
-        config = from_fields(trained.about["config"], folder)
+        try:
+            config = from_fields(trained.about["config"], folder)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'}: about.config: {error}") from error
     else:
         name = {"from_betas": "ddpm"}.get(trained.schedule.name, trained.schedule.name)
         config = Config(
