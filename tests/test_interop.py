@@ -280,7 +280,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "eps": ({"norm_eps": 0.0}, "eps: expected a positive number, got 0.0"),
     "shift": ({"freq_shift": 4}, "frequency_shift: expected a number below 4"),
     "dropout": ({"dropout": 1.0}, r"dropout: expected a rate in \[0, 1\)"),
-    "size": ({"sample_size": 9}, "sample_size: expected multiples of 2, which the levels halve, got 9"),
+    "size": ({"sample_size": 9}, r"sample_size: expected sides that are multiples of 2, which the levels halve, and 1 channels, got \(9, 9, 1\)"),
     "no size": ({"sample_size": None}, "sample_size: expected the side of an image, got null; give event_shape"),
 }  # fmt: skip
 
@@ -292,6 +292,12 @@ def test_other_networks_are_refused(case: str, folder: Path) -> None:
     with pytest.raises(ValueError, match=rf"net/config.json: {message}") as caught:
         interop.diffusers(folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 1), (8, 8, 3), (1, 8, 8), (8, 8)])
+def test_another_event_shape_is_refused(shape: Any) -> None:
+    with pytest.raises(ValueError, match="event_shape: expected sides that are multiples of 2"):
+        interop.diffusers(FOLDER, event_shape=shape)
 
 
 def drop(name: str) -> Callable[[dict], Any]:

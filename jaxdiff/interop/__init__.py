@@ -4,6 +4,7 @@ trained = jd.interop.diffusers("ddpm-cifar10-32")  # samples, likelihoods and po
 jd.interop.save(trained, "mine", data="...", licence="...")
 """
 
+from os import PathLike
 from pathlib import Path
 
 from jaxdiff.interop._adm import guided_diffusion
@@ -15,7 +16,7 @@ from jaxdiff.zoo import Trained
 __all__ = ["Scheduler", "diffusers", "guided_diffusion", "load", "recognised", "save", "scheduler"]
 
 
-def recognised(folder: Path) -> Trained | None:
+def recognised(folder: str | PathLike) -> Trained | None:
     """Load a folder that `save` wrote, or that `diffusers` reads.
 
     Args:
@@ -26,6 +27,7 @@ def recognised(folder: Path) -> Trained | None:
       FileNotFoundError: the folder is of one kind, and lacks a file.
       ValueError: the folder is of one kind, and one of its files is damaged.
     """
+    folder = Path(folder)
     if is_saved(folder):
         return load(folder)
     return diffusers(folder) if is_diffusers(folder) else None

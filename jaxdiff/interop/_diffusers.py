@@ -214,20 +214,25 @@ def _model(options: Options, total: int, path: Path) -> Model:
 def _event_shape(
     options: Options, given: tuple[int, int, int] | None, path: Path
 ) -> tuple[int, ...]:
-    if given is not None:
-        return tuple(given)
     size = options.sample_size
-    if size is None:
+    if given is None and size is None:
         raise ValueError(
             f"{path}: sample_size: expected the side of an image, got null; give event_shape"
         )
     sides = size if isinstance(size, tuple) else (size, size)
+    shape = (*sides, options.in_channels) if given is None else tuple(given)
     unit = 2 ** (len(options.block_out_channels) - 1)
-    if len(sides) != 2 or any(side < 1 or side % unit for side in sides):
+    if (
+        len(shape) != 3
+        or shape[2] != options.in_channels
+        or any(type(side) is not int or side < 1 or side % unit for side in shape[:2])
+    ):
+        name = f"{path}: sample_size" if given is None else "event_shape"
         raise ValueError(
-            f"{path}: sample_size: expected multiples of {unit}, which the levels halve, got {size}"
+            f"{name}: expected sides that are multiples of {unit}, which the levels halve, and "
+            f"{options.in_channels} channels, got {shape}"
         )
-    return (*sides, options.in_channels)
+    return shape
 
 
 def _modern(name: str) -> str:
