@@ -358,6 +358,10 @@ def test_a_pickle_under_another_name_is_refused(magic: bytes, folder: Path) -> N
 
 
 def test_what_is_missing_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / WEIGHTS).rename(folder / "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"got 'diffusion_pytorch_model.fp16.safetensors'"):
+        interop.diffusers(folder)
+    (folder / "diffusion_pytorch_model.fp16.safetensors").rename(folder / WEIGHTS)
     for name, says in ((WEIGHTS, WEIGHTS), ("scheduler_config.json", "there or in scheduler"), ("config.json", "there or in unet")):  # fmt: skip
         (folder / name).unlink()
         with pytest.raises(FileNotFoundError, match=says):
@@ -647,6 +651,9 @@ def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 SAVED: dict[str, tuple[dict[str, Any], str]] = {
     "version": ({"jaxdiff_network": 2}, "jaxdiff_network: expected 1, got 2"),
     "network": ({"network": {"kind": "vit"}}, "network.kind: expected one of 'unet', 'mlp', 'unet2d', got 'vit'"),
+    "no name": ({"network": {"kind": []}}, r"network.kind: expected one of 'unet', 'mlp', 'unet2d', got \[\]"),
+    "prediction": ({"prediction": "noise"}, "prediction: expected one of 'eps'"),
+    "variance": ({"variance": "wide"}, "variance: expected one of 'small'"),
     "options": ({"network": {"kind": "mlp", "options": {}}}, "network.options: expected width, depth"),
     "schedule": ({"schedule": {"kind": "mine"}}, "schedule.kind: expected one of"),
     "numbers": ({"schedule": {"kind": "cosine", "numbers": {"a": 1}}}, "schedule.numbers: expected those of log_snr_min"),

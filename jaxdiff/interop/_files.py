@@ -78,11 +78,12 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     raise ValueError(f"{where}: expected {expected}, got {shown(value)}")
 
 
-def require_choice(path: Path, name: str, value: Any, options: Iterable[str]) -> None:
+def require_choice(path: Path, name: str, value: Any, options: Iterable[Any]) -> None:
     """Require one of the named values of an option."""
-    if value not in options:
+    names = tuple(options)  # a value of JSON need not have a hash
+    if value not in names:
         raise ValueError(
-            f"{path}: {name}: expected one of {', '.join(map(repr, options))}, got {shown(value)}"
+            f"{path}: {name}: expected one of {', '.join(map(repr, names))}, got {shown(value)}"
         )
 
 
@@ -109,16 +110,16 @@ def require_safetensors(path: Path) -> Path:
 
 
 def weights_in(folder: Path, name: str) -> Path:
-    """The weights of a folder; where there is a pickle alone, the error says how to convert it."""
+    """The weights of a folder; where they are a pickle, the error says how to convert it."""
     path = folder / f"{name}.safetensors"
     if path.is_file():
         return path
-    for other in sorted(folder.glob("*")):
+    others = sorted(folder.glob(f"{name}*"))
+    for other in others:
         if other.suffix in PICKLED:
             require_safetensors(other)
-    if (folder / f"{name}.safetensors.index.json").exists():
-        raise ValueError(f"{folder}: expected {path.name} in one file, got several parts")
-    raise FileNotFoundError(f"{folder}: expected {path.name}, which is not there")
+    there = ", ".join(shown(other.name) for other in others) or "nothing of this name"
+    raise FileNotFoundError(f"{folder}: expected {path.name}, in one file, got {there}")
 
 
 def shown(value: Any) -> str:

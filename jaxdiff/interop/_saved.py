@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import models, prediction, schedules
+from jaxdiff import kernels, models, prediction, schedules
 from jaxdiff.interop import _card, _files, _safetensors
 from jaxdiff.interop._unet2d import OPTIONS, UNet2D, unet2d
 from jaxdiff.models.mlp import MLP
@@ -38,6 +38,8 @@ SCHEDULES: dict[str, type] = {
     if kind.__module__.startswith(schedules.__name__)
 }
 THRESHOLDS: dict[str, type] = {name: type(make()) for name, make in prediction.THRESHOLDS.items()}
+PREDICTIONS = (*prediction.PREDICTIONS, "levels")
+VARIANCES: list[str | None] = [*kernels.VARIANCES, None]
 PLAIN = ("prediction", "event_shape", "levels", "sigma_data", "variance")
 
 
@@ -147,6 +149,8 @@ def load(folder: str | PathLike) -> Trained:
     described = _files.read_options(Described, _files.read_json(path), path)
     if described.jaxdiff_network != VERSION:
         raise ValueError(f"{path}: {MARK}: expected {VERSION}, got {described.jaxdiff_network}")
+    _files.require_choice(path, "prediction", described.prediction, PREDICTIONS)
+    _files.require_choice(path, "variance", described.variance, VARIANCES)
     model = _model(described.network, path)
     arrays = _safetensors.read(weights)
     schedule = _made("schedule", described.schedule, SCHEDULES, arrays, path)
