@@ -721,6 +721,27 @@ def test_it_is_sampled_without_data(folder: Path) -> None:
     assert np.abs(found).max() > 0.1
 
 
+def test_what_needs_a_null_class_is_refused_before_any_work(tmp_path: Path) -> None:
+    model = unet2d_of(num_classes=10)
+    params = jax.tree.map(
+        lambda leaf: jnp.ones(leaf.shape),
+        jax.eval_shape(lambda: model.init(jax.random.key(0), (8, 8, 1))),
+    )
+    schedule = jd.schedules.from_betas(jd.schedules.linear_betas(1000))
+    interop.save(
+        Trained(model, params, schedule, "eps", (8, 8, 1), levels=17), tmp_path / "net", **WORDS
+    )
+    given = {"run": tmp_path / "net", "dataset": "digits"}
+    for call in (
+        lambda: evaluate.main(evaluate.Options(**given)),
+        lambda: posterior.main(posterior.Options(**given)),
+        lambda: interpolate.main(interpolate.Options(**given)),
+    ):
+        with pytest.raises(ValueError, match="label: expected classes 0 to 9, got None"):
+            call()
+    assert sorted(path.name for path in (tmp_path / "net").iterdir()) == ["README.md", "config.json", "model.safetensors"]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_it_is_measured_conditioned_and_interpolated(folder: Path) -> None:
     """Bits per dimension with bounds from both sides, posteriors with evidence, strips and a page."""

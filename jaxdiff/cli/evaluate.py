@@ -113,6 +113,8 @@ def check(options: Options) -> None:
 
 def possible(run: loading.Run, options: Options) -> Options:
     """Leave out what too few examples do not allow, and print a line for it before any work."""
+    if options.probability.examples:  # 0 leaves out what needs all classes together
+        run.trained.model.check_label(None)
     num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
     if min(num_train, num_held_out) < 2:
         got = f"{num_train} and {num_held_out}"

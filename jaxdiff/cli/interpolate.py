@@ -120,6 +120,7 @@ def main(options: Options) -> np.ndarray:
     run = loading.load_run(options.run, dataset=options.dataset, data_dir=options.data_dir)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
+    run.trained.model.check_label(None)  # images are encoded without their labels
     x_0, y_0 = pairs(run, options)
     strips = between(run, x_0, y_0, options)
     sampling.require_finite(strips)

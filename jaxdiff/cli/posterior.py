@@ -165,6 +165,7 @@ def main(options: Options) -> dict[str, Any]:
     run = loading.load_run(
         options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir
     )
+    run.trained.model.check_label(None)  # the prior is that of all classes together
     task = tasks.make_task(
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
     )
