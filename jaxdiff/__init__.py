@@ -1,7 +1,8 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles.
 
-Everything but data, models, runs, testing and training is imported at once. Those five are imported
-where they are first used, so that `import jaxdiff` needs no network, data or training library.
+Everything but data, interop, models, runs, testing and training is imported at once. Those six are
+imported where they are first used, so that `import jaxdiff` needs no network, data or training
+library.
 """
 
 import importlib
@@ -43,6 +44,7 @@ from jaxdiff.zoo import pretrained
 
 if TYPE_CHECKING:
     from jaxdiff import data as data
+    from jaxdiff import interop as interop
     from jaxdiff import models as models
     from jaxdiff import runs as runs
     from jaxdiff import testing as testing
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-LATER = frozenset({"data", "models", "runs", "testing", "training"})
+LATER = frozenset({"data", "interop", "models", "runs", "testing", "training"})
 
 __all__ = [
     "Chain",

@@ -58,22 +58,25 @@ def quadratic(num_steps: int, *, start: float = 1.0, end: float = 0.0) -> jax.Ar
 
 
 @known_ahead
-def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Array:
+def subsequence(
+    total: int, num_steps: int, spacing: str = "trailing", *, offset: int = 0
+) -> jax.Array:
     """Return num_steps times among the T of a discrete process, and then 0: ts_i = step_i / T.
 
-        leading   1 + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T
+        leading   1 + offset + k floor(T / num_steps),  k = num_steps - 1 .. 0: starts below T
         trailing  round(T - k T / num_steps),  k = 0 .. num_steps - 1
-        linspace  num_steps numbers from T to 1, rounded
+        linspace  1 + num_steps numbers from T - 1 to 0, rounded
 
     Args:
       total: T, the number of steps of `from_betas`.
       num_steps: number of steps taken, at most T.
       spacing: one of SPACINGS.
+      offset: added to the steps of "leading"; at most what keeps them within T.
     Returns:
       [num_steps + 1] times, the last one 0, default floating dtype. "leading" starts with too
       little noise: the state at ts[0] < 1 is needed, and published samplers take that of t = 1.
     Raises:
-      ValueError: unknown spacing, num_steps outside 1 .. total.
+      ValueError: unknown spacing, num_steps outside 1 .. total, an offset that is too large.
     Source: Lin et al. 2023, arXiv:2305.08891, Table 2.
     """
     _checks.positive_int("total", total)
@@ -81,10 +84,12 @@ def subsequence(total: int, num_steps: int, spacing: str = "trailing") -> jax.Ar
     _checks.values("num_steps", num_steps, f"at most total = {total} steps", lambda v: v <= total)
     _checks.choice("spacing", spacing, SPACINGS)
     k = np.arange(num_steps)
+    room = total - 1 - (num_steps - 1) * (total // num_steps) if spacing == "leading" else 0
+    _checks.index("offset", offset, room + 1)
     steps = {
-        "leading": 1 + (k * (total // num_steps))[::-1],
+        "leading": 1 + offset + (k * (total // num_steps))[::-1],
         "trailing": np.round(total - k * total / num_steps),
-        "linspace": np.round(np.linspace(total, 1, num_steps)),
+        "linspace": 1 + np.round(np.linspace(0, total - 1, num_steps))[::-1],
     }[spacing]
     return jnp.asarray(np.append(steps, 0) / total, float)
 

@@ -647,6 +647,32 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("claim", "float64 is not tried", '("float32", False), ("float32", True), ("float64", True)', '("float32", False), ("float32", False)', "test_testing.py::test_wrong_kernels_are_rejected[float32 whatever comes]"),
         ("one_program", "any two may be given", "if len(structures) > 1:", "if not structures:", "test_testing.py::test_numbers_in_closures_are_rejected"),
     ],
+    # --- networks from elsewhere -----------------------------------------------------------------------------------
+    "jaxdiff/interop/__init__.py": [
+        ("recognised", "what was saved is for the readers of runs", "return load(folder)", "return None", "test_interop.py::test_a_saved_network_is_read_back_exactly[vectors]"),
+    ],
+    "jaxdiff/interop/_adm.py": [
+        ("guided_diffusion", "q, k and v of a head taken for those of all", "by_heads.swapaxes(0, 1)", "by_heads.swapaxes(0, 0)", "test_interop.py::test_fused_rows_are_taken_apart_by_either_order"),
+    ],
+    "jaxdiff/interop/_arrays.py": [
+        ("diffusers", "the kernel is turned in the plane", "found.transpose(2, 3, 1, 0)", "found.transpose(3, 2, 1, 0)", "test_interop.py::test_the_outputs_are_those_of_torch"),
+    ],
+    "jaxdiff/interop/_diffusers.py": [
+        ("diffusers", "zeros on both sides of a stride", "padding=options.downsample_padding", "padding=1", "test_interop.py::test_the_outputs_are_those_of_torch"),
+    ],
+    "jaxdiff/interop/_safetensors.py": [
+        ("load", "a header may ask for more than the file has", "if end != size - 8 - length:", "if end < size - 8 - length:", "test_interop.py::test_damaged_headers_are_refused[huge]"),
+    ],
+    "jaxdiff/interop/_saved.py": [
+        ("save", "folders of this machine are given away", "about=_without_places(trained.about)", "about=trained.about", "test_interop.py::test_folders_of_this_machine_are_left_out"),
+        ("load", "float64 loses its digits", "if jax.dtypes.canonicalize_dtype(array.dtype) == array.dtype", "if array.size", "test_interop.py::test_a_saved_network_is_read_back_exactly[elsewhere]"),
+    ],
+    "jaxdiff/interop/_scheduler.py": [
+        ("scheduler", "scaled_linear is linear", "*np.sqrt(ends)), np.float64) ** 2", "*ends), np.float64)", "test_interop.py::test_schedulers_in_other_words"),
+    ],
+    "jaxdiff/interop/_unet2d.py": [
+        ("diffusers", "steps are counted from 1", "step = total * t - 1", "step = total * t", "test_interop.py::test_steps_are_whole_and_have_a_slope"),
+    ],
 }  # fmt: skip
 
 MUTANTS = [

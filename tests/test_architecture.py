@@ -23,12 +23,13 @@ CORE = [
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.
 # A run stands on all of them, and the commands stand on runs.
-PACKAGES = {"models", "data", "training", "zoo"}
+PACKAGES = {"models", "data", "training", "zoo", "interop"}
 OUTER: dict[str, set] = {
     "models": set(),
     "data": set(),
     "training": set(),
     "zoo": {"models"},
+    "interop": {"models", "zoo"},
     "testing": set(),
     "runs": PACKAGES,
     "cli": PACKAGES | {"runs"},

@@ -179,6 +179,8 @@ BAD = {
     "rho": (lambda: jd.grids.karras(jd.schedules.edm(), 4, 0.0), ValueError, "rho: expected a power of at least 0.5"),
     "ends": (lambda: jd.grids.uniform(4, start=0.2, end=0.3), ValueError, "end: expected a time below start = 0.2, got 0.3"),
     "spacing": (lambda: jd.grids.subsequence(10, 2, "odd"), ValueError, "spacing: expected one of 'leading'"),
+    "offset": (lambda: jd.grids.subsequence(10, 2, "leading", offset=5), ValueError, "offset: expected"),
+    "offset of others": (lambda: jd.grids.subsequence(10, 2, offset=1), ValueError, "offset: expected"),
     "too many": (lambda: jd.grids.subsequence(10, 20), ValueError, "num_steps: expected at most total = 10 steps"),
     "table": (lambda: jd.grids.optimised(jd.schedules.edm(), 99, *TABLE), ValueError, "num_steps: expected 1 to 7, got 99"),
     "error": (lambda: jd.grids.optimised(jd.schedules.edm(), 2, TABLE[0], -TABLE[1]), ValueError, "error: expected positive"),

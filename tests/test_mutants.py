@@ -13,7 +13,7 @@ from run_mutants import Outcome, copy_tree, planted, run_tests, verdict
 ROOT = Path(__file__).parents[1]
 # What is proved: every public function of these modules has a mutant.
 COVERED = (
-    "binomial", "categorical", "chain", "decoders", "drawing", "flow_density", "forward", "grids", "guidance", "kernels",
+    "binomial", "categorical", "chain", "decoders", "drawing", "flow_density", "forward", "grids", "guidance", "interop", "kernels",
     "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior",
     "prediction", "resampling",
     "sampling", "schedules", "testing", "training", "work", "zoo",

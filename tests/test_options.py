@@ -88,6 +88,7 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.prediction.clip), "limit", (ZERO, NEGATIVE)),
     (a(jd.prediction.dynamic_threshold), "quantile", (NEGATIVE, 2.0)),
     (a(jd.prediction.dynamic_threshold), "limit", (ZERO, NEGATIVE)),
+    (a(jd.prediction.dynamic_threshold), "most", (ZERO, 0.5)),
     (a(jd.likelihood.bits_per_dim, 1.0, 2), "bin_width", (ZERO, NEGATIVE, HUGE)),
     (a(jd.likelihood.ode_log_prob, DENOISER, SCHEDULE, TS, X), "tolerance", (ZERO, NEGATIVE, HUGE)),
     (

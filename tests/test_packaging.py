@@ -141,7 +141,7 @@ def test_what_is_imported_is_declared() -> None:
     # optimistix comes with diffrax; _library is a loop over the libraries of `train`.
     assert imports("jaxdiff") - everything <= {"optimistix", "-library"}
     assert imports("experiments") <= everything | {"reproduce-2015"}
-    for part in ("data", "models", "zoo"):
+    for part in ("data", "interop", "models", "zoo"):
         lazy = {"tensorflow-datasets", "pillow"} if part == "data" else set()
         assert imports(f"jaxdiff/{part}") - lazy <= core | {"jaxdiff"}
 

@@ -5,7 +5,6 @@ are compared with samples of the same network in many small steps, so the networ
 not count.
 """
 
-import dataclasses
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from tqdm import tqdm
 import jaxdiff as jd
 from jaxdiff import training
 from jaxdiff.cli import pictures
-from jaxdiff.runs import loading, machine, memory, require, samplers, sampling
+from jaxdiff.runs import loading, machine, memory, records, require, samplers, sampling
 from jaxdiff.runs.samplers import SamplerName
 from jaxdiff.runs.seeds import another
 
@@ -40,7 +39,8 @@ class Options:
     """What to compare."""
 
     run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[RUN]")] = None
-    """Folder of a run that `jaxdiff train` has made; if not given, only the mixture is compared."""
+    """Folder of a run that `jaxdiff train` has made, or of a network from elsewhere; if not given,
+    only the mixture is compared."""
     samplers: tuple[SamplerName, ...] = typing.get_args(SamplerName)
     """Samplers to compare."""
     grids: tuple[GridName, ...] = typing.get_args(GridName)
@@ -57,6 +57,11 @@ class Options:
     """Whether to draw the orders of convergence too, in float64."""
     seed: int = 0
     """Seed of everything random."""
+    dataset: str | None = None
+    """Data set to measure on, as `jaxdiff train` takes it; the one that the network was trained on
+    if not given."""
+    data_dir: Path | None = None
+    """Where TFDS keeps it; the run's own place if not given."""
     output: Path = Path("runs/compare")
     """Folder for compare.json and the pictures."""
 
@@ -339,9 +344,10 @@ def main(options: Options) -> list[dict[str, Any]]:
     require.counts(options, num=2, run_num=2)
     if min(options.calls, default=0) < 3:
         raise ValueError(f"calls: expected numbers of at least 3, got {options.calls}")
-    run = None if options.run is None else loading.load_run(options.run)
-    chosen = dataclasses.asdict(options) | {"run": str(options.run), "output": str(options.output)}
-    found: dict[str, Any] = {"machine": machine.describe(), "options": chosen}
+    run = None
+    if options.run is not None:
+        run = loading.load_run(options.run, dataset=options.dataset, data_dir=options.data_dir)
+    found: dict[str, Any] = {"machine": machine.describe(), "options": records.for_json(options)}
     if options.orders:
         found["orders"] = orders(options.seed)
         pictures.orders(found["orders"], options.output / "orders.png")

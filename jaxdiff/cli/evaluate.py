@@ -19,7 +19,8 @@ class Options:
     """What to measure."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
+    """Folder of a run that `jaxdiff train` made, or of a network from elsewhere; or mnist, the
+    network that ships with jaxdiff."""
     num_times: int = 12
     """Noise levels at which the denoising error is measured."""
     examples: int = 1000
@@ -39,6 +40,11 @@ class Options:
     """Seed of noise and samples."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
+    dataset: str | None = None
+    """Data set to measure on, as `jaxdiff train` takes it; the one that the network was trained on
+    if not given."""
+    data_dir: Path | None = None
+    """Where TFDS keeps it; the run's own place if not given."""
     probability: Probability = field(default_factory=Probability)
 
 
@@ -107,6 +113,8 @@ def check(options: Options) -> None:
 
 def possible(run: loading.Run, options: Options) -> Options:
     """Leave out what too few examples do not allow, and print a line for it before any work."""
+    if options.probability.examples:  # 0 leaves out what needs all classes together
+        run.trained.model.check_label(None)
     num_train, num_held_out = (len(run.dataset.splits[name].images) for name in ("train", "test"))
     if min(num_train, num_held_out) < 2:
         got = f"{num_train} and {num_held_out}"
@@ -126,14 +134,20 @@ def possible(run: loading.Run, options: Options) -> Options:
 def main(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     check(options)
-    run = loading.load_run(options.run, best=options.best)
+    run = loading.load_run(
+        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir
+    )
     options = possible(run, options)
     rows = denoising.denoising_errors(
         run, num_times=options.num_times, examples=options.examples, seed=options.seed
     )
     tables.print_denoising(rows)
     pictures.error_by_time(rows, run.folder / "denoising.png")
-    result: dict[str, Any] = {"step": run.trained.step, "denoising": rows}
+    result: dict[str, Any] = {
+        "step": run.trained.step,
+        "dataset": run.dataset.name,
+        "denoising": rows,
+    }
     if options.probability.examples:
         result["probability"] = estimate_probability(run, options)
     if options.samples:

@@ -27,7 +27,8 @@ class Options:
     """Which strips."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
+    """Folder of a run that `jaxdiff train` made, or of a network from elsewhere; or mnist, the
+    network that ships with jaxdiff."""
     strips: int = 6
     """Number of pairs of held-out images, and of latents that are shown in every class."""
     columns: int = 10
@@ -36,6 +37,11 @@ class Options:
     """Steps each way."""
     seed: int = 0
     """Which held-out images, and which latents."""
+    dataset: str | None = None
+    """Data set to measure on, as `jaxdiff train` takes it; the one that the network was trained on
+    if not given."""
+    data_dir: Path | None = None
+    """Where TFDS keeps it; the run's own place if not given."""
 
 
 def between(run: loading.Run, x_0: jax.Array, y_0: jax.Array, options: Options) -> np.ndarray:
@@ -111,9 +117,10 @@ def main(options: Options) -> np.ndarray:
     """Make the strips, draw them and save them."""
     require.seed(options.seed)
     require.counts(options, strips=1, columns=2, steps=2)
-    run = loading.load_run(options.run)
+    run = loading.load_run(options.run, dataset=options.dataset, data_dir=options.data_dir)
     if len(run.dataset.event_shape) != 3:
         raise ValueError(f"run: expected one of images, got {run.config.dataset}")
+    run.trained.model.check_label(None)  # images are encoded without their labels
     x_0, y_0 = pairs(run, options)
     strips = between(run, x_0, y_0, options)
     sampling.require_finite(strips)

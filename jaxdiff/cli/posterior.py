@@ -10,7 +10,6 @@ samples must be uniform. A call is one network call on one image; a vector-Jacob
 as one more.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +28,7 @@ from jaxdiff.runs import (
     posteriors,
     problems,
     recogniser,
+    records,
     require,
     tasks,
 )
@@ -40,7 +40,8 @@ class Options:
     """What is observed of which images, and how the posterior is drawn."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
+    """Folder of a run that `jaxdiff train` made, or of a network from elsewhere; or mnist, the
+    network that ships with jaxdiff."""
     task: tasks.TaskName = "inpaint"
     """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks,
     a random projection, photon counts, or the class."""
@@ -69,6 +70,11 @@ class Options:
     """Image i depends on (seed, i) alone."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
+    dataset: str | None = None
+    """Data set to measure on, as `jaxdiff train` takes it; the one that the network was trained on
+    if not given."""
+    data_dir: Path | None = None
+    """Where TFDS keeps it; the run's own place if not given."""
 
 
 def held_out(run: loading.Run, task: tasks.Task, options: Options) -> posteriors.Observed:
@@ -156,7 +162,10 @@ def check(options: Options) -> None:
 def main(options: Options) -> dict[str, Any]:
     """Observe, draw, measure, print, draw pictures and save."""
     check(options)
-    run = loading.load_run(options.run, best=options.best)
+    run = loading.load_run(
+        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir
+    )
+    run.trained.model.check_label(None)  # the prior is that of all classes together
     task = tasks.make_task(
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed
     )
@@ -187,7 +196,7 @@ def main(options: Options) -> dict[str, Any]:
         "task": task.name,
         "methods": found,
     }
-    result["options"] = dataclasses.asdict(options) | {"run": str(options.run)}
+    result["options"] = records.for_json(options)
     if options.classes:
         result["classes"] = by_class(run, problem, options, seen)
     posterior_pictures.samples(

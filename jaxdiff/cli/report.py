@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jaxdiff.runs import folders, records
+from jaxdiff.runs import loading, records
 from jaxdiff.training import atomic
 
 PICTURES = {
@@ -50,22 +50,22 @@ class Options:
     """Which run to report."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of the run, as `jaxdiff train` and `jaxdiff evaluate` left it."""
+    """Folder of a run, or of a network from elsewhere, as `jaxdiff evaluate` left it."""
 
 
 def main(options: Options) -> Path:
     """Write report.html into the run's folder."""
-    config = folders.load_config(options.run)
-    path = options.run / "evaluation.json"
+    run = loading.load_run(options.run)
+    config, path = run.config, run.folder / "evaluation.json"
     if not path.exists():
         raise FileNotFoundError(
             f"run: {options.run} is not evaluated yet; call `jaxdiff evaluate {options.run}`"
         )
     found = records.read_json(path)
     chosen = {"dataset": config.dataset, "steps": found["step"], "seed": config.seed}
-    write(options.run, chosen | figures(found), found["denoising"])
-    print(f"look at {options.run / 'report.html'}")
-    return options.run / "report.html"
+    write(run.folder, chosen | figures(found), found["denoising"])
+    print(f"look at {run.folder / 'report.html'}")
+    return run.folder / "report.html"
 
 
 def figures(evaluation: dict[str, Any]) -> dict[str, Any]:

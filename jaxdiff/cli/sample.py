@@ -1,5 +1,6 @@
 """Draw samples from a trained run: a sheet, a GIF of the reverse process, and the arrays."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ class Options:
     """What to draw and how."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run that `jaxdiff train` made; or mnist, the network that ships with jaxdiff."""
+    """Folder of a run that `jaxdiff train` made, or of a network from elsewhere; or mnist, the
+    network that ships with jaxdiff."""
     num: int = 100
     """Number of samples."""
     labels: tuple[int, ...] = ()
@@ -35,8 +37,9 @@ class Options:
     """eta of ddim, tau of dpmpp_2m and dpmpp_3m, churn of heun: 0 is the probability-flow ODE."""
     grid: samplers.GridName = "uniform"
     """Where the steps are."""
-    threshold: Literal["none", "static", "dynamic"] = "none"
-    """Whether every denoised image is kept within [-1, 1]."""
+    threshold: Literal["own", "none", "static", "dynamic"] = "own"
+    """Whether every denoised image is kept within [-1, 1]; own is as the network's files say, and
+    none where they say nothing."""
     seed: int = 0
     """Sample i depends on (seed, i) alone, whatever the batch size and the number of devices."""
     batch_size: int | None = None
@@ -76,9 +79,12 @@ def main(options: Options) -> None:
     check(options)
     run = loading.load_run(options.run, best=options.best)
     labels = labels_of(options, run)
+    trained = run.trained
+    if options.threshold == "none":
+        trained = dataclasses.replace(trained, threshold=None)
     began = time.monotonic()
     generated = sampling.generate(
-        run.trained,
+        trained,
         options.num,
         seed=options.seed,
         labels=labels,
@@ -87,7 +93,7 @@ def main(options: Options) -> None:
         noise=options.noise,
         steps=options.steps,
         grid=options.grid,
-        threshold=None if options.threshold == "none" else options.threshold,
+        threshold=options.threshold if options.threshold in ("static", "dynamic") else None,
         batch_size=run.config.batch_size if options.batch_size is None else options.batch_size,
         save_every=max(1, options.steps // 25),
     )

@@ -27,12 +27,21 @@ def dense(size: int, dtype: Any, name: str, *, init: Any = _spread) -> nn.Dense:
     return nn.Dense(size, dtype=dtype, kernel_init=init, name=name)
 
 
-def conv(channels: int, dtype: Any, name: str, *, stride: int = 1, init: Any = _spread) -> nn.Conv:
+def conv(
+    channels: int,
+    dtype: Any,
+    name: str,
+    *,
+    stride: int = 1,
+    padding: Any = "SAME",
+    init: Any = _spread,
+) -> nn.Conv:
     """Make a 3x3 convolution; stride 2 leaves ceil(side / 2)."""
     return nn.Conv(
         channels,
         (3, 3),
         stride,
+        padding,
         dtype=dtype,
         kernel_init=init,
         conv_general_dilated=convolve,
@@ -144,10 +153,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None, index: int) -> jax
     return jnp.where(draw(key), x / (1 - rate), 0)
 
 
-def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.Array:
+def norm(
+    x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int, *, eps: float = 1e-5
+) -> jax.Array:
     """Normalise groups of channels of images, [B, H, W, C]; scale and shift are [1, C] or [B, C].
 
-    y = x a + b,  a = scale / sqrt(var + 1e-5),  b = shift - mean a,  var = E x^2 - (E x)^2;  at
+    y = x a + b,  a = scale / sqrt(var + eps),  b = shift - mean a,  var = E x^2 - (E x)^2;  at
     least float32
 
     Numerics: a and b are [B, C], so an image is read once for the moments and once for the result.
@@ -165,7 +176,7 @@ def norm(x: jax.Array, scale: jax.Array, shift: jax.Array, groups: int) -> jax.A
     # Full precision: an accelerator's default rounds the factors, and the difference of squares
     # would be noise.
     mean, square = jnp.moveaxis(jnp.matmul(moments, average, precision="highest"), 1, 0)
-    a = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + 1e-5)
+    a = scale * jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + eps)
     b = shift - mean * a
     return x * a[:, None, None] + b[:, None, None]
 
@@ -174,6 +185,7 @@ class Norm(nn.Module):
     """Group normalisation with a learned affine map; film is another (scale, shift), [B, C]."""
 
     groups: int
+    eps: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, film: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
@@ -183,7 +195,7 @@ class Norm(nn.Module):
             dtype = _rows.state_dtype(x.dtype)
             factor, offset = (1 + film[0]).astype(dtype), film[1].astype(dtype)
             scale, shift = scale.astype(dtype) * factor, shift.astype(dtype) * factor + offset
-        return norm(x, scale, shift, self.groups)
+        return norm(x, scale, shift, self.groups, eps=self.eps)
 
 
 WHOLE = 256  # pixels whose attention, all pairs at once, takes no more than their activations do

@@ -29,7 +29,10 @@ class Model:
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes, None if unconditional; the label num_classes is the null class."""
+        """Number of classes, None if unconditional.
+
+        The label num_classes is the null class, of a network that has one (module.null_class).
+        """
         return self.module.num_classes
 
     def init(self, key: jax.Array, event_shape: tuple[int, ...]) -> Params:
@@ -136,14 +139,20 @@ class Model:
         Args:
           label: None, or classes, [] or [B], integer, 0 .. num_classes.
         Raises:
-          ValueError: the network has no classes, or a label that is known lies outside.
+          ValueError: the network has no classes, or a label that is known lies outside; None, for a
+            network without a null class.
           TypeError: the dtype is not integer.
         """
         if label is None:
+            if self.num_classes is not None and not self.module.null_class:
+                raise ValueError(
+                    f"label: expected classes 0 to {self.num_classes - 1}, got None: the network "
+                    "has no null class, which stands for all of them"
+                )
             return
         if self.num_classes is None:
             raise ValueError("label: expected None, because the model has num_classes=None")
-        _checks.index("label", label, self.num_classes + 1)
+        _checks.index("label", label, self.num_classes + self.module.null_class)
         if jnp.ndim(label) > 1:
             raise ValueError(f"label: expected shape () or (B,), got {jnp.shape(label)}")
 

@@ -23,6 +23,7 @@ class MLP(nn.Module):
     dtype: str
 
     event_ndim = 1
+    null_class = True
 
     def event_size(self, params: Any) -> int:
         """The size of the vectors that the parameters were made for."""

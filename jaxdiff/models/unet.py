@@ -37,6 +37,7 @@ class UNet(nn.Module):
     remat: bool = False
 
     event_ndim = 3
+    null_class = True
 
     def event_size(self, params: Any) -> int:
         """The number of image channels that the parameters were made for."""

@@ -84,21 +84,24 @@ class Clip:
         return jnp.clip(x_0, -limit, limit)
 
 
-def dynamic_threshold(quantile: Any = 0.995, limit: Any = 1.0) -> Callable:
+def dynamic_threshold(
+    quantile: Any = 0.995, limit: Any = 1.0, *, most: float | None = None
+) -> Callable:
     """Return dynamic thresholding: each example is clipped to a quantile of its own |x_0|.
 
-        s = max(limit, quantile(|x_0|)),   x_0 -> clip(x_0, -s, s) limit / s
+        s = max(limit, min(most, quantile(|x_0|))),   x_0 -> clip(x_0, -s, s) limit / s
 
     Args:
       quantile: in [0, 1].
       limit: the bound of the data.
+      most: the largest s, at least the limit; None for no such bound.
     Returns:
       A function x_0 [B, *D] -> [B, *D], independent between rows.
     Raises:
-      ValueError: quantile outside [0, 1], or limit is not positive.
+      ValueError: quantile outside [0, 1], limit is not positive, or most is below it.
     Source: Saharia et al. 2022, arXiv:2205.11487, Section 2.3.
     """
-    return DynamicThreshold(quantile, limit)
+    return DynamicThreshold(quantile, limit, most)
 
 
 @pytree
@@ -107,16 +110,22 @@ class DynamicThreshold:
 
     quantile: Any = 0.995
     limit: Any = 1.0
+    most: float | None = static(default=None)
 
     def __post_init__(self) -> None:
         expected = "a fraction in [0, 1]"
         _checks.values("quantile", self.quantile, expected, lambda q: (q >= 0) & (q <= 1))
         _checks.values("limit", self.limit, "a positive bound", lambda bound: bound > 0)
+        if self.most is not None:
+            _checks.values(
+                "most", self.most, "a bound of at least limit", lambda most: most >= self.limit
+            )
 
     def __call__(self, x_0: jax.Array) -> jax.Array:
         """Clip each row, and bring it back to the limit."""
         quantile, limit = _rows.cast(_rows.state_dtype(x_0.dtype), self.quantile, self.limit)
         size = jnp.quantile(jnp.abs(x_0).reshape(x_0.shape[0], -1), quantile, axis=1)
+        size = size if self.most is None else jnp.minimum(size, self.most)
         bound = _rows.expand(jnp.maximum(size, limit).astype(x_0.dtype), x_0)
         return (jnp.clip(x_0, -bound, bound) * (limit / bound)).astype(x_0.dtype)
 

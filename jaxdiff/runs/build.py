@@ -73,7 +73,12 @@ def make_denoiser(config: Config, model: models.Model, levels: int | None) -> An
 
 
 def make_chain(
-    config: Config, schedule: jd.Schedule, *, levels: int | None, num_steps: int
+    config: Config,
+    schedule: jd.Schedule,
+    *,
+    levels: int | None,
+    num_steps: int,
+    variance: str | None = None,
 ) -> jd.Chain:
     """The finite chain of a run, with the kind of its variance and its decoder, without a denoiser.
 
@@ -82,7 +87,8 @@ def make_chain(
     """
     decoder = jd.decoders.normal() if levels is None else jd.decoders.discretised_normal(levels)
     by_levels = config.diffusion.prediction == "levels"
-    variance = "learned" if config.diffusion.finite else "optimal" if by_levels else "large"
+    if variance is None:
+        variance = "learned" if config.diffusion.finite else "optimal" if by_levels else "large"
     ts = jd.grids.uniform(num_steps)
     return jd.Chain(lambda x, t: x, schedule, ts, variance=variance, decoder=decoder)
 

@@ -1,6 +1,5 @@
 """Posterior samples of many images with one compiled program: figures and calibration."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -220,7 +219,7 @@ def _digest(run: loading.Run, problem: Problem, name: str, settings: list[Any]) 
         MMPS_ITERATIONS,
         REPAINT_RESAMPLES,
         GIBBS_STEPS,
-        dataclasses.asdict(run.config.diffusion),
+        run.trained.settings,
     ]
     arrays: list[Any] = [run.trained.params, problem.schedule, problem.spread, problem.ts]
     if method is None:

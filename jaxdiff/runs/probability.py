@@ -95,13 +95,18 @@ class Estimators:
         self.levels = run.dataset.levels
         self.width = None if self.levels is None else 2 / (self.levels - 1)
         self.without_denoiser = build.make_chain(
-            run.config, run.trained.schedule, levels=self.levels, num_steps=self.steps
+            run.config,
+            run.trained.schedule,
+            levels=self.levels,
+            num_steps=self.steps,
+            variance=run.trained.variance,
         )
         self.chunk = min(CHUNK, run.config.batch_size)
         self.rows: list[Row] = []
         network = [dataclasses.asdict(part) for part in (run.config.diffusion, run.config.network)]
         self.made_of = cache.digest(
-            [VERSION, seed, self.levels, network], (run.trained.params, run.trained.schedule)
+            [VERSION, seed, self.levels, network, run.trained.settings],
+            (run.trained.params, run.trained.schedule),
         )
 
     def chain(self, denoiser: Any) -> jd.Chain:

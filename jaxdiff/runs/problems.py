@@ -112,7 +112,7 @@ def spread_of(run: loading.Run, train: np.ndarray) -> posterior.Spread:
         return run.trained.spread
     x = jnp.asarray(train[:SPREAD_IMAGES])
     trained = run.trained
-    made_of = cache.digest(["spread", 1], (trained.params, trained.schedule, x))
+    made_of = cache.digest(["spread", 1, trained.settings], (trained.params, trained.schedule, x))
 
     @jax.jit
     def measure(params: Any, x: jax.Array) -> posterior.Spread:

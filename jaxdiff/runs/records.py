@@ -18,6 +18,12 @@ def flat(options: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def for_json(options: Any) -> dict[str, Any]:
+    """The options of a command as JSON can hold them: paths as text."""
+    fields = dataclasses.asdict(options)
+    return {name: str(v) if isinstance(v, Path) else v for name, v in fields.items()}
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; the error names the file if it is damaged."""
     try:

@@ -64,7 +64,7 @@ def generate(
       threshold: as `make_denoiser` takes it.
       batch_size: samples of a chunk, over all devices.
       save_every: keep every so many states of the first chunk; the last one if None.
-      variance: of the ancestral sampler; the learned one, or small, if None.
+      variance: of the ancestral sampler; the network's own, the learned one, or small, if None.
       ts: the times themselves, instead of steps and grid.
       keep: a folder for the chunks, each in a file whose name is a digest of everything that it
         depends on. A chunk that exists is read instead of drawn.
@@ -86,7 +86,7 @@ def generate(
         threshold=threshold, variance=variance, save_every=save_every,
     )  # fmt: skip
     settings = [seed, guidance, sampler, noise, threshold, variance, whole, save_every]
-    settings += [trained.prediction, trained.sigma_data, trained.learned_variance, labels is None]
+    settings += [*trained.settings, labels is None]
     made_of = cache.digest(settings, (trained.params, trained.schedule, ts))
     starts = range(0, num, whole)
     chunks = [np.minimum(np.arange(start, start + whole), num - 1) for start in starts]
@@ -149,7 +149,7 @@ def program(
     [S, devices, per_device, *D].
     """
     event = trained.event_shape
-    variance = variance or ("learned" if trained.learned_variance else "small")
+    variance = variance or trained.variance or ("learned" if trained.learned_variance else "small")
     key_prior, key_run = jax.random.split(key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:

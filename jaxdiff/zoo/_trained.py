@@ -30,6 +30,10 @@ class Trained:
       sigma_data: standard deviation of the data; the prediction "edm" alone uses it.
       spread: Cov[x_0 | x_t] by level, for posteriors (`posterior.spread_of`); None if nobody has
         measured it.
+      threshold: of x_0, as `make_denoiser` takes it, for a network that was made to be used with
+        one; None for none.
+      variance: of the reverse steps, as `kernels.ancestral` takes it, for a network whose files say
+        it; None leaves it to whoever asks.
       about: everything else: the run's configuration and step, and where the data come from.
     """
 
@@ -41,6 +45,8 @@ class Trained:
     levels: int | None = None
     sigma_data: float = 0.5
     spread: Spread | None = None
+    threshold: Any = None
+    variance: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,6 +63,12 @@ class Trained:
     def step(self) -> int:
         """Number of updates that the network has had."""
         return self.about.get("step", 0)
+
+    @property
+    def settings(self) -> list[Any]:
+        """All that the denoiser depends on besides arrays, as JSON can hold it: for digests."""
+        words = [repr(self.model.module), repr(self.threshold), self.variance]
+        return [*words, self.prediction, self.sigma_data]
 
     def with_params(self, params: Any) -> "Trained":
         """Return the network with other parameters, such as an argument of a compiled function.
@@ -78,18 +90,21 @@ class Trained:
 
         Args:
           label: class of each row, [B], or of all rows, [], integer; num_classes, like None, stands
-            for all classes together. Traced, one outside makes its row NaN.
+            for all classes together; a network without a null class needs a class. Traced, one
+            outside makes its row NaN.
           guidance: classifier-free guidance; 1 is the model, more follows the label harder.
-          threshold: as `make_denoiser` takes it.
+          threshold: as `make_denoiser` takes it; the network's own if None.
         Returns:
           A denoiser for kernels, guidance, likelihoods and posteriors.
         Raises:
           ValueError: threshold is not offered, a label is outside 0 .. num_classes, the network has
-            no classes, or guidance is given without a label.
+            no classes, guidance is given without a label, or a network without a null class is
+            asked for all classes together.
           TypeError: label is not integer.
         Source: Ho & Salimans 2022, arXiv:2207.12598, for the guidance.
         """
         self.model.check_label(label)
+        threshold = self.threshold if threshold is None else threshold
         make = network_denoiser(
             self.model, self.prediction, levels=self.levels, sigma_data=self.sigma_data
         )
@@ -101,6 +116,7 @@ class Trained:
         given = make(self.params, self.schedule, threshold=threshold, label=label)
         if unguided:
             return given
+        self.model.check_label(None)
         free = make(self.params, self.schedule, threshold=threshold)
         return guided.classifier_free(given, free, guidance)
 
