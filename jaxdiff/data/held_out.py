@@ -61,7 +61,7 @@ def hold_out(dataset: ImageDataset) -> Parts:
         f"{len(rows)} of the {train.num_examples} images, cut off by a fixed seed: "
         "there is no split test"
     )
-    return Parts(_take(train, rest), _take(train, rows), source)
+    return Parts(train.take(rest), train.take(rows), source)
 
 
 def _cut(split: Split, name: str) -> np.ndarray:
@@ -79,7 +79,3 @@ def _cut(split: Split, name: str) -> np.ndarray:
     step = max(ONE_IN, -(-num // MOST))
     chosen = spare[min(step, len(spare)) - 1 :: step] if len(spare) else by_class[-1:]
     return order[np.sort(chosen)]
-
-
-def _take(split: Split, rows: np.ndarray) -> Split:
-    return Split(split.images[rows], None if split.labels is None else split.labels[rows])
