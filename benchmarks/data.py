@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,28 +69,32 @@ def make_set(folder: Path, num: int, side: int) -> None:
     if tfds.find(NAME, folder) is not None:
         return
 
-    class Blocks(library.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc]
-        name = NAME
-        VERSION = library.core.Version("1.0.0")
-        pkg_dir_path = folder  # metadata would be looked for beside the source file
+    generator: Any = library.core.GeneratorBasedBuilder
 
-        def _info(self) -> Any:
-            features = {
-                "image": library.features.Image(shape=(side, side, 3)),
-                "label": library.features.ClassLabel(num_classes=CLASSES),
-            }
-            return library.core.DatasetInfo(
-                builder=self, features=library.features.FeaturesDict(features)
-            )
+    with library.core.registered.skip_registration():
 
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            sizes = {"train": num, "test": HELD_OUT}
-            return {
-                split: enumerate(examples(size, side, seed))
-                for seed, (split, size) in enumerate(sizes.items())
-            }
+        class Blocks(generator):
+            name = NAME
+            VERSION = library.core.Version("1.0.0")
+            pkg_dir_path = folder  # metadata would be looked for beside the source file
 
-        def _generate_examples(self) -> None: ...
+            def _info(self) -> Any:
+                features = {
+                    "image": library.features.Image(shape=(side, side, 3)),
+                    "label": library.features.ClassLabel(num_classes=CLASSES),
+                }
+                return library.core.DatasetInfo(
+                    builder=self, features=library.features.FeaturesDict(features)
+                )
+
+            def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+                sizes = {"train": num, "test": HELD_OUT}
+                return {
+                    split: enumerate(examples(size, side, seed))
+                    for seed, (split, size) in enumerate(sizes.items())
+                }
+
+            def _generate_examples(self) -> None: ...
 
     with tfds.quiet():
         Blocks(data_dir=folder, file_format="array_record").download_and_prepare()
@@ -102,7 +107,7 @@ def both(config: Config) -> dict[str, datasets.Dataset]:
         images = data.load(config.dataset, config.data_dir, in_memory=in_memory)
         splits = {"train": images.train, "test": images.test}
         found[name] = datasets.Dataset(
-            config.dataset, images.event_shape, CLASSES, images.levels, lambda splits=splits: splits
+            config.dataset, images.event_shape, CLASSES, images.levels, partial(dict, splits)
         )
     return found
 

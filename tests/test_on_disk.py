@@ -437,7 +437,7 @@ from jaxdiff.runs.config import Config, Network
 def peak():
     return int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 
-network = Network(channels=8, multipliers=(1,), attention=(), patch=2)
+network = Network(channels=8, multipliers=(1, 1, 1), attention=(), patch=2)
 config = Config(
     Path(sys.argv[2]), benchmark.NAME, Path(sys.argv[1]), steps=20, batch_size=32, log_every=1, eval_every=20,
     network=network,
@@ -455,11 +455,7 @@ print(*peaks, peak())
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peaks are read from /proc")
 def test_two_gigabytes_in_bounded_memory(tmp_path: Path) -> None:
-    """Training and an epoch take no more memory than the program does without data, and lose no bit.
-
-    The bound: 1 GiB for Python, JAX and the compiled update, which take 0.5 GiB or so, and 64 MiB more for all images
-    of an epoch.
-    """
+    """Training keeps less than a twentieth of the set in memory, a whole epoch less than 64 MiB more; no bit is lost."""
     num = round(2e9 / 64 / 64 / 3)
     benchmark.make_set(tmp_path, num, 64)
     peaks = {}
@@ -474,8 +470,7 @@ def test_two_gigabytes_in_bounded_memory(tmp_path: Path) -> None:
         peaks[where] = [int(word) for word in ended.stdout.splitlines()[-1].split()]
     print("peaks of resident memory in MiB, by index and in memory:", peaks)
     trained, read = peaks["0"]
-    assert trained < 1024
+    assert peaks["1"][0] - trained > 0.95 * num * 64 * 64 * 3 / 2**20
     assert read < trained + 64
-    assert peaks["1"][0] > 1900  # the measure sees a set that is in memory
     assert losses(tmp_path / "run-0") == losses(tmp_path / "run-1")
     assert len(losses(tmp_path / "run-0")) > 20

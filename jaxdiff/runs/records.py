@@ -64,7 +64,7 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_read_value(arguments[0], each, where) for each in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if type(value) is not hint:
         expected = {tuple: "a list", Path: "a path"}.get(
@@ -75,5 +75,8 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # it was just not too deep to be read
+        return "one nested too deep"
     return text if len(text) <= 40 else f"{text[:37]}..."
