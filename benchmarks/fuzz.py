@@ -20,10 +20,10 @@ import tyro
 
 guided: Any = contextlib.nullcontext()
 if __name__ == "__main__":
-    from jaxdiff._extras import needs
+    import atheris  # before jaxdiff, whose modules it instruments
 
     modules = ["jaxdiff._archive", "jaxdiff.data.idx", "jaxdiff.runs", "jaxdiff.zoo", "json"]
-    guided = needs("atheris", extra="fuzz").instrument_imports(include=[*modules, "zipfile"])
+    guided = atheris.instrument_imports(include=[*modules, "zipfile"])
 
 with guided:
     from jaxdiff import training, zoo
@@ -179,7 +179,6 @@ class Options:
 
 def main(options: Options) -> None:
     """Run until the number is reached or a case fails. The process then ends."""
-    atheris = needs("atheris", extra="fuzz")
     read, seeds = READERS[options.reader]
     corpus = FOLDER / "corpus"
     corpus.mkdir()

@@ -474,3 +474,14 @@ def test_two_gigabytes_in_bounded_memory(tmp_path: Path) -> None:
     assert read < trained + 64
     assert losses(tmp_path / "run-0") == losses(tmp_path / "run-1")
     assert len(losses(tmp_path / "run-0")) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    network = Network(channels=8, multipliers=(1, 1, 1), attention=(), patch=2)
+    options = benchmark.Options(tmp_path, 0.007, 64, 32, network, steps=2, rounds=2)
+    found = benchmark.main(options)
+    assert found["read in memory"] > found["read by index"] > 100
+    assert found["ratio"] > 0.2
+    assert "by index / in memory: " in capsys.readouterr().out

@@ -32,7 +32,8 @@ def hold_out(dataset: ImageDataset) -> Parts:
     Train is the split `train`, or the only one there is. Held out is `test`; without it
     `validation` (or valid, val, dev, eval); without that every fifth image of train, at most
     10,000, in a fixed random order: of each class its share, and never its only image. If train has
-    labels, a labelled split comes before one with hidden labels.
+    labels, a labelled split comes before one with hidden labels. No image is read for it. Cutting a
+    part off takes some 40 bytes an example for a moment, and 8 from then on.
 
     Args:
       dataset: the set, with any splits.
