@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from jaxdiff import _archive, data, zoo
 from jaxdiff.data import idx, tfds
 from jaxdiff.runs import cache, folders
+from jaxdiff.runs.config import PRESETS, as_json
 
 TERA = 10**12
 WHERE = st.integers(0, 2**16)
@@ -119,6 +120,41 @@ def test_only_clear_errors_come_out(name: str, num: int) -> None:
         read(content)
 
     run()
+
+
+# What the fuzzers found.
+FOUND: list[tuple[str, bytes]] = [
+    ("config", as_json(PRESETS["toy"][1]).replace('"run"', '"a\\nb"').encode()),
+    (
+        "config",
+        as_json(PRESETS["toy"][1])
+        .replace('"sigma_data": 0.5', f'"sigma_data": {10**400}')
+        .encode(),
+    ),
+    (
+        "config",
+        as_json(PRESETS["toy"][1])
+        .replace('"steps": 1500', '"steps": ' + "[" * 900 + "]" * 900)
+        .encode(),
+    ),
+    ("facts", b'{"event_shape": [2], "num_classes": null, "a\\nb": 3}'),
+    ("log", b'{"step": ' + b"9" * 5000 + b"}"),
+    ("log", b'{"step": ' + b"[" * 100_000),
+    ("json", b"[" * 100_000),
+    ("about", json.dumps(fuzz.ABOUT | {"unet": {"a\nb": 3}}).encode()),
+    ("about", json.dumps(fuzz.ABOUT | {"unet": {"multipliers": 3}}).encode()),
+    ("about", b"[" * 100_000),
+    (
+        "weight",
+        b"\x93NUMPY\x01\0\x60\0{'descr': '<U1', 'fortran_order': False, 'shape': (0,), }"
+        + b" " * 40,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), FOUND)
+def test_what_was_found(name: str, content: bytes) -> None:
+    fuzz.READERS[name][0](content)
 
 
 def test_whole_files_are_read() -> None:

@@ -35,9 +35,8 @@ def read(kind: Any, fields: Any, where: str = "") -> Any:
     prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
     for name in fields.keys() - hints.keys():
-        raise ValueError(
-            f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them"
-        )
+        shown = prefix + name if name.isidentifier() else f"{where or 'all of it'}, {_shown(name)}"
+        raise ValueError(f"{shown}: expected one of {', '.join(hints)}, which is none of them")
     for each in dataclasses.fields(kind):
         if each.name not in fields:
             raise ValueError(f"{prefix}{each.name}: expected a value, got none")

@@ -1,5 +1,6 @@
 """What a network's file says of it in words: JSON, checked field by field."""
 
+import inspect
 import json
 import math
 from typing import Any
@@ -34,8 +35,11 @@ def read_about(text: np.ndarray | None) -> dict[str, Any]:
     _object("config", about.get("config", {}))
     if type(about.get("step", 0)) is not int:
         raise ValueError(f"step: expected an int, got {_shown(about['step'])}")
+    options = _object("unet", found.pop("unet"))
+    for name in options.keys() - inspect.signature(models.unet).parameters.keys():
+        raise ValueError(f"unet: expected arguments of models.unet, got {_shown(name)}")
     try:
-        model = models.unet(**_object("unet", found.pop("unet")))
+        model = models.unet(**options)
     except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"unet: {error}") from error
     schedule = getattr(schedules, found.pop("schedule"))()
