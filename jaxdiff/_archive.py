@@ -10,11 +10,12 @@ from typing import IO, Any
 import numpy as np
 
 # The header of a member as NumPy writes it: magic, version 1.0, length, and a dictionary, which is
-# matched and not evaluated. Its values are booleans, integers, floating numbers or text.
+# matched and not evaluated. Its values are booleans, integers, floating numbers or text. A text
+# matches in one way at most: otherwise a long number would be tried in all of its parts.
 MAGIC = b"\x93NUMPY\x01\x00"
 HEADER = re.compile(
     rb"\{'descr': '([<>|][biufU]\d{1,9})', 'fortran_order': (True|False), "
-    rb"'shape': \(((?:\d{1,18}(?:, ?)?)*)\), \}\s*"
+    rb"'shape': \((|\d{1,18},|\d{1,18}(?:, \d{1,18})+)\), \}\s*"
 )
 DEFLATE = 1032  # bytes that a byte of deflated data becomes at most
 CHUNK = 2**24

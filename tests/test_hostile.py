@@ -123,7 +123,14 @@ def test_only_clear_errors_come_out(name: str, num: int) -> None:
 
 
 # What the fuzzers found.
+def header(shape: bytes) -> bytes:
+    text = b"{'descr': '<f4', 'fortran_order': False, 'shape': (" + shape + b"), }"
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(text)) + text
+
+
 FOUND: list[tuple[str, bytes]] = [
+    ("weight", header(b"9" * 200)),  # without end, where a number can be taken apart in many ways
+    ("weight", header(b"1, " * 2000 + b"x")),
     ("config", as_json(PRESETS["toy"][1]).replace('"run"', '"a\\nb"').encode()),
     (
         "config",
