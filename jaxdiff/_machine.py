@@ -1,4 +1,4 @@
-"""The machine's resources that this process may use: control groups and cores."""
+"""The machine's resources that this process may use: control groups, cores and memory."""
 
 import os
 from collections.abc import Iterator
@@ -30,6 +30,39 @@ def _quotas(root: Path) -> Iterator[float]:
         # -1 and max mean unlimited.
         if len(limit) == 2 and all(word.isdecimal() and int(word) for word in limit):
             yield int(limit[0]) / int(limit[1])
+
+
+def memory_left(root: Path = Path("/")) -> int | None:
+    """Count the bytes of memory left: on the machine, or under a container's limit if that is less.
+
+    Args:
+      root: where the system's files lie.
+    Returns:
+      Bytes, or None where the system does not say.
+    """
+    return min([*_of_machine(root), *_of_groups(root)], default=None)
+
+
+def _of_machine(root: Path) -> Iterator[int]:
+    for line in read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield 1024 * int(line.split()[1])
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """The bytes left under the limit of each control group of this process."""
+    for group, version in groups("memory", root):
+        names = (
+            ("memory.max", "memory.current")
+            if version == 2
+            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+        limit, used = (read(group / name).strip() for name in names)
+        if limit.isdigit() and used.isdigit():
+            files = dict(entry.split() for entry in read(group / "memory.stat").splitlines())
+            # The system frees pages of files that were not read lately when memory is short.
+            idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
+            yield max(0, int(limit) - int(used) + idle)
 
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[Path, int]]:

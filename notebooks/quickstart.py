@@ -96,7 +96,7 @@ print(
 #
 # A model is two pure functions, `init` and `apply`. The loss is one number for each
 # example. The training step is written for one device. `fit` maps it over all devices
-# with `pmap`, and asks for a batch by the number of the update.
+# and asks for a batch by the number of the update.
 
 # %%
 model = models.unet(

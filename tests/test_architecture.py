@@ -17,7 +17,7 @@ PACKAGE = ROOT / "jaxdiff"
 # Each module imports only modules above it.
 CORE = [
     "_machine",
-    "_checks", "_extras", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
+    "_checks", "_extras", "_archive", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
     "kernels", "chain", "losses", "binomial", "oracles", "resampling", "_lineages", "sampling", "drawing", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip

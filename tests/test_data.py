@@ -606,8 +606,8 @@ def test_decoded_arrays_are_kept_until_the_set_changes(
     folder = root / "tiny_colour" / "1.0.0"
     expected = rows(data.load("tiny_colour", root).train)
     decoded = []
-    decode = tfds._decode
-    monkeypatch.setattr(tfds, "_decode", lambda *args: decoded.append(1) or decode(*args))
+    decode = tfds._decode_split
+    monkeypatch.setattr(tfds, "_decode_split", lambda *args: decoded.append(1) or decode(*args))
 
     def decodes() -> bool:
         decoded.clear()

@@ -779,14 +779,14 @@ def train_and_draw(apply: Callable, params: Any) -> tuple[np.ndarray, jax.Array]
     schedule = jd.schedules.cosine()
     loss = training.denoising_loss(apply, schedule, prediction="x0", dropout=False)
     optimizer = training.make_optimizer(3e-2, num_steps=30, warmup=2)
-    step = training.pmap_step(training.make_step(loss, optimizer), jax.devices()[:1])
+    step = training.map_step(training.make_step(loss, optimizer), jax.devices()[:1])
     state = training.replicate(
         training.init_state(jax.random.key(0), params, optimizer), jax.devices()[:1]
     )
-    x_0 = np.array([1.0, -1.0]) + 0.1 * np.random.default_rng(0).normal(size=(1, 64, 2))
+    x_0 = np.array([1.0, -1.0]) + 0.1 * np.random.default_rng(0).normal(size=(64, 2))
     losses = []
     for _ in range(30):
-        state, metrics = step(state, (x_0.astype(np.float32), None))
+        state, metrics = step(state, training.shard((x_0.astype(np.float32), None), jax.devices()[:1]))
         losses.append(float(metrics["loss"]))
     denoiser = jd.make_denoiser(Partial(apply, training.unreplicate(state.params)), schedule, "x0")
     return np.array(losses), jd.draw(jax.random.key(1), denoiser, schedule, (8, 2)).x

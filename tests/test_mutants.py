@@ -17,7 +17,7 @@ COVERED = (
     "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior",
     "prediction", "resampling",
     "sampling", "schedules", "testing", "training", "work", "zoo",
-    "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.pipeline", "data.tfds", "data.toy",
+    "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.on_disk", "data.pipeline", "data.reading", "data.tfds", "data.toy",
 )  # fmt: skip
 
 

@@ -32,7 +32,8 @@ def hold_out(dataset: ImageDataset) -> Parts:
     Train is the split `train`, or the only one there is. Held out is `test`; without it
     `validation` (or valid, val, dev, eval); without that every fifth image of train, at most
     10,000, in a fixed random order: of each class its share, and never its only image. If train has
-    labels, a labelled split comes before one with hidden labels.
+    labels, a labelled split comes before one with hidden labels. No image is read for it. Cutting a
+    part off takes some 40 bytes an example for a moment, and 8 from then on.
 
     Args:
       dataset: the set, with any splits.
@@ -61,7 +62,7 @@ def hold_out(dataset: ImageDataset) -> Parts:
         f"{len(rows)} of the {train.num_examples} images, cut off by a fixed seed: "
         "there is no split test"
     )
-    return Parts(_take(train, rest), _take(train, rows), source)
+    return Parts(train.take(rest), train.take(rows), source)
 
 
 def _cut(split: Split, name: str) -> np.ndarray:
@@ -79,7 +80,3 @@ def _cut(split: Split, name: str) -> np.ndarray:
     step = max(ONE_IN, -(-num // MOST))
     chosen = spare[min(step, len(spare)) - 1 :: step] if len(spare) else by_class[-1:]
     return order[np.sort(chosen)]
-
-
-def _take(split: Split, rows: np.ndarray) -> Split:
-    return Split(split.images[rows], None if split.labels is None else split.labels[rows])

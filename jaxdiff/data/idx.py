@@ -10,6 +10,7 @@ Source: LeCun, Cortes and Burges, The MNIST database, section "file formats".
 """
 
 import gzip
+import io
 import math
 import os
 import struct
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+MOST_AXES = 64  # as NumPy has them
+CHUNK = 2**20
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: "i2", 0x0C: "i4", 0x0D: "f4", 0x0E: "f8"}
 
 
@@ -36,22 +39,45 @@ def read(path: str | os.PathLike) -> np.ndarray:
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
-    """Read a file and undo gzip; ValueError for damaged gzip data and for an empty file."""
-    content = Path(path).read_bytes()
-    if content[:2] == b"\x1f\x8b":
+    """Read an IDX file and undo gzip; ValueError where it is damaged, or not as long as it says.
+
+    No more is read or decompressed than the header claims, and one byte.
+    """
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
         try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
+            return _whole(gzip.GzipFile(fileobj=file) if packed else file, path)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(
                 f"{path}: expected a whole gzip file, got a damaged one ({error})"
             ) from error
-    if not content:
-        raise ValueError(f"{path}: expected an IDX file, got no bytes")
-    return content
 
 
 def parse(content: bytes, path: str | os.PathLike) -> np.ndarray:
     """Decode the bytes of an IDX file; path only names them in errors."""
+    dtype, shape, start = _header(content, path)
+    _check_length(len(content), path, dtype, shape)
+    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
+
+
+def _whole(stream: io.BufferedIOBase, path: str | os.PathLike) -> bytes:
+    """The bytes of a stream, in pieces: what the header claims is not allocated before it came."""
+    content = bytearray(stream.read(4))
+    if not content:
+        raise ValueError(f"{path}: expected an IDX file, got no bytes")
+    content += stream.read(4 * content[-1])
+    dtype, shape, start = _header(bytes(content), path)
+    most = start + dtype.itemsize * math.prod(shape) + 1
+    while len(content) < most and (piece := stream.read(min(CHUNK, most - len(content)))):
+        content += piece
+    _check_length(len(content), path, dtype, shape)
+    return bytes(content)
+
+
+def _header(content: bytes, path: str | os.PathLike) -> tuple[np.dtype, tuple[int, ...], int]:
+    """The dtype, the shape and the length of the header that begins some bytes."""
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in DTYPES:
         codes = ", ".join(f"{code:02x}" for code in DTYPES)
         raise ValueError(
@@ -60,20 +86,28 @@ def parse(content: bytes, path: str | os.PathLike) -> np.ndarray:
         )
     dtype, ndim = np.dtype(">" + DTYPES[content[2]]), content[3]
     start = 4 + 4 * ndim
+    if ndim > MOST_AXES:
+        raise ValueError(f"{path}: expected at most {MOST_AXES} axes, got {ndim}")
     if len(content) < start:
         raise ValueError(
             f"{path}: expected {start} bytes of header for {ndim} axes, got {len(content)}"
         )
     shape = struct.unpack(f">{ndim}I", content[4:start])
-    expected = start + dtype.itemsize * math.prod(shape)
-    if len(content) != expected:
-        problem = "cut short" if len(content) < expected else "trailing bytes"
+    # Beside an axis of no length others may have any, as long as NumPy can count with them.
+    if math.prod(max(1, n) for n in shape) * dtype.itemsize >= 2**63 and 0 in shape:
+        raise ValueError(f"{path}: expected the shape of an array, got {shape}")
+    return dtype, shape, start
+
+
+def _check_length(
+    length: int, path: str | os.PathLike, dtype: np.dtype, shape: tuple[int, ...]
+) -> None:
+    expected = 4 + 4 * len(shape) + dtype.itemsize * math.prod(shape)
+    if length != expected:
+        problem = "cut short" if length < expected else "trailing bytes"
         raise ValueError(
-            f"{path}: expected {expected} bytes for shape {shape}, got {len(content)} ({problem})"
+            f"{path}: expected {expected} bytes for shape {shape}, got {length} ({problem})"
         )
-    return (
-        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-    )
 
 
 def write(path: str | os.PathLike, array: np.ndarray) -> None:

@@ -1,25 +1,42 @@
 """Image data sets as arrays of integer levels, and their scaling to [-1, 1]."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jaxdiff import _checks, _rows
+from jaxdiff.data.on_disk import OnDisk
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples, [N, *D], and their labels, int32 [N], or None where there are none."""
+    """Examples, [N, *D], and their labels, int32 [N], or None where there are none.
 
-    images: np.ndarray
+    The examples lie in memory, or on disk and are read by index (`OnDisk`). Labels lie in memory.
+    """
+
+    images: np.ndarray | OnDisk
     labels: np.ndarray | None = None
 
     @property
     def num_examples(self) -> int:
         """How many examples the split holds."""
         return len(self.images)
+
+    def take(self, rows: np.ndarray) -> "Split":
+        """Return some of the examples; those on disk are not read.
+
+        Args:
+          rows: int [n], each in 0..N - 1.
+        Returns:
+          Split of n examples.
+        """
+        on_disk = isinstance(self.images, OnDisk)
+        images = self.images.take(rows) if on_disk else self.images[rows]
+        return Split(images, None if self.labels is None else self.labels[rows])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,14 +165,17 @@ def _check_range(name: str, x: np.ndarray, size: int) -> None:
         raise ValueError(f"{name}: expected values in 0..{size - 1}, got {low}..{high}")
 
 
-def _check_images(name: str, images: np.ndarray, levels: int) -> None:
+def _check_images(name: str, images: np.ndarray | OnDisk, levels: int) -> None:
     _check_integers(name, images)
-    if images.ndim != 4 or not images.size:
+    if images.ndim != 4 or not math.prod(images.shape):
         raise ValueError(
             f"{name}: expected [N, H, W, C] with at least one image, got shape {images.shape}"
         )
     _checks.channels_last(name, images.shape[1:], "images (H, W, C)")
-    _check_range(name, images, levels)
+    if not isinstance(images, OnDisk):
+        _check_range(name, images, levels)
+    elif levels != 256:
+        raise ValueError(f"{name}: expected 256 levels of images on disk, got {levels}")
 
 
 def _check_labels(name: str, split: Split, num_classes: int | None) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import threading
 from typing import SupportsIndex
 
 import jax
@@ -10,6 +11,10 @@ import numpy as np
 
 from jaxdiff import _checks
 from jaxdiff.data.images import Split
+
+# Examples of an order that is kept as a table: at most 64 MiB, and 400 MiB while it is sorted.
+LARGEST_TABLE = 2**24
+ROUNDS = 8
 
 
 @jax.tree_util.register_dataclass
@@ -61,8 +66,11 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
     resumes anywhere from the step number alone, and the batch is the same over any number of
     processes: rank r has the r-th part of its rows.
 
+    Up to 2^24 examples a permutation is a table of 4 N bytes. Of more it is computed for the rows
+    of a batch alone, and takes no memory.
+
     Args:
-      split: the examples, [N, *D].
+      split: the examples, [N, *D], in memory or on disk.
       batch_size: rows of the whole batch, over all processes, at most N.
       seed: chooses the permutations, in 0..2^64 - 1.
       rank: this process, in 0..world - 1.
@@ -93,22 +101,66 @@ def example_indices(samples: np.ndarray, *, seed: int, num_examples: int) -> np.
     """Map numbers of samples since the start, ascending int [b], to examples, int64 [b]."""
     epochs, positions = np.divmod(samples, num_examples)
     parts = [
-        _permutation(seed, epoch, num_examples)[positions[epochs == epoch]]
+        _ordered(positions[epochs == epoch], seed, epoch, num_examples)
         for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
     ]
     return np.concatenate(parts)
 
 
-@functools.lru_cache(maxsize=4)
+def _ordered(positions: np.ndarray, seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The examples at some positions of an epoch's order, int64 [b]."""
+    if num_examples > LARGEST_TABLE:
+        return _computed(positions, seed, epoch, num_examples)
+    with _sorting:  # of two threads that need an order one makes it
+        order = _permutation(seed, epoch, num_examples)
+    return order[positions].astype(np.int64)
+
+
+_sorting = threading.Lock()
+
+
+@functools.lru_cache(maxsize=2)  # a batch lies in two epochs at most
 def _permutation(seed: int, epoch: int, num_examples: int) -> np.ndarray:
-    """The order of one epoch, int64 [N].
+    """The order of one epoch, uint32 [N].
 
     Sorting raw draws of a counter-based generator keeps runs repeatable: NumPy promises the stream
     of a bit generator for all versions, but not that of `Generator.permutation`. Stable, so that
     even equal draws have one order.
     """
-    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num_examples)
-    return np.argsort(draws, kind="stable")
+    return np.argsort(_draws(seed, epoch, num_examples), kind="stable").astype(np.uint32)
+
+
+def _computed(positions: np.ndarray, seed: int, epoch: int, num_examples: int) -> np.ndarray:
+    """The examples at some positions of an order that is no table, int64 [b].
+
+    A Feistel network with keys of (seed, epoch) permutes 0..4^k - 1, the smallest such range that
+    holds all N. Where it leaves 0..N - 1 it is applied again until it comes back (cycle walking),
+    four times at most on average. So it permutes 0..N - 1.
+
+    Source: Luby and Rackoff 1988; Black and Rogaway 2002, Ciphers with arbitrary finite domains.
+    """
+    half = np.uint64((int(num_examples - 1).bit_length() + 1) // 2)
+    mask, keys = (np.uint64(1) << half) - np.uint64(1), _draws(seed, epoch, ROUNDS)
+    found, outside = positions.astype(np.uint64), np.ones(len(positions), bool)
+    while outside.any():
+        left, right = found[outside] >> half, found[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        found[outside] = left << half | right
+        outside = found >= num_examples
+    return found.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """Hash numbers, uint64: the finaliser of SplitMix64 (Steele, Lea and Flood 2014)."""
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)
+
+
+def _draws(seed: int, epoch: int, num: int) -> np.ndarray:
+    """Raw draws of an epoch, uint64 [num]."""
+    return np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num)
 
 
 def _check_examples(split: Split) -> None:

@@ -4,29 +4,35 @@ import contextlib
 import difflib
 import json
 import logging
+import math
 import os
 import re
 import shlex
 import uuid
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from jaxdiff import _archive, _machine
 from jaxdiff._extras import needs
 from jaxdiff.data import toy
 from jaxdiff.data.images import ImageDataset, Split
+from jaxdiff.data.on_disk import OnDisk
 
 # What `jaxdiff prepare` builds from IDX files; for any other set, TFDS itself has to do it.
 EMNIST = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 FROM_IDX = ("mnist", "fashion_mnist", "kmnist", *(f"emnist/{part}" for part in EMNIST))
 
-CACHE = "jaxdiff-decoded.npz"
+KEPT = "jaxdiff-"  # begins the names of the files that we keep beside a set's own
+CACHE = f"{KEPT}decoded.npz"
+LABELS = f"{KEPT}labels.npz"
 CACHE_VERSION = 1
 READ_AT_ONCE = 1024
+IN_MEMORY = "JAXDIFF_IN_MEMORY"
+MOST_BYTES, MOST_SHARE = 8 * 2**30, 1 / 4  # of decoded images in memory; of the memory left
 
 
 def data_root(data_dir: str | os.PathLike | None = None) -> Path:
@@ -45,19 +51,26 @@ def data_root(data_dir: str | os.PathLike | None = None) -> Path:
     )
 
 
-def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
-    """Load every split of a prepared image set into memory.
+def load(
+    name: str, data_dir: str | os.PathLike | None = None, *, in_memory: bool | None = None
+) -> ImageDataset:
+    """Load a prepared image set: every split into memory, or by index from its files.
 
-    The first call decodes the records and keeps the arrays beside them, in one file that holds
-    until a file of the set changes; later calls read that file. Labels are the ClassLabel feature
-    named `label`, or else the only one; a split has no labels if all of them are
-    -1, the mark of TFDS for hidden labels.
+    In memory: the first call decodes the records and keeps the arrays beside them, in one file that
+    holds until a file of the set changes; later calls read that file. By index: an image is read
+    and decoded whenever it is asked for, and nothing but the labels is kept. The examples and their
+    numbers are the same.
+
+    Labels are the ClassLabel feature named `label`, or else the only one; a split has no labels if
+    all of them are -1, the mark of TFDS for hidden labels.
 
     Args:
       name: as TFDS names it: set, set/config, set:version.
       data_dir: folder of the prepared sets; None for the default of `data_root`.
+      in_memory: whether the images are held in memory. None for $JAXDIFF_IN_MEMORY, 1 or 0; without
+        it they are where they take at most 8 GiB and at most a quarter of the memory that is left.
     Returns:
-      ImageDataset: images uint8, [N, H, W, C]; labels int32, [N], or None.
+      ImageDataset: images uint8, [N, H, W, C], an array or `OnDisk`; labels int32, [N], or None.
     Raises:
       FileNotFoundError: the set is not prepared in data_dir.
       ValueError: no such set, not one image feature of 8 bits and one size, or damaged files.
@@ -67,12 +80,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
     if builder is None:
         raise _not_found(name, root)
     image, label = _features(name, builder.info.features)
-    folder = Path(builder.data_path)
-    fingerprint = _fingerprint(folder)
-    arrays = _read_cache(folder / CACHE, fingerprint)
-    if arrays is None:
-        arrays = _decode(builder, image, label)
-        _write_cache(folder / CACHE, fingerprint, arrays)
+    if _in_memory(in_memory, builder.info, image):
+        arrays = _kept(builder, CACHE, lambda split: _decode_split(builder, split, image, label))
+    else:
+        arrays = _on_disk(builder, image)
+        if label:
+            arrays |= _kept(
+                builder, LABELS, lambda split: _read_labels(builder, split, image, label)
+            )
     splits = {
         split: Split(arrays[f"{split}/images"], arrays.get(f"{split}/labels"))
         for split in builder.info.splits
@@ -80,6 +95,19 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> ImageDataset:
     return ImageDataset(
         name, splits, num_classes=builder.info.features[label].num_classes if label else None
     )
+
+
+def _in_memory(asked: bool | None, info: Any, image: str) -> bool:
+    """Whether a set is held in memory: as asked, as the environment says, or as it fits."""
+    given = os.environ.get(IN_MEMORY, "")
+    if given not in ("", "0", "1"):
+        raise ValueError(f"{IN_MEMORY}: expected 1 or 0, got {given!r}")
+    if asked is not None or given:
+        return given == "1" if asked is None else asked
+    num = sum(split.num_examples for split in info.splits.values())
+    left = _machine.memory_left()
+    most = MOST_BYTES if left is None else min(MOST_BYTES, MOST_SHARE * left)
+    return num * math.prod(info.features[image].shape) <= most
 
 
 def find(name: str, root: Path) -> Any:
@@ -97,7 +125,8 @@ def find(name: str, root: Path) -> Any:
     """
     tfds = needs("tensorflow_datasets", extra="data")
 
-    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):
+    # No part of a name may be "..", which leaves the folder.
+    if not re.fullmatch(r"\w+(/\w[\w.+-]*)?(:\d+(\.\d+)*)?", name):
         return None
     with quiet():
         try:
@@ -212,53 +241,110 @@ def _features(name: str, features: Any) -> tuple[str, str | None]:
     return images[0], label
 
 
-def _decode(builder: Any, image: str, label: str | None) -> dict[str, np.ndarray]:
-    arrays = {}
-    for split in builder.info.splits:
-        try:
-            with quiet():
-                images, labels = _decode_split(builder, split, image, label)
-        except (ImportError, MemoryError):
-            raise
-        except (
-            Exception
-        ) as error:  # every layer (records, protocol buffers, PNG) has errors of its own
-            raise _damaged(
-                builder.data_path, f"readable records of split {split}", error
-            ) from error
-        arrays[f"{split}/images"] = images
-        if label and (labels != -1).any():
-            arrays[f"{split}/labels"] = labels
-    return arrays
+@contextlib.contextmanager
+def _readable(builder: Any, split: str) -> Iterator[None]:
+    """Turn any error of reading records into one that names the set."""
+    try:
+        yield
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # records, protocol buffers and PNG each have errors of their own
+        raise _damaged(builder.data_path, f"readable records of split {split}", error) from error
 
 
-def _decode_split(
-    builder: Any, split: str, image: str, label: str | None
-) -> tuple[np.ndarray, np.ndarray]:
-    source = builder.as_data_source(split=split)
-    num, shape = builder.info.splits[split].num_examples, builder.info.features[image].shape
+def _source(builder: Any, split: str, **options: Any) -> Any:
+    """The records of a split by number, as many as the description says."""
+    with quiet():
+        source = builder.as_data_source(split=split, **options)
+    num = builder.info.splits[split].num_examples
     if len(source) != num:
         raise ValueError(f"{num} expected, {len(source)} there")
-    images, labels = np.empty((num, *shape), np.uint8), np.full(num, -1, np.int32)
-    with tqdm(
-        total=num, desc=f"decoding {builder.name} {split}", delay=1, leave=False, disable=None
-    ) as progress:
+    return source
+
+
+def _chunks(builder: Any, split: str, what: str) -> Iterator[range]:
+    """The rows of a split, READ_AT_ONCE at a time, with a progress bar."""
+    num = builder.info.splits[split].num_examples
+    description = f"{what} {builder.name} {split}"
+    with tqdm(total=num, desc=description, delay=1, leave=False, disable=None) as progress:
         for start in range(0, num, READ_AT_ONCE):
             rows = range(start, min(start + READ_AT_ONCE, num))
-            for row, example in zip(rows, source.__getitems__(rows), strict=True):
-                if (
-                    example[image].shape != shape
-                ):  # an assignment would broadcast one channel to three
-                    raise ValueError(f"image {row}: {shape} expected, {example[image].shape} there")
-                images[row] = example[image]
-                labels[row] = example[label] if label else -1
+            yield rows
             progress.update(len(rows))
-    return images, labels
+
+
+def _image(example: dict[str, Any], image: str, row: int, shape: tuple[int, ...]) -> np.ndarray:
+    # An assignment would broadcast one channel to three.
+    if example[image].shape != shape:
+        raise ValueError(f"image {row}: {shape} expected, {example[image].shape} there")
+    return example[image]
+
+
+def _decode_split(builder: Any, split: str, image: str, label: str | None) -> dict[str, np.ndarray]:
+    source, shape = _source(builder, split), builder.info.features[image].shape
+    images = np.empty((len(source), *shape), np.uint8)
+    labels = np.full(len(source), -1, np.int32)
+    for rows in _chunks(builder, split, "decoding"):
+        for row, example in zip(rows, source.__getitems__(rows), strict=True):
+            images[row] = _image(example, image, row, shape)
+            labels[row] = example[label] if label else -1
+    return {"images": images} | _labels(labels)
+
+
+def _read_labels(builder: Any, split: str, image: str, label: str) -> dict[str, np.ndarray]:
+    """The labels of a split, without decoding its images."""
+    skip = needs("tensorflow_datasets", extra="data").decode.SkipDecoding()
+    source = _source(builder, split, decoders={image: skip})
+    labels = np.empty(len(source), np.int32)
+    for rows in _chunks(builder, split, "reading the labels of"):
+        labels[rows.start : rows.stop] = [each[label] for each in source.__getitems__(rows)]
+    return _labels(labels)
+
+
+def _labels(labels: np.ndarray) -> dict[str, np.ndarray]:
+    return {"labels": labels} if (labels != -1).any() else {}
+
+
+def _on_disk(builder: Any, image: str) -> dict[str, Any]:
+    """The images of every split, by index."""
+    shape, identity = builder.info.features[image].shape, _fingerprint(Path(builder.data_path))
+
+    def images(split: str) -> OnDisk:
+        with _readable(builder, split):
+            source = _source(builder, split)
+
+        def read(rows: np.ndarray) -> np.ndarray:
+            found, numbers = np.empty((len(rows), *shape), np.uint8), rows.tolist()
+            with _readable(builder, split):
+                # All at once: a call costs array_record some 10 ns for every record of the file.
+                for place, example in enumerate(source.__getitems__(numbers)):
+                    found[place] = _image(example, image, numbers[place], shape)
+            return found
+
+        return OnDisk(read, len(source), shape, f"{split} {identity}")
+
+    return {f"{split}/images": images(split) for split in builder.info.splits}
+
+
+def _kept(
+    builder: Any, file: str, read: Callable[[str], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The arrays of all splits: from a file beside the set, or read now and kept there."""
+    folder = Path(builder.data_path)
+    fingerprint = _fingerprint(folder)
+    arrays = _read_cache(folder / file, fingerprint)
+    if arrays is None:
+        arrays = {}
+        for split in builder.info.splits:
+            with _readable(builder, split):
+                arrays |= {f"{split}/{name}": array for name, array in read(split).items()}
+        _write_cache(folder / file, fingerprint, arrays)
+    return arrays
 
 
 def _fingerprint(folder: Path) -> str:
     """The names, sizes and times of all files: it changes whenever a file of the set changes."""
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith(CACHE))
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith(KEPT))
     return json.dumps(
         [
             CACHE_VERSION,
@@ -270,11 +356,11 @@ def _fingerprint(folder: Path) -> str:
 def _read_cache(path: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """The cached arrays; None if they are missing, stale or damaged (the file has checksums)."""
     try:
-        # Opened here: np.load leaves the file open where it finds it damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            if str(file["fingerprint"]) == fingerprint:
-                return {key: file[key] for key in file.files if key != "fingerprint"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        with path.open("rb") as stream:
+            arrays = _archive.read(stream, path)
+        if str(arrays.pop("fingerprint")) == fingerprint:
+            return arrays
+    except (OSError, ValueError, KeyError):
         pass
     return None
 

@@ -5,8 +5,6 @@ A file's name is a digest of everything that its part depends on.
 
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from jaxdiff import training
+from jaxdiff import _archive, training
 from jaxdiff.training import hosts
 
 MOST_BYTES = 2**32  # of one folder of parts: beyond it the oldest are deleted
@@ -89,10 +87,9 @@ def read(path: Path) -> dict[str, Any] | None:
         if path.suffix == ".json":
             part = json.loads(path.read_text())
             return part if isinstance(part, dict) else None
-        # Opened here: np.load leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        with path.open("rb") as stream:
+            return _archive.read(stream, path)
+    except (OSError, ValueError, RecursionError):  # the last for JSON that is nested too deep
         return None
 
 

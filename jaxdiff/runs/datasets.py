@@ -70,9 +70,11 @@ class Dataset:
         """The batch of each step, a function of (seed, step) alone, so a run can be resumed.
 
         A process has its own rows of it: the part `rank` of `world`, by default of all processes.
+        Those of a set that stays on disk are read ahead.
         """
+        train = self.splits["train"]
         batches = data.batches(
-            self.splits["train"],
+            train,
             batch_size=batch_size,
             seed=seed,
             rank=jax.process_index() if rank is None else rank,
@@ -83,7 +85,7 @@ class Dataset:
             rows = batches[step]
             return self.unit(rows.images), rows.labels
 
-        return batch
+        return data.ahead(batch) if isinstance(train.images, data.OnDisk) else batch
 
     def unit(self, images: np.ndarray) -> np.ndarray:
         """Images in [-1, 1]; vectors as they are."""
@@ -133,6 +135,8 @@ def _splits(name: str, parts: data.Parts) -> dict[str, data.Split]:
     """The examples by their use: `test` is the held-out split, whatever the set calls it."""
     if parts.source != "the split test":
         _say(f"{name}: held out: {parts.source}")
+    if isinstance(parts.train.images, data.OnDisk):
+        _say(f"{name}: {parts.train.images.nbytes / 1e9:.2f} GB of images are read by index")
     return {"train": parts.train, "test": parts.held_out}
 
 

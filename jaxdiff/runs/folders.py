@@ -49,10 +49,24 @@ def load_facts(run: Path) -> Facts:
     path = run / "data.json"
     if not path.exists():
         raise FileNotFoundError(f"run: {run} has no data.json; train it with `jaxdiff train`")
+    fields = records.read_json(path)
     try:
-        return records.read(Facts, records.read_json(path))
+        facts = records.read(Facts, fields)
+        _check_facts(facts)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; train again with another --run") from error
+    return facts
+
+
+def _check_facts(facts: Facts) -> None:
+    numbers = {
+        "event_shape": (1, facts.event_shape),
+        "num_classes": (1, (facts.num_classes,)),
+        "levels": (2, (facts.levels,)),
+    }
+    for name, (least, values) in numbers.items():
+        if not values or any(value is not None and value < least for value in values):
+            raise ValueError(f"{name}: expected at least {least}, got {values}")
 
 
 def load_config(run: Path) -> Config:

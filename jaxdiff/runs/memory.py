@@ -48,32 +48,7 @@ def available(device: jax.Device, *, root: Path = Path("/")) -> int | None:
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
         return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
-    found = [*_of_machine(root), *_of_groups(root)]
-    return min(found, default=None)
-
-
-def _of_machine(root: Path) -> Iterator[int]:
-    for line in _machine.read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            yield 1024 * int(line.split()[1])
-
-
-def _of_groups(root: Path) -> Iterator[int]:
-    """The bytes left under the limit of each control group of this process."""
-    for group, version in _machine.groups("memory", root):
-        names = (
-            ("memory.max", "memory.current")
-            if version == 2
-            else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
-        limit, used = (_machine.read(group / name).strip() for name in names)
-        if limit.isdigit() and used.isdigit():
-            files = dict(
-                entry.split() for entry in _machine.read(group / "memory.stat").splitlines()
-            )
-            # The system frees pages of files that were not read lately when memory is short.
-            idle = int(files.get("total_inactive_file", files.get("inactive_file", 0)))
-            yield max(0, int(limit) - int(used) + idle)
+    return _machine.memory_left(root)
 
 
 def fitting(

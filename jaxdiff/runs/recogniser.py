@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import training
+from jaxdiff import data, training
 from jaxdiff.runs import cache, loading, memory
 from jaxdiff.runs.datasets import Dataset
 from jaxdiff.runs.seeds import key_of
@@ -68,7 +68,14 @@ class Recogniser:
         return np.concatenate(features), np.concatenate(classes)
 
 
-def at_once(most: int, images: np.ndarray) -> int:
+def _identity(images: np.ndarray | data.OnDisk) -> Any:
+    """Arrays that change when the images do; those on disk are not read for it."""
+    if not isinstance(images, data.OnDisk):
+        return images
+    return np.frombuffer(images.identity.encode(), np.uint8), images.rows
+
+
+def at_once(most: int, images: np.ndarray | data.OnDisk) -> int:
     """Number of images that the classifier takes at a time: fewer if the images are large."""
     return max(1, min(most, NUMBERS // int(np.prod(images.shape[1:]))))
 
@@ -91,7 +98,7 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
     folder = (
         run.folder
         / "recogniser"
-        / cache.digest([VERSION, steps], (dataset.splits["train"].images, labels))
+        / cache.digest([VERSION, steps], (_identity(dataset.splits["train"].images), labels))
     )
     optimizer = training.make_optimizer(LEARNING_RATE, num_steps=steps, warmup=min(100, steps // 2))
 

@@ -45,9 +45,8 @@ def read(kind: Any, fields: Any, where: str = "") -> Any:
     prefix = f"{where}." if where else ""
     hints = typing.get_type_hints(kind)
     for name in fields.keys() - hints.keys():
-        raise ValueError(
-            f"{prefix}{name}: expected one of {', '.join(hints)}, which is none of them"
-        )
+        shown = prefix + name if name.isidentifier() else f"{where or 'all of it'}, {_shown(name)}"
+        raise ValueError(f"{shown}: expected one of {', '.join(hints)}, which is none of them")
     for n, each in enumerate(dataclasses.fields(kind)):
         if each.name not in fields and (n == 0 or _has_no_default(each)):
             raise ValueError(f"{prefix}{each.name}: expected a value, got none")
@@ -78,7 +77,7 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
         return tuple(_read_value(arguments[0], each, where) for each in value)
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
     if type(value) is not hint:
         expected = {tuple: "a list", Path: "a path"}.get(
@@ -89,5 +88,8 @@ def _read_value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # it was just not too deep to be read
+        return "one nested too deep"
     return text if len(text) <= 40 else f"{text[:37]}..."

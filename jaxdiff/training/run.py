@@ -221,7 +221,7 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     for text in path.read_text(errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # a number too long, or nested too deep
             break
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             break

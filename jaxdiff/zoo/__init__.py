@@ -6,12 +6,10 @@ kernel = jaxdiff.kernels.unipc(mnist.denoiser(jnp.arange(10)), mnist.schedule)
 
 import hashlib
 import io
-import json
 from importlib import resources
 
-import numpy as np
-
-from jaxdiff import schedules
+from jaxdiff import _archive
+from jaxdiff.zoo._about import read_about
 from jaxdiff.zoo._packing import pack, pack_spread, unpack, unpack_spread
 from jaxdiff.zoo._trained import Trained, network_denoiser
 
@@ -64,27 +62,26 @@ def pretrained(name: str) -> Trained:
 def read(name: str, content: bytes) -> Trained:
     """Read a checkpoint's file, without verifying it.
 
+    Nothing in it is executed, and no array is larger than the file says in several places. Whether
+    the arrays fit the network is seen where it is first called.
+
     Args:
       name: what to call it.
       content: a NumPy archive of `pack`'s arrays, perhaps of `pack_spread`'s, and of JSON under
         "about": the arguments of `models.unet`, and the fields of `Trained`.
     Returns:
       Trained.
+    Raises:
+      ValueError: the content is damaged, or no such archive.
     """
-    from jaxdiff import models  # the network library is loaded where a network is wanted
-
-    with np.load(io.BytesIO(content)) as file:
-        arrays = {key: file[key] for key in file.files}
-    about = json.loads(str(arrays.pop(ABOUT)))
-    spread = unpack_spread(arrays)
-    return Trained(
-        model=models.unet(**about.pop("unet")),
-        params=unpack(arrays),
-        spread=spread,
-        schedule=getattr(schedules, about.pop("schedule"))(),
-        prediction=about.pop("prediction"),
-        sigma_data=about.pop("sigma_data"),
-        event_shape=tuple(about.pop("event_shape")),
-        levels=about.pop("levels"),
-        about=about,
-    )
+    arrays = _archive.read(io.BytesIO(content), name)
+    try:
+        about = read_about(arrays.pop(ABOUT, None))
+        spread = unpack_spread(arrays)
+        if spread is not None and spread.axes.shape[1:] != about["event_shape"]:
+            raise ValueError(
+                f"spread: expected axes of {about['event_shape']}, got {spread.axes.shape[1:]}"
+            )
+        return Trained(params=unpack(arrays), spread=spread, **about)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -49,18 +49,37 @@ def unpack(arrays: dict[str, np.ndarray]) -> Any:
       arrays: what `pack` returned.
     Returns:
       Nested dict of float32 JAX arrays.
+    Raises:
+      ValueError: an array does not hold numbers, a scale has other axes than its weight or none to
+        scale, or one name is both an array and a dict.
     """
     params: dict[str, Any] = {}
     for name in sorted(arrays):
         if name.endswith(SCALE):
+            if name.removesuffix(SCALE) not in arrays:
+                raise ValueError(f"{name}: expected the scale of a weight, got none of that name")
             continue
-        value = arrays[name].astype(np.float32) * arrays.get(name + SCALE, np.float32(1))
+        value = _numbers(name, arrays[name])
+        if name + SCALE in arrays:
+            scale = _numbers(name + SCALE, arrays[name + SCALE])
+            expected = (1,) * (value.ndim - 1) + value.shape[-1:]
+            if scale.shape != expected:  # another one might broadcast the weight to any size
+                raise ValueError(f"{name + SCALE}: expected {expected}, got {scale.shape}")
+            value = value * scale
         *outer, last = name.split("/")
         inner = params
         for part in outer:
             inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{name}: expected no array of the name {part}, got one")
         inner[last] = jnp.asarray(value)
     return params
+
+
+def _numbers(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name}: expected numbers, got {array.dtype}")
+    return array.astype(np.float32)
 
 
 SPREAD = "spread:"  # begins the names of a spread's arrays
@@ -87,8 +106,16 @@ def unpack_spread(arrays: dict[str, np.ndarray]) -> Spread | None:
       arrays: of a file; those of the spread are removed.
     Returns:
       The spread, or None where the file has none.
+    Raises:
+      ValueError: a part of it is missing, or is not numbers.
     """
-    found = {name: arrays.pop(SPREAD + name, None) for name in _FIELDS}
-    if found["axes"] is None:
+    found = {name: arrays.pop(SPREAD + name) for name in _FIELDS if SPREAD + name in arrays}
+    if not found:
         return None
-    return Spread(**{name: jnp.asarray(value, jnp.float32) for name, value in found.items()})
+    if len(found) < len(_FIELDS):
+        raise ValueError(f"spread: expected {', '.join(_FIELDS)}, got {', '.join(found)}")
+    numbers = {name: jnp.asarray(_numbers(name, each)) for name, each in found.items()}
+    if numbers["axes"].ndim < 2 or numbers["log_snr"].ndim != 1:
+        got = {name: each.shape for name, each in numbers.items()}
+        raise ValueError(f"spread: expected axes [R, *D] and log_snr [L], got {got}")
+    return Spread(**numbers)
