@@ -545,7 +545,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("make_step", "all bad ones are in a row", "jnp.where(good, 0, state.in_a_row + 1)", "state.in_a_row + ~good", "test_training.py::test_an_update_that_is_not_finite_is_skipped"),
     ],
     "jaxdiff/training/devices.py": [
-        ("map_step replicate", "nothing is divided", "if not any(sizes):", "if True:", "test_training.py::test_a_divided_state_is_updated_like_a_whole_one"),
+        ("map_step replicate placements", "nothing is divided", "if not any(sizes):", "if True:", "test_training.py::test_a_divided_state_is_updated_like_a_whole_one"),
         ("shard", "every device has the first rows", "make_array_from_process_local_data(place, np.asarray(leaf))", "make_array_from_process_local_data(place, np.repeat(np.asarray(leaf)[:1], len(leaf), 0))", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
         ("split", "rows dealt out in turns", "leaf.reshape(num, rows // num, *leaf.shape[1:])", "leaf.reshape(rows // num, num, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_rows_are_split_in_order"),
     ],

@@ -786,7 +786,9 @@ def train_and_draw(apply: Callable, params: Any) -> tuple[np.ndarray, jax.Array]
     x_0 = np.array([1.0, -1.0]) + 0.1 * np.random.default_rng(0).normal(size=(64, 2))
     losses = []
     for _ in range(30):
-        state, metrics = step(state, training.shard((x_0.astype(np.float32), None), jax.devices()[:1]))
+        state, metrics = step(
+            state, training.shard((x_0.astype(np.float32), None), jax.devices()[:1])
+        )
         losses.append(float(metrics["loss"]))
     denoiser = jd.make_denoiser(Partial(apply, training.unreplicate(state.params)), schedule, "x0")
     return np.array(losses), jd.draw(jax.random.key(1), denoiser, schedule, (8, 2)).x

@@ -6,7 +6,7 @@ for _library in ("optax", "orbax.checkpoint", "filelock", "tensorboardX"):
     needs(_library, extra="train")
 
 from jaxdiff.training.checkpoints import Checkpoints
-from jaxdiff.training.devices import map_step, replicate, shard, split, unreplicate
+from jaxdiff.training.devices import map_step, placements, replicate, shard, split, unreplicate
 from jaxdiff.training.loop import Progress, Stop, fit, run_updates, stopping
 from jaxdiff.training.objective import (
     chain_loss,
@@ -51,6 +51,7 @@ __all__ = [
     "make_optimizer",
     "make_step",
     "map_step",
+    "placements",
     "read_log",
     "replicate",
     "run_updates",

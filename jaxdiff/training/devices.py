@@ -61,13 +61,27 @@ def map_step(
         # The gradient needs the parameters only, which are whole on every device.
         given = state._replace(opt_state=None, ema_params=None)
         after, metrics = step.update(state, *over_devices(step.gradients)(given, batch))
-        return jax.lax.with_sharding_constraint(after, _shardings(after, mesh, sharded)), metrics
+        return jax.lax.with_sharding_constraint(
+            after, placements(after, devices, sharded=sharded)
+        ), metrics
 
     return jax.jit(mapped, donate_argnums=0)
 
 
-def _shardings(state: Any, mesh: Mesh, sharded: bool) -> Any:
-    """Where each leaf of a state lies: on every device, or divided along its longest axis."""
+def placements(
+    state: Any, devices: Sequence[jax.Device] | None = None, *, sharded: bool = False
+) -> Any:
+    """Return where each leaf of a state lies: on every device, or divided along its longest axis.
+
+    Args:
+      state: a pytree of arrays or jax.ShapeDtypeStruct; a training state where it is sharded.
+      devices: all devices of all processes if None.
+      sharded: whether the leaves of the optimiser's state and of the average are divided, where the
+        number of devices divides one of their axes.
+    Returns:
+      A pytree of jax.sharding.NamedSharding.
+    """
+    mesh = mesh_of(devices)
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def divided(leaf: Any) -> NamedSharding:
@@ -99,14 +113,14 @@ def replicate(
     Returns:
       The pytree with the same shapes, on all devices, as the mapped step takes it.
     """
-    mesh = mesh_of(devices)
+    places = placements(tree, devices, sharded=sharded)
 
     def put(leaf: Any, place: NamedSharding) -> jax.Array:
         index = place.addressable_devices_indices_map(leaf.shape)
         parts = [jax.device_put(leaf[where], device) for device, where in index.items()]
         return jax.make_array_from_single_device_arrays(leaf.shape, place, parts)
 
-    return jax.tree.map(put, _copy(tree), _shardings(tree, mesh, sharded))
+    return jax.tree.map(put, _copy(tree), places)
 
 
 def unreplicate(tree: Any) -> Any:
