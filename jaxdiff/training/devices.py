@@ -25,7 +25,7 @@ def mesh_of(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def map_step(
     step: Callable, devices: Sequence[jax.Device] | None = None, *, sharded: bool = False
-) -> Callable:
+) -> Any:
     """Map a step over devices, of one process or of several; the state is donated.
 
     Args:
@@ -35,8 +35,8 @@ def map_step(
       sharded: whether the optimiser's state and the average are divided over the devices, as
         `replicate` divides them. XLA's partitioner then updates each part on its own device.
     Returns:
-      A function of a state and a batch, as `replicate` and `shard` make them. It returns the next
-      state and the metrics, both on every device.
+      A compiled function of a state and a batch, as `replicate` and `shard` make them. It returns
+      the next state and the metrics, both on every device.
     Raises:
       TypeError: sharded, and step is not of `make_step`.
     Source: Rajbhandari et al. 2020, arXiv:1910.02054, Section 5.1, for the divided state.
