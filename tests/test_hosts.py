@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -221,3 +222,69 @@ def test_a_killed_process_ends_the_other_and_the_run_goes_on(tmp_path: Path) -> 
         assert "task died" in errors or "another process" in errors
         assert len(training.read_log(run)) < STEPS  # it was killed on the way
         np.testing.assert_allclose(alone(run, devices), whole, rtol=1e-3)  # sums in other orders
+
+
+@pytest.mark.slow
+def test_samples_and_measures_are_those_of_one_process(tmp_path: Path) -> None:
+    """Two processes of two devices draw, evaluate and draw posteriors like one process of two devices."""
+    small = [*TRAIN, "--run", str(tmp_path / "one"), "--steps", "8"]
+    environment_of_one = environment()
+    commands = {
+        "sample": ["--num", "70", "--steps", "4"],
+        "evaluate": [
+            "--samples", "20", "--steps", "4", "--examples", "32", "--num-times", "2",
+            "--classifier-steps", "10", "--probability.examples", "32",
+            "--probability.term-examples", "8", "--probability.steps", "4",
+            "--probability.path-examples", "0", "--probability.ode-examples", "8",
+            "--probability.ode-steps", "4", "--probability.ais-examples", "0",
+        ],
+        "posterior": [
+            "--images", "3", "--calibration", "4", "--draws", "4", "--rows", "2", "--steps", "4",
+        ],
+    }  # fmt: skip
+
+    def one(arguments: list[str]) -> None:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(
+            command, env=environment_of_one, capture_output=True, text=True, timeout=LIMIT, check=False
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+    one(small)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    found = {}
+    for command, given in commands.items():
+        one(["-m", "jaxdiff", command, str(tmp_path / "one"), *given])
+        for status, _, errors in finish(
+            start(["-m", "jaxdiff", command, str(tmp_path / "two"), *given])
+        ):
+            assert status == 0, errors
+    for name in ("one", "two"):
+        run = tmp_path / name
+        with np.load(next(run.rglob("samples.npz"))) as file:
+            x = file["x"] if "x" in file.files else file[file.files[0]]
+        figures = [
+            json.loads(next(run.rglob(f"{each}.json")).read_text())
+            for each in ("evaluation", "posterior")
+        ]
+        found[name] = (x, figures)
+    np.testing.assert_allclose(found["two"][0], found["one"][0], atol=1e-5)
+    for two, whole in zip(found["two"][1], found["one"][1], strict=True):
+        assert_near(two, whole)
+
+
+def assert_near(found: Any, expected: Any, where: str = "") -> None:
+    """Numbers agree but for times and rates."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for name in expected:
+            if "seconds" not in name and "machine" not in name and "run" not in name:
+                assert_near(found[name], expected[name], f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for n, each in enumerate(expected):
+            assert_near(found[n], each, f"{where}[{n}]")
+    elif isinstance(expected, float):
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3, err_msg=where)
+    else:
+        assert found == expected, where
