@@ -50,8 +50,8 @@ def unpack(arrays: dict[str, np.ndarray]) -> Any:
     Returns:
       Nested dict of float32 JAX arrays.
     Raises:
-      ValueError: an array does not hold finite numbers, a scale has other axes than its weight or none to
-        scale, or one name is both an array and a dict.
+      ValueError: an array does not hold finite numbers, a scale has other axes than its weight or
+        none to scale, or one name is both an array and a dict.
     """
     params: dict[str, Any] = {}
     for name in sorted(arrays):
