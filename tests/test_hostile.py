@@ -3,6 +3,7 @@
 Nothing is unpickled or executed, and nothing is allocated because a header claims it.
 """
 
+import copy
 import gzip
 import io
 import json
@@ -89,7 +90,7 @@ def edited(draw: st.DrawFn, wholes: list[bytes]) -> bytes:
             parent = parent[name]
         match draw(st.sampled_from(["put", "put", "put", "delete", "rename"])):
             case "put":
-                parent[path[-1]] = draw(STRANGE)
+                parent[path[-1]] = copy.deepcopy(draw(STRANGE))
             case "delete":
                 del parent[path[-1]]
             case "rename":
@@ -131,6 +132,9 @@ def header(shape: bytes) -> bytes:
 FOUND: list[tuple[str, bytes]] = [
     ("weight", header(b"9" * 200)),  # without end, where a number can be taken apart in many ways
     ("weight", header(b"1, " * 2000 + b"x")),
+    ("scale", fuzz.member(np.full((1, 1, 4), 1e38, np.float32))),  # times 127 it is infinite
+    ("scale", fuzz.member(np.full((1, 1, 4), 1e300))),
+    ("spread", fuzz.member(np.full(3, np.nan))),
     ("config", as_json(PRESETS["toy"][1]).replace('"run"', '"a\\nb"').encode()),
     (
         "config",

@@ -50,8 +50,8 @@ def unpack(arrays: dict[str, np.ndarray]) -> Any:
     Returns:
       Nested dict of float32 JAX arrays.
     Raises:
-      ValueError: an array does not hold numbers, a scale has other axes than its weight or none to
-        scale, or one name is both an array and a dict.
+      ValueError: an array does not hold finite numbers, a scale has other axes than its weight or
+        none to scale, or one name is both an array and a dict.
     """
     params: dict[str, Any] = {}
     for name in sorted(arrays):
@@ -65,21 +65,29 @@ def unpack(arrays: dict[str, np.ndarray]) -> Any:
             expected = (1,) * (value.ndim - 1) + value.shape[-1:]
             if scale.shape != expected:  # another one might broadcast the weight to any size
                 raise ValueError(f"{name + SCALE}: expected {expected}, got {scale.shape}")
-            value = value * scale
+            with np.errstate(over="ignore"):  # `_finite` sees it
+                value = value * scale
         *outer, last = name.split("/")
         inner = params
         for part in outer:
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
                 raise ValueError(f"{name}: expected no array of the name {part}, got one")
-        inner[last] = jnp.asarray(value)
+        inner[last] = jnp.asarray(_finite(name, value))
     return params
 
 
 def _numbers(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name}: expected numbers, got {array.dtype}")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return array.astype(np.float32)
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got NaN or infinity")
+    return array
 
 
 SPREAD = "spread:"  # begins the names of a spread's arrays
@@ -114,7 +122,9 @@ def unpack_spread(arrays: dict[str, np.ndarray]) -> Spread | None:
         return None
     if len(found) < len(_FIELDS):
         raise ValueError(f"spread: expected {', '.join(_FIELDS)}, got {', '.join(found)}")
-    numbers = {name: jnp.asarray(_numbers(name, each)) for name, each in found.items()}
+    numbers = {
+        name: jnp.asarray(_finite(name, _numbers(name, each))) for name, each in found.items()
+    }
     if numbers["axes"].ndim < 2 or numbers["log_snr"].ndim != 1:
         got = {name: each.shape for name, each in numbers.items()}
         raise ValueError(f"spread: expected axes [R, *D] and log_snr [L], got {got}")
