@@ -33,6 +33,7 @@ TaskName = Literal["middle", "half"]
 MethodName = Literal[
     "exact", "twisted", "particle_gibbs", "one_system", "twisted_gradient", "conditioned", "pigdm",
     "mmps", "tmpd", "dps_step", "daps", "diffpir",
+    "mgdm",
 ]  # fmt: skip
 OTHERS = {"one_system": "twisted"}  # all rows of one system, with their weights
 

@@ -64,7 +64,7 @@ def _dps(setting: Setting, denoiser: Any, seen: Any) -> Any:
 
 NAMES = (
     "twisted", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted", "conditioned", "pigdm",
-    "dps_step", "tmpd", "mmps", "daps", "diffpir", "split_gibbs",
+    "dps_step", "tmpd", "mmps", "daps", "diffpir", "mgdm", "split_gibbs",
 )  # fmt: skip
 SPREAD_SAMPLES = 1000
 METHODS = {name: methods.METHODS[name] for name in NAMES} | {
@@ -105,7 +105,8 @@ def setting_of(name: str, problem: Problem, schedule: jd.Schedule) -> Setting:
 
 MethodName = Literal[
     "twisted", "twisted_gradient", "twisted_mmps", "mcgdiff", "mcgdiff_belief", "tilted",
-    "conditioned", "dps", "dps_step", "pigdm", "tmpd", "mmps", "daps", "diffpir", "split_gibbs",
+    "conditioned", "dps", "dps_step", "pigdm", "tmpd", "mmps", "daps", "diffpir", "mgdm",
+    "split_gibbs",
 ]  # fmt: skip
 FLOOR = "exact"
 

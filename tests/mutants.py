@@ -430,6 +430,12 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("diffpir", "the noise of the denoised state", "old = (x_t - level_t.alpha * x_0) / level_t.sigma", "old = (x_t - level_t.alpha * x_0_of(self.denoiser(x_t, t), x_t)) / level_t.sigma", "test_approximations.py::test_diffpir_is_algorithm_1"),
         ("diffpir", "zeta for its root", "jnp.sqrt(1 - zeta) * old + jnp.sqrt(zeta) * new", "(1 - zeta) * old + zeta * new", "test_approximations.py::test_diffpir_is_algorithm_1"),
     ],
+    "jaxdiff/posterior/_mixture_guided.py": [
+        ("mgdm", "the likelihood of the noisy state", "x_0_of(self.denoiser(x_u, u), x_u))\n            near", "x_u)\n            near", "test_approximations.py::test_the_law_of_x_u_is_fitted_to_the_product"),
+        ("mgdm", "a law that is never wide", "near = 0.5 * (jnp.exp(2 * log_scale) + shift**2) - log_scale", "near = 0.5 * (jnp.exp(2 * log_scale) + shift**2)", "test_approximations.py::test_the_law_of_x_u_is_fitted_to_the_product"),
+        ("mgdm", "no noise from u to s", "return x_0, kept * x_u + added * _rows.normal(key_s, x_s)", "return x_0, kept * x_u", "test_approximations.py::test_a_sweep_without_an_observation_keeps_the_law[1]"),
+        ("mgdm", "x_0 of before the sweep", "jnp.where(more, swept[0], x_0)", "x_0", "test_approximations.py::test_a_sweep_without_an_observation_keeps_the_law[1]"),
+    ],
     "jaxdiff/posterior/_midpoint.py": [
         ("midpoint", "no bridge", "bridge_gain(level_t, level_s, level_l) * shift", "shift", "test_approximations.py::test_the_midpoints_mean_is_that_of_its_normal_law[cosine-0.5]"),
         ("midpoint", "alpha at the wrong end", "return level_s.alpha / level_l.alpha * kept", "return level_l.alpha / level_s.alpha * kept", "test_approximations.py::test_the_bridge_is_bayes"),

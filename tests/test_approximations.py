@@ -121,6 +121,53 @@ def test_dps_steps_land_near_the_observation(family: str) -> None:
     assert shifted[2] > 2
 
 
+# --- a sweep through an earlier time ---------------------------------------------------------------------------------
+
+STANDARD = jd.oracles.gaussian(jnp.zeros(2), jnp.eye(2))
+
+
+@pytest.mark.parametrize("num_sweeps", [1, slow(3)])
+def test_a_sweep_without_an_observation_keeps_the_law(num_sweeps: int) -> None:
+    """Data N(0, I), whose reverse steps of the large variance are exact: x_u, x_0 and x_s are a Gibbs sampler."""
+    kernel = posterior.mgdm(
+        STANDARD.denoiser(SCHEDULE), SCHEDULE, NOTHING, num_sweeps=num_sweeps,
+        num_gradients=1, num_denoising=20, variance="large",  # the last of them returns a mean
+    )  # fmt: skip
+    x_0, eps = jax.random.normal(jax.random.key(0), (2, 20_000, 2))
+    x_t, s = jd.q_sample(SCHEDULE, x_0, 0.7, eps), jnp.asarray(0.4)
+    after, x_s, _ = jax.jit(kernel.step)(jax.random.key(1), x_0, x_t, jnp.asarray(0.7), s)
+    alpha = float(SCHEDULE.alpha(0.4))
+    products = np.stack([after**2, x_s**2, after * x_s], axis=1).reshape(-1, 6)
+    assert np.abs(z_scores(products, np.array([1, 1, 1, 1, alpha, alpha]))).max() < 4.5
+    assert np.abs(np.corrcoef(after[:, 0], x_0[:, 0])[0, 1]) < 0.98  # it has moved
+
+
+def test_the_law_of_x_u_is_fitted_to_the_product() -> None:
+    """Isotropic data: D is affine, so N(m, v) times the likelihood of D(x_u) is normal, with known moments."""
+    x_u_mean, std, u = jnp.array([[0.3, -0.2]]), jnp.full((1, 2), 0.8), 0.4
+    kernel = posterior.mgdm(
+        isotropic().denoiser(SCHEDULE), SCHEDULE, observations.noisy(jnp.array([1.0, 0.4]), 0.5),
+        num_gradients=3000, learning_rate=0.003,
+    )  # fmt: skip
+    algorithm: Any = kernel.step
+    keys = jax.random.split(jax.random.key(0), 1)
+    shift, log_scale = jax.jit(algorithm.fitted)(keys, x_u_mean, std, u)
+    at, by = (isotropic().denoiser(SCHEDULE)(x, jnp.asarray(u)) for x in (x_u_mean, x_u_mean + 1))
+    gain = by - at  # D(x) = at + gain (x - x_u_mean)
+    precision = 1 / std**2 + gain**2 / 0.5**2
+    mean = x_u_mean + gain * (jnp.array([[1.0, 0.4]]) - at) / 0.5**2 / precision
+    np.testing.assert_allclose(x_u_mean + std * shift, mean, atol=0.05)  # noise of the last steps
+    np.testing.assert_allclose(std * jnp.exp(log_scale), precision**-0.5, rtol=0.03)
+
+
+@pytest.mark.slow
+def test_mixture_guided_draws_are_near_the_observation() -> None:
+    kernel = posterior.mgdm(isotropic().denoiser(SCHEDULE), SCHEDULE, seen(0.1), num_gradients=10)
+    residual = drawn(kernel, SCHEDULE, 200, jd.grids.uniform(20)) @ np.asarray(MATRIX).T - Y
+    away = np.asarray(isotropic().sample(jax.random.key(0), (200,))) @ np.asarray(MATRIX).T - Y
+    assert np.abs(residual).mean() < 0.5 * np.abs(away).mean()
+
+
 # --- clean data near the state ---------------------------------------------------------------------------------------
 
 

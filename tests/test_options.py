@@ -121,6 +121,7 @@ CASES: list[tuple[tuple[Callable, tuple, dict], str, tuple]] = [
     (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "zeta", (NEGATIVE, 2.0)),
     (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "weight", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.diffpir, DENOISER, SCHEDULE, SEEN), "prior_std", (ZERO, NEGATIVE)),
+    (a(jd.posterior.mgdm, DENOISER, SCHEDULE, quadratic), "learning_rate", (ZERO, NEGATIVE, HUGE)),
     (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "fraction", (ZERO, NEGATIVE, 2.0)),
     (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "step_size", (ZERO, NEGATIVE, 2.0)),
     (a(jd.posterior.midpoint, DENOISER, SCHEDULE, quadratic), "prior_std", (ZERO, NEGATIVE, HUGE)),

@@ -18,11 +18,12 @@ returns one draw of each: the draws to look at, and the joint evidence.
     split_gibbs      linear observations; a Markov chain, without evidence
 
 `replica_exchange` is another driver for the same weighted kernels: a Markov chain over the levels
-of the grid, as a reference. Two kernels are approximations of the field, without weights and biased
-at any number of steps:
+of the grid, as a reference. Three kernels are approximations of the field, without weights. They
+are biased at any number of steps:
 
     daps             any likelihood: draw clean data near the ODE's end, and diffuse them again
     diffpir          linear observations: the same with a mean for the draw
+    mgdm             any likelihood with a gradient: a Gibbs sweep through an earlier time
 """
 
 from jaxdiff.guidance._spread import Spread, spread_of, widened
@@ -41,6 +42,7 @@ from jaxdiff.posterior._draws import FEW, Draws, draw, path_of
 from jaxdiff.posterior._exchange import Exchanged, replica_exchange
 from jaxdiff.posterior._gibbs import split_gibbs
 from jaxdiff.posterior._midpoint import midpoint
+from jaxdiff.posterior._mixture_guided import mgdm
 from jaxdiff.posterior._moves import hamiltonian, langevin, metropolis
 from jaxdiff.posterior._tilted import tilted
 from jaxdiff.posterior._twisted import through, twisted
@@ -64,6 +66,7 @@ __all__ = [
     "langevin",
     "mcgdiff",
     "metropolis",
+    "mgdm",
     "midpoint",
     "mixed",
     "noise_level",

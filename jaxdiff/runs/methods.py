@@ -12,7 +12,7 @@ from jaxdiff import guidance, kernels, posterior
 MethodName = Literal[
     "twisted", "particle_gibbs", "twisted_gradient", "twisted_mmps", "mcgdiff", "tilted",
     "importance", "twisted_midpoint", "conditioned", "pigdm", "dps", "dps_step", "tmpd", "mmps",
-    "daps", "diffpir", "split_gibbs", "repaint",
+    "daps", "diffpir", "mgdm", "split_gibbs", "repaint",
 ]  # fmt: skip
 
 
@@ -108,6 +108,10 @@ def _diffpir(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
     return posterior.diffpir(denoiser, s.schedule, seen, prior_std=s.prior_std)
 
 
+def _mgdm(s: Setting, denoiser: Any, seen: Any) -> jd.Kernel:
+    return posterior.mgdm(denoiser, s.schedule, seen, variance=s.variance)
+
+
 def _conditioned(s: Setting, denoiser: Any, seen: Any) -> Callable:
     assert s.spread is not None  # problems.fitting has seen to it
     return guidance.conditioned(denoiser, s.schedule, seen, s.spread)
@@ -190,6 +194,7 @@ METHODS = {
     "dps_step": Method(_dps_step, constant(2), needs="linear"),
     "daps": Method(_daps, constant(5), needs="linear", uses=PRIOR),
     "diffpir": Method(_diffpir, constant(1), needs="linear", uses=PRIOR),
+    "mgdm": Method(_mgdm, constant(15)),
     "pigdm": Method(guided(_pigdm), constant(2), needs="linear", uses=PRIOR),
     "tmpd": Method(guided(_tmpd), constant(3), needs="linear"),
     "mmps": Method(guided(_mmps), lambda s: 2 + (s.num_iterations or 5), needs="linear"),

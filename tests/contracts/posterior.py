@@ -110,6 +110,12 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
         "diffpir_of_the_paper": lambda d, s, dtype: posterior.diffpir(
             d, s, masked(dtype), 1.0, weight=3.0, prior_std=jnp.inf
         ),
+        "mgdm": lambda d, s, dtype: posterior.mgdm(
+            d, s, observation(dtype), num_gradients=2, num_denoising=2
+        ),
+        "mgdm_of_two_sweeps": lambda d, s, dtype: posterior.mgdm(
+            d, s, bumps(dtype), num_sweeps=2, num_gradients=1, num_denoising=1
+        ),
         "dps_step": lambda d, s, dtype: guidance.dps_step(d, s, observation(dtype), 0.1),
         "annealed_gibbs": lambda d, s, dtype: posterior.annealed_gibbs(
             d, s, observation(dtype), num_denoising=3
@@ -128,6 +134,8 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 SLOW = {
     "repaint",
     "mixed",
+    "mgdm",
+    "mgdm_of_two_sweeps",
     "twisted_spread",
     "twisted_by_mmps",
     "twisted_by_midpoint",
