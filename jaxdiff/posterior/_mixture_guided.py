@@ -117,7 +117,7 @@ class MGDM(Algorithm):
             """A row by itself, because it has a time u of its own."""
             key_u, key_sweep = jax.random.split(key_row)
             u = s * jax.random.uniform(key_u, (), x_s.dtype, LEAST)
-            out = self.sweep(key_sweep[None], x_0[None], x_s[None], s, u)
+            out = self.sweep(key_sweep[None], (x_0[None], x_s[None]), s, u)
             return out[0][0], out[1][0]
 
         def sweep(n: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -129,9 +129,10 @@ class MGDM(Algorithm):
         return x_0, jnp.where(more, swept[1], x_0).astype(x_t.dtype), no_weight(x_t)
 
     def sweep(
-        self, keys: jax.Array, x_0: jax.Array, x_s: jax.Array, s: Any, u: Any
+        self, keys: jax.Array, state: tuple[jax.Array, jax.Array], s: Any, u: Any
     ) -> tuple[jax.Array, jax.Array]:
-        """Draw x_u, then x_0, then x_s."""
+        """Draw x_u given (x_0, x_s), then x_0, then x_s."""
+        x_0, x_s = state
         key_fit, key_u, key_0, key_s = _rows.split(keys, 4)
         level_s, level_u = level(self.schedule, s, x_s), level(self.schedule, u, x_s)
         between = q_between(x_s, x_0, level_s, level_u)
