@@ -144,7 +144,8 @@ def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
     splits = {"train": data.Split(levels[:8000]), "test": data.Split(levels[8000:])}
     dataset = datasets.Dataset("two pixels", (1, 2, 1), None, 256, lambda: splits)
     config = dataclasses.replace(PRESETS["digits"][1], run=tmp_path)
-    run = loading.assemble(config, dataset, None, {"network": {}, "schedule": {}})
+    model = build.make_model(config, dataset)
+    run = loading.assemble(config, dataset, model, {"network": {}, "schedule": {}})
     found = estimates.null(
         probability.Estimators(run, probability.Probability(), seed=0),
         dataset.examples("test")[0],
