@@ -40,7 +40,7 @@ from jaxdiff.runs import machine, require
 
 ROOT = Path(__file__).resolve().parents[1]
 Part = Literal["training", "DDIM-50", "UniPC-20", "likelihood", "posterior"]
-ODE_STEPS, POSTERIOR_STEPS, PARTICLES = 20, 20, 8
+ODE_STEPS, POSTERIOR_STEPS, PARTICLES = 10, 20, 8
 
 
 class Peak(NamedTuple):

@@ -175,7 +175,7 @@ def torch_sample(work: Work, name: str, num_steps: int) -> Run:
 def race(
     sides: dict[str, Run], rounds: int, *, name: str, until: float = float("inf")
 ) -> dict[str, list[float]]:
-    """Time the sides in turn, after two runs that do not count.
+    """Time the sides in turn, after two runs that do not count (one where time is short).
 
     Args:
       sides: functions by name.
@@ -185,8 +185,10 @@ def race(
     Returns:
       The seconds of each side.
     """
-    for side in list(sides.values()) * 2:
-        side()
+    for n in range(2):
+        if not n or time.monotonic() < until:
+            for side in sides.values():
+                side()
     times: dict[str, list[float]] = {each: [] for each in sides}
     for n in tqdm(range(rounds), desc=name, leave=False):
         if n and time.monotonic() > until:

@@ -1,4 +1,4 @@
-"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer, for the comparison in speed.py.
+"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer, for the comparisons of pair.py.
 
 As a script it does one training step and nothing else. It does not import JAX, so its start-up is
 that of a PyTorch user.
@@ -196,7 +196,7 @@ def start(net, shape, batch, num_steps, end=0.0):
     device = next(net.parameters()).device
     x = torch.randn(batch, shape[2], *shape[:2], device=device)
     ts = torch.linspace(1, end, num_steps + 1)
-    angles = ts.double() * 0.9996 * np.pi / 2
+    angles = ts.double() * math.atan(math.exp(7.5))  # the cosine schedule, from log-SNR -15 on
     levels = angles.cos().tolist(), angles.sin().tolist()
     return x.contiguous(memory_format=torch.channels_last), ts.to(device), *levels
 
@@ -240,11 +240,11 @@ def unipc(net, shape, batch, num_steps):
 
     def run(dtype="float32"):
         x = last = x_init
-        denoised = []  # newest first
+        denoised = ()  # newest first
         with torch.no_grad(), autocast(net, dtype):
             for n in range(num_steps):
                 eps = net(x, ts[n].expand(batch)).float()
-                denoised = [(x - sigmas[n] * eps) / alphas[n], *denoised[:2]]
+                denoised = ((x - sigmas[n] * eps) / alphas[n], *denoised[:2])
                 times = [n - k for k in range(len(denoised))]
                 last = moved(last, n, times, denoised) if n else x
                 x = moved(last, n + 1, times[:2], denoised[:2])
