@@ -240,7 +240,7 @@ def unipc(net, shape, batch, num_steps):
 
     def run(dtype="float32"):
         x = last = x_init
-        denoised = ()  # newest first
+        denoised: tuple = ()  # newest first
         with torch.no_grad(), autocast(net, dtype):
             for n in range(num_steps):
                 eps = net(x, ts[n].expand(batch)).float()
