@@ -1,4 +1,4 @@
-"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer, for the comparison in speed.py.
+"""The network of `jaxdiff.models.unet` in PyTorch, layer by layer, for the comparisons of pair.py.
 
 As a script it does one training step and nothing else. It does not import JAX, so its start-up is
 that of a PyTorch user.
@@ -160,21 +160,100 @@ def _copy(module, leaves):
     return copied
 
 
-def training_step(net, shape, batch, rate):
+def wait(device):
+    """Wait until a device has done what it was given."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def autocast(net, dtype):
+    """Let the layers compute in a dtype, float32 or bfloat16; parameters stay float32."""
+    device = next(net.parameters()).device.type
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def training_step(net, shape, batch, rate, dtype="float32"):
     """Make a function that does one update: noise, forward, backward, Adam."""
-    optimizer = torch.optim.Adam(net.parameters(), rate)
-    x_0 = torch.rand(batch, shape[2], *shape[:2]) * 2 - 1
+    device = next(net.parameters()).device
+    optimizer = torch.optim.Adam(net.parameters(), rate, fused=device.type == "cuda")
+    x_0 = torch.rand(batch, shape[2], *shape[:2], device=device) * 2 - 1
     x_0 = x_0.contiguous(memory_format=torch.channels_last)
 
     def run():
-        t, eps = torch.rand(batch), torch.randn_like(x_0)
+        t, eps = torch.rand(batch, device=device), torch.randn_like(x_0)
         alpha, sigma = (f(t * np.pi / 2)[:, None, None, None] for f in (torch.cos, torch.sin))
-        loss = F.mse_loss(net(alpha * x_0 + sigma * eps, t), eps)
+        with autocast(net, dtype):
+            loss = F.mse_loss(net(alpha * x_0 + sigma * eps, t).float(), eps)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
     return run
+
+
+def start(net, shape, batch, num_steps, end=0.0):
+    """Noise to begin with, and on a grid from 1 to end the times, alphas and sigmas."""
+    device = next(net.parameters()).device
+    x = torch.randn(batch, shape[2], *shape[:2], device=device)
+    ts = torch.linspace(1, end, num_steps + 1)
+    angles = ts.double() * math.atan(math.exp(7.5))  # the cosine schedule, from log-SNR -15 on
+    levels = angles.cos().tolist(), angles.sin().tolist()
+    return x.contiguous(memory_format=torch.channels_last), ts.to(device), *levels
+
+
+def ddim(net, shape, batch, num_steps):
+    """Make a function that draws samples by DDIM, in a dtype."""
+    x_init, ts, alphas, sigmas = start(net, shape, batch, num_steps)
+
+    def run(dtype="float32"):
+        x = x_init
+        with torch.no_grad(), autocast(net, dtype):
+            for n in range(num_steps):
+                eps = net(x, ts[n].expand(batch)).float()
+                x_0 = (x - sigmas[n] * eps) / alphas[n]
+                x = alphas[n + 1] * x_0 + sigmas[n + 1] * eps
+        return x
+
+    return run
+
+
+def integral_weights(h, nodes):
+    """Weights of values at nodes in int_0^1 h exp(-h (1 - v)) P(v) dv, P the polynomial there."""
+    moments = [-math.expm1(-h)]
+    for j in range(1, len(nodes)):
+        moments.append(1 - j * moments[-1] / h)
+    return np.linalg.solve(np.vander(nodes, increasing=True).T, moments).tolist()
+
+
+def unipc(net, shape, batch, num_steps):
+    """Make a function that draws samples by UniPC-2, in a dtype (Zhao et al. 2023)."""
+    # The last step would be infinitely long at t = 0.
+    x_init, ts, alphas, sigmas = start(net, shape, batch, num_steps, end=1e-3)
+    half = [math.log(a / s) for a, s in zip(alphas, sigmas, strict=True)]
+
+    def moved(x, n, nodes, values):
+        """From time n - 1 to n, with the denoised states at nodes (numbers of times)."""
+        h = half[n] - half[n - 1]
+        weights = integral_weights(h, [(half[k] - half[n - 1]) / h for k in nodes])
+        total = sum(weight * value for weight, value in zip(weights, values, strict=True))
+        return sigmas[n] / sigmas[n - 1] * x + alphas[n] * total
+
+    def run(dtype="float32"):
+        x = last = x_init
+        denoised: tuple = ()  # newest first
+        with torch.no_grad(), autocast(net, dtype):
+            for n in range(num_steps):
+                eps = net(x, ts[n].expand(batch)).float()
+                denoised = ((x - sigmas[n] * eps) / alphas[n], *denoised[:2])
+                times = [n - k for k in range(len(denoised))]
+                last = moved(last, n, times, denoised) if n else x
+                x = moved(last, n + 1, times[:2], denoised[:2])
+        return x
+
+    return run
+
+
+SAMPLERS = {"ddim": ddim, "unipc": unipc}
 
 
 if __name__ == "__main__":

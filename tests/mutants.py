@@ -552,6 +552,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/training/devices.py": [
         ("map_step replicate placements", "nothing is divided", "if not any(sizes):", "if True:", "test_training.py::test_a_divided_state_is_updated_like_a_whole_one"),
+        ("map_step", "several updates with the batches backwards", "jax.lax.scan(one, state, batch, at_once)", "jax.lax.scan(one, state, batch, at_once, reverse=True)", "test_dispatch.py::test_updates_in_one_dispatch_are_single_ones"),
         ("shard", "every device has the first rows", "make_array_from_process_local_data(place, np.asarray(leaf))", "make_array_from_process_local_data(place, np.repeat(np.asarray(leaf)[:1], len(leaf), 0))", "test_training.py::test_the_same_gradient_on_any_number_of_devices"),
         ("split", "rows dealt out in turns", "leaf.reshape(num, rows // num, *leaf.shape[1:])", "leaf.reshape(rows // num, num, *leaf.shape[1:]).swapaxes(0, 1)", "test_training.py::test_rows_are_split_in_order"),
     ],
@@ -576,7 +577,10 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/training/loop.py": [
         ("fit", "from the first step again", "range(int(state.step), num_steps)", "range(num_steps)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
-        ("run_updates", "the user is not heard", "stopped = stop is not None and _asked(stop, n + 1)", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the user is not heard", "stopped = stop is not None and _asked(stop, part)", "stopped = False", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
+        ("run_updates", "the update in hand is waited for", "ELSEWHERE = 3", "ELSEWHERE = 1", "test_dispatch.py::test_an_accelerator_never_waits_for_the_host"),
+        ("run_updates", "dispatches that depend on where a run was stopped", "whole = start % at_once == 0 and start", "whole = start", "test_dispatch.py::test_dispatches_begin_at_their_multiples"),
+        ("Progress", "the metrics of the first of several updates", "float(np.ravel(value)[-1])", "float(np.ravel(value)[0])", "test_dispatch.py::test_updates_in_one_dispatch_are_single_ones"),
         ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
     ],
     "jaxdiff/runs/loop.py": [

@@ -15,7 +15,7 @@ from reproduce_2015 import Heartbeat, SwissRoll
 from scipy import stats
 
 from jaxdiff import data, training
-from jaxdiff.runs import datasets, estimates, loading, probability
+from jaxdiff.runs import build, datasets, estimates, loading, probability
 from jaxdiff.runs.config import PRESETS
 
 SMALL = {"steps": 3, "chain_steps": 4, "batch_size": 8, "width": 8, "depth": 1, "examples": 3}

@@ -49,6 +49,7 @@ WRONG: dict[str, list] = {
     "steps": [0, -1],
     "batch_size": [0],
     "accumulate": [0],
+    "at_once": [0, 3, 40],
     "most_skipped": [0],
     "log_every": [0],
     "eval_every": [0],
@@ -192,7 +193,7 @@ def test_configurations_come_back(tmp_path: Path) -> None:
 OTHERS: dict[str, Any] = {
     "run": Path("moved"), "dataset": "swiss_roll", "data_dir": Path("elsewhere"), "steps": 3000, "batch_size": 64,
     "seed": 1, "conditional": False, "label_drop": 0.2, "log_every": 7, "eval_every": 11,
-    "accumulate": 2, "shard_state": True, "most_skipped": 3, "network.remat": True, "network.channels": 64,
+    "accumulate": 2, "at_once": 10, "shard_state": True, "most_skipped": 3, "network.remat": True, "network.channels": 64,
     "network.multipliers": (1, 2, 2), "network.num_blocks": 2, "network.attention": (), "network.dropout": 0.1,
     "network.patch": 2, "network.time_embedding": "fourier", "network.fourier": (7,), "network.dtype": "bfloat16",
     "diffusion.schedule": "linear", "diffusion.prediction": "eps", "diffusion.weight": "snr",
@@ -204,7 +205,7 @@ OTHERS: dict[str, Any] = {
 GOES_ON = {
     "run", "data_dir", "steps", "log_every", "eval_every", "label_drop", "network.dropout", "optimizer.learning_rate",
     "optimizer.warmup", "optimizer.final_scale", "optimizer.clip_norm", "optimizer.b1", "optimizer.b2",
-    "optimizer.weight_decay", "optimizer.ema_decay", "accumulate", "shard_state", "most_skipped", "network.remat",
+    "optimizer.weight_decay", "optimizer.ema_decay", "accumulate", "at_once", "shard_state", "most_skipped", "network.remat",
 }  # fmt: skip
 
 

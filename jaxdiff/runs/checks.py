@@ -13,7 +13,8 @@ def check(config: Config) -> None:
     """Refuse numbers out of range, and options that do not fit together."""
     require.seed(config.seed)
     require.counts(
-        config, steps=1, batch_size=1, accumulate=1, most_skipped=1, log_every=1, eval_every=1,
+        config, steps=1, batch_size=1, accumulate=1, at_once=1, most_skipped=1, log_every=1,
+        eval_every=1,
         network__channels=1, network__multipliers=1, network__num_blocks=1, network__attention=1,
         network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
     )  # fmt: skip
@@ -25,7 +26,13 @@ def check(config: Config) -> None:
         optimizer__b1=require.DECAY, optimizer__b2=require.DECAY,
         optimizer__weight_decay=require.NOT_NEGATIVE, optimizer__ema_decay=require.DECAY,
     )  # fmt: skip
-    diffusion, network = config.diffusion, config.network
+    every = (config.log_every, config.eval_every)
+    if any(steps % config.at_once for steps in every):
+        raise ValueError(
+            f"at_once: expected a divisor of log_every and eval_every, {every}, "
+            f"got {config.at_once}"
+        )
+    network = config.network
     if network.channels % 8:
         raise ValueError(f"network.channels: expected a multiple of 8, got {network.channels}")
     if not network.multipliers:
@@ -34,6 +41,12 @@ def check(config: Config) -> None:
         raise ValueError(
             f"network.fourier: expected exponents 0 to {models.MOST_FOURIER}, got {network.fourier}"
         )
+    _check_diffusion(config)
+
+
+def _check_diffusion(config: Config) -> None:
+    """Refuse parts of a process that do not fit together."""
+    diffusion = config.diffusion
     names = (diffusion.schedule, diffusion.prediction)
     if (names[0] == "learned") != (names[1] == "levels"):
         raise ValueError(

@@ -20,6 +20,7 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "log_every": (True, "the updates do not depend on it"),
     "eval_every": (True, "the updates do not depend on it"),
     "accumulate": (True, "the gradient is the same, up to the order of a sum"),
+    "at_once": (True, "the updates are the same, up to rounding"),
     "shard_state": (True, "the updates do not depend on it"),
     "label_drop": (True, "the parameters keep their places and their meaning"),
     "network.dropout": (True, "the parameters keep their places and their meaning"),

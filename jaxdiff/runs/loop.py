@@ -76,8 +76,11 @@ def loop(
     """Run the updates from the state's step on; log, evaluate and save; return the saved state."""
     devices, first = jax.devices(), int(state.step)
     batch = dataset.batches(config.batch_size, config.seed)
+    at_once, example = config.at_once, batch(first)
+    if at_once > 1:
+        example = jax.tree.map(lambda leaf: np.stack([leaf] * at_once), example)
     # An uneven batch is refused before anything is written.
-    example = training.shard(batch(first), devices)
+    example = training.shard(example, devices, stacked=at_once > 1)
     step = training.make_step(
         build.make_loss(config, model, dataset),
         build.make_optimizer(config),
@@ -89,18 +92,24 @@ def loop(
     evaluate = held_out_loss(config, dataset, model)
     with training.Watch() as watch:
         watch("the program of an update, which is compiled")
-        mapped = training.map_step(step, devices, sharded=config.shard_state)
-        update = memory.fitting(mapped, replicated, example, devices=jax.local_devices())
+        mapped = [
+            training.map_step(step, devices, sharded=config.shard_state, at_once=num)
+            for num in (1, at_once)
+        ]
+        program = memory.fitting(mapped[1], replicated, example, devices=jax.local_devices())
     folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:
-        keep = Keeper(config, log, checkpoints, evaluate, partial(explained, config, step, batch))
+        explain = partial(explained, config, step, batch)
+        keep = Keeper(config, log, checkpoints, evaluate, explain, step=first)
         training.run_updates(
-            update,
+            program if at_once == 1 else mapped[0],
             replicated,
             batch,
             range(first, config.steps),
             devices=devices,
+            at_once=at_once,
+            several=program,
             after=keep,
             stop=stop,
             name=config.run.name,
@@ -118,36 +127,38 @@ class Keeper:
         checkpoints: training.Checkpoints,
         evaluate: Callable[[Any], float],
         explain: Callable[[Any], str],
+        *,
+        step: int,
     ) -> None:
         self.config, self.log, self.checkpoints = config, log, checkpoints
         self.evaluate, self.explain = evaluate, explain
         self.state: Any = None
-        self.restart()
+        self.restart(step)
 
-    def restart(self) -> None:
-        """Measure the rate from now on."""
-        self.began, self.examples = time.monotonic(), 0
+    def restart(self, step: int) -> None:
+        """Measure the rate from this step on."""
+        self.began, self.since = time.monotonic(), step
 
     def __call__(self, progress: training.Progress) -> None:
         config = self.config
-        self.examples += config.batch_size
         if progress.due(config.log_every):
-            scalars = {name: float(value) for name, value in progress.metrics.items()}
+            scalars = progress.scalars()
             self.stop_if_lost(progress, scalars["in_a_row"])
-            rate = self.examples / (time.monotonic() - self.began)
+            examples = (progress.step - self.since) * config.batch_size
+            rate = examples / (time.monotonic() - self.began)
             news = {"loss": f"{scalars['loss']:.4f}", "examples_per_s": f"{rate:.0f}"}
             if scalars["skipped"]:
                 news["skipped"] = f"{scalars['skipped']:.0f}"
             progress.bar.set_postfix(news)
             self.log.write(progress.step, **scalars, examples_per_second=rate)
-            self.restart()
+            self.restart(progress.step)
         if progress.due(config.eval_every) or progress.stopped:
             self.save(progress)
-            self.restart()  # the rate counts training only
+            self.restart(progress.step)  # the rate counts training only
 
     def save(self, progress: training.Progress) -> None:
         """Evaluate the averaged parameters and write a checkpoint, unless the run has diverged."""
-        self.stop_if_lost(progress, float(progress.metrics["in_a_row"]))
+        self.stop_if_lost(progress, progress.scalars()["in_a_row"])
         progress.watch(f"the held-out loss and the checkpoint of step {progress.step}")
         state = progress.state()
         loss = float(self.evaluate(state.ema_params))

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
+from jaxdiff import _checks
 from jaxdiff.training import hosts
 from jaxdiff.training.devices import map_step, replicate, shard, unreplicate
 from jaxdiff.training.watch import Watch
 
-# Updates that may be under way at once. CPU devices that wait for each other in many updates run
-# out of threads; an accelerator always has the next one to begin with.
+# Dispatches that may be under way at once. CPU devices that wait for each other in many updates
+# run out of threads; an accelerator always has the next one to begin with.
 UNDER_WAY = {"cpu": 1}
 ELSEWHERE = 3
 
@@ -55,16 +57,17 @@ def stopping() -> Iterator[Stop]:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a loop stands after an update.
+    """Where a loop stands after a dispatch, of one update or of several.
 
     Fields:
       step: number of updates done.
       num_steps: number of updates of the whole.
-      metrics: what the update returned: scalars by name.
+      metrics: what the dispatch returned by name: scalars, or one for each of its updates.
       stopped: whether the user has asked to stop. This update is then the last one.
       replicated: the state on all devices. The next update deletes it (donation).
       watch: takes what the program waits for next: `watch("the checkpoint")`.
       bar: the progress bar.
+      at_once: number of updates in a dispatch, but for those at the ends.
     """
 
     step: int
@@ -74,6 +77,7 @@ class Progress:
     replicated: Any
     watch: Watch
     bar: Any
+    at_once: int = 1
 
     def due(self, every: int) -> bool:
         """Return whether this step is the last or a multiple of a number.
@@ -82,8 +86,20 @@ class Progress:
           every: the number of steps between two times.
         Returns:
           Whether.
+        Raises:
+          ValueError: every is not a multiple of at_once, so that some of its steps are never seen.
         """
+        if every % self.at_once:
+            raise ValueError(f"every: expected a multiple of at_once, {self.at_once}, got {every}")
         return self.step % every == 0 or self.step == self.num_steps
+
+    def scalars(self) -> dict[str, float]:
+        """Wait for the metrics.
+
+        Returns:
+          Those of the last update, by name.
+        """
+        return {name: float(np.ravel(value)[-1]) for name, value in self.metrics.items()}
 
     def state(self) -> Any:
         """Copy the state from the devices.
@@ -102,6 +118,7 @@ def fit(
     *,
     devices: Sequence[jax.Device] | None = None,
     sharded: bool = False,
+    at_once: int = 1,
     after: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     name: str = "training",
@@ -115,16 +132,19 @@ def fit(
       num_steps: number of updates, including those that the state has had.
       devices: all devices of all processes if None.
       sharded: whether the optimiser's state and the average are divided over the devices.
-      after: called with the Progress after each update, to log, evaluate and save.
+      at_once: number of updates in one dispatch. It pays where an update is short.
+      after: called with the Progress after each dispatch, to log, evaluate and save.
       stop: from `stopping`; without it a signal interrupts the loop in the usual way.
       name: of the progress bar.
     Returns:
       The state on the first device. It has fewer updates where the user has stopped it.
     Raises:
-      ValueError: the number of rows of a batch is not a multiple of the number of devices.
+      ValueError: the number of rows of a batch is not a multiple of the number of devices, or
+        at_once is below 1.
     """
     devices = jax.devices() if devices is None else devices
     update = map_step(step, devices, sharded=sharded)
+    several = map_step(step, devices, sharded=sharded, at_once=at_once)
     replicated = replicate(state, devices, sharded=sharded)
     return unreplicate(
         run_updates(
@@ -133,6 +153,8 @@ def fit(
             batch,
             range(int(state.step), num_steps),
             devices=devices,
+            at_once=at_once,
+            several=several,
             after=after,
             stop=stop,
             name=name,
@@ -147,11 +169,16 @@ def run_updates(
     steps: range,
     *,
     devices: Sequence[jax.Device],
+    at_once: int = 1,
+    several: Callable | None = None,
     after: Callable[[Progress], None] | None = None,
     stop: Stop | None = None,
     name: str = "training",
 ) -> Any:
     """Run a mapped update on a state that is on the devices already. See `fit`.
+
+    The host runs ahead of an accelerator by at most ELSEWHERE dispatches: it makes and sends the
+    next batch while they are under way, and waits for the oldest of them alone.
 
     Args:
       update: what `map_step` returns, perhaps compiled; it donates the state.
@@ -159,42 +186,73 @@ def run_updates(
       batch: step -> batch.
       steps: numbers of the updates.
       devices: those of the update.
-      after: called with the Progress after each update.
+      at_once: number of updates in one dispatch. A dispatch of several begins at a multiple of it,
+        so that the dispatches of a run that goes on are those of one that never stopped.
+      several: what `map_step` returns for at_once; it is needed where that is above 1.
+      after: called with the Progress after each dispatch.
       stop: from `stopping`.
       name: of the progress bar.
     Returns:
       The last state, on all devices.
+    Raises:
+      ValueError: at_once is below 1, or it is above 1 and several is None.
     """
+    _checks.positive_int("at_once", at_once)
+    if at_once > 1 and several is None:
+        raise ValueError(f"several: expected the update of at_once = {at_once} steps, got None")
     most = UNDER_WAY.get(devices[0].platform, ELSEWHERE)
     under_way: collections.deque[Any] = collections.deque()
     bar = tqdm(
         total=steps.stop, initial=steps.start, unit="step", desc=name, disable=not hosts.is_first()
     )
     with bar, Watch() as watch:
-        for n in steps:
+        for part in _dispatches(steps, at_once):
             # The batch is made and sent while the updates before it still run.
-            watch(f"the batch of step {n + 1}")
-            rows = shard(batch(n), devices)
-            watch(f"step {n + 1} of {steps.stop} on {len(devices)} devices")
+            watch(f"the batch of step {part.start + 1}")
+            rows = _sent(batch, part, devices)
+            watch(f"step {part.stop} of {steps.stop} on {len(devices)} devices")
             while len(under_way) >= most:
                 jax.block_until_ready(under_way.popleft())
             if devices[0].platform == "cpu":
                 hosts.meet()
-            replicated, metrics = update(replicated, rows)
+            run = update if several is None or len(part) == 1 else several
+            replicated, metrics = run(replicated, rows)
             under_way.append(metrics)
-            bar.update()
+            bar.update(len(part))
             # Read once: a later signal counts for the next step.
-            stopped = stop is not None and _asked(stop, n + 1)
+            stopped = stop is not None and _asked(stop, part)
             if after is not None:
-                after(Progress(n + 1, steps.stop, metrics, stopped, replicated, watch, bar))
+                after(
+                    Progress(
+                        part.stop, steps.stop, metrics, stopped, replicated, watch, bar, at_once
+                    )
+                )
             if stopped:
                 break
         jax.block_until_ready(list(under_way))
     return replicated
 
 
-def _asked(stop: Stop, step: int) -> bool:
-    """Whether to stop after this step: for several processes the same answer on each of them."""
+def _dispatches(steps: range, at_once: int) -> Iterator[range]:
+    """The steps of each dispatch: at_once of them from its multiples on, single ones elsewhere."""
+    start = steps.start
+    while start < steps.stop:
+        whole = start % at_once == 0 and start + at_once <= steps.stop
+        yield range(start, start + (at_once if whole else 1))
+        start += at_once if whole else 1
+
+
+def _sent(batch: Callable[[int], Any], part: range, devices: Sequence[jax.Device]) -> Any:
+    """The batches of a dispatch on their devices, stacked where there are several."""
+    if len(part) == 1:
+        return shard(batch(part.start), devices)
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *map(batch, part))
+    return shard(stacked, devices, stacked=True)
+
+
+def _asked(stop: Stop, part: range) -> bool:
+    """Whether to stop after these steps: for several processes the same answer on each of them."""
     if jax.process_count() == 1:
         return stop.asked
-    return step % STOP_EVERY == 0 and hosts.any_of(stop.asked)
+    due = part.stop // STOP_EVERY > part.start // STOP_EVERY
+    return due and hosts.any_of(stop.asked)
