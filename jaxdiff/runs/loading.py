@@ -67,7 +67,8 @@ def from_training(folder: Path, *, best: bool = False) -> Run:
     dataset = datasets.later(config.dataset, folders.load_facts(folder), config.data_dir)
     model = build.make_model(config, dataset)
     abstract = build.abstract_state(config, model, dataset.event_shape)
-    with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+    run = folders.of_run(config)
+    with training.Checkpoints(folder / "checkpoints", read_only=True, run=run) as checkpoints:
         state = checkpoints.restore(abstract, best=best)
     if state is None:
         raise FileNotFoundError(
