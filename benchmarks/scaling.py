@@ -86,7 +86,7 @@ def compiled(config: Config, dataset: datasets.Dataset, num_devices: int, rows: 
     )  # fmt: skip
     images = np.zeros((rows * num_devices, *dataset.event_shape), np.float32)
     batch = training.shard((images, None), devices)
-    update = training.map_step(step, devices, sharded=config.shard_state)
+    update: Any = training.map_step(step, devices, sharded=config.shard_state)
     return update.lower(state, batch).compile()
 
 
