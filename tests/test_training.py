@@ -534,6 +534,20 @@ def test_atomic_files(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_drafts_of_killed_programs_do_not_pile_up(tmp_path: Path) -> None:
+    """Days later they are gone; what is being written now, and other hidden files, stay."""
+    with training.atomic(tmp_path / "young.npz") as young, training.atomic(tmp_path / "x") as old:
+        for path in (young, old, tmp_path / ".hidden", tmp_path / "part.npz"):
+            path.touch()
+            if path != young:
+                os.utime(path, (0, 0))
+        with training.lock(tmp_path):
+            assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+                [".hidden", ".lock", young.name, "part.npz"]
+            )
+        old.touch()
+
+
 HOLDER = """
 import os, sys, time
 from pathlib import Path
