@@ -107,11 +107,16 @@ def drafts(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def is_final(path: Path, run: Path) -> bool:
+    """Whether it is a file that lies in a run under its final name."""
+    return path.is_file() and not any(DRAFT.search(part) for part in path.relative_to(run).parts)
+
+
 def halves(run: Path) -> list[str]:
     """Files under their final names that are not whole. The last line of a log may be cut short."""
     found = []
     for path in sorted(run.rglob("*")):
-        if DRAFT.search(str(path.relative_to(run))) or not path.is_file():
+        if not is_final(path, run):
             continue
         try:
             if path.suffix == ".json" or (path.name, path.parent.name) == ("metadata", "about"):
@@ -139,7 +144,7 @@ def fingerprint(run: Path) -> dict[str, str]:
     found = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if DRAFT.search(name) or not path.is_file():
+        if not is_final(path, run):
             continue
         if (path.name, path.parent.name) == ("metadata", "about"):
             found[name] = json.loads(path.read_text())["sha256"]

@@ -45,6 +45,8 @@ def test_the_fingerprint_sees_results_and_no_times(tmp_path: Path) -> None:
     one, other = (tiny_runs.fingerprint(results(tmp_path / name)) for name in "ab")
     assert len(one) == 5
     assert tiny_runs.differences(one, other) == []
+    for draft in (f".samples.{0:032x}.npz", f"checkpoints/.part.{0:032x}.json"):
+        (tmp_path / "a" / draft).touch()  # as a kill leaves it
     training.write_json(tmp_path / "a" / "evaluation.json", {"loss": 1.5, "rows": [{"seconds": 2}]})
     (tmp_path / "a" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n')
     assert tiny_runs.differences(tiny_runs.fingerprint(tmp_path / "a"), other) == []
