@@ -167,7 +167,7 @@ def mounted(folder: Path) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "-l", str(folder)], check=False, timeout=60)
 
 
-def disks(output: Path, shares: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8)) -> dict[str, Any]:
+def disks(output: Path, shares: tuple[float, ...] = (0.3, 0.6)) -> dict[str, Any]:
     """Train on disks that hold a share of a run; then make them larger, and go on.
 
     Args:

@@ -150,7 +150,7 @@ def memory(output: Path, source: Path, images: int) -> dict[str, Any]:
     typed = {
         "prepare": f"prepare --source {source} {here}",
         "train": f"train mnist --run {run} --steps 20 --batch-size 64 --eval-every 20 {here} "
-        + tiny_runs.NETWORK,
+        + f"{tiny_runs.NETWORK} --network.patch 4",
         "sample": f"sample {run} --num {images}",
         "evaluate": f"evaluate {run} --examples {images} --samples {images}",
         "posterior": f"posterior {run} --images {images} --calibration 0 "
@@ -161,7 +161,7 @@ def memory(output: Path, source: Path, images: int) -> dict[str, Any]:
     for name, arguments in tqdm(jobs.items(), desc="memory", unit="command"):
         path = output / "parts" / f"memory-{name}-{cache.digest([arguments])}.json"
         rows[name] = cache.read(path) or cache.write(path, most_memory(base + arguments))
-        print(name, rows[name])
+        tqdm.write(f"{name}: {rows[name]['MiB']:.0f} MiB, {rows[name]['seconds']:.0f} s")
         if rows[name]["status"]:
             path.unlink()  # to be tried again
     good = all(row["status"] == 0 and row["MiB"] < MOST for row in rows.values())

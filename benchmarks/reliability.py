@@ -52,7 +52,8 @@ class Options:
     kills: int = 50
     """Number of kills."""
     kinds: tuple[Literal["train", "sample", "evaluate", "posterior"], ...] = (
-        "train", "posterior", "train", "evaluate", "train", "sample",
+        "train", "posterior", "train", "sample", "train",
+        "evaluate", "train", "sample", "train", "train",
     )  # fmt: skip
     """Commands that are killed, in turn: a chain of kills each."""
     minutes: float = 30.0
@@ -72,16 +73,17 @@ class Options:
 def moment(kind: str, run: Path, whole: float, rng: random.Random) -> tuple[str, Callable]:
     """A random moment: any after the first imports, or one at which something is being written."""
     if rng.random() < 0.5:
-        at = time.monotonic() + whole * rng.uniform(0.2, 1.0)
+        at = time.monotonic() + whole * rng.uniform(0.2, 0.9)
         return "any", lambda: time.monotonic() > at
     left, seen = set(tiny_runs.drafts(run)), set[str]()
-    number, delay = rng.randint(1, 6 if kind == "train" else 12), rng.uniform(0.0, 0.03)
+    # A checkpoint is written for tens of milliseconds, a part for less than one.
+    number, delay = rng.randint(1, 6), rng.uniform(0.0, 0.03) if kind == "train" else 0.0
 
     def due() -> bool:
         seen.update(set(tiny_runs.drafts(run)) - left)
         if len(seen) < number:
             return False
-        time.sleep(delay if kind == "train" else delay / 10)
+        time.sleep(delay)
         return True
 
     return "write", due
