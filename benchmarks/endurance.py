@@ -97,7 +97,7 @@ def soak(output: Path, *, minutes: float, every: float) -> dict[str, Any]:
         "open files, least and most": [f([row["open"] for row in second]) for f in (min, max)],
         "threads, least and most": [f([row["threads"] for row in second]) for f in (min, max)],
         "rows": rows,
-        "good": status == 130 and abs(grown) < 10 + 0.02 * second[0]["resident"],
+        "good": status == 130 and bool(abs(grown) < 10 + 0.02 * second[0]["resident"]),
     }
 
 
@@ -105,14 +105,15 @@ def picture(rows: list[dict[str, float]], path: Path, *, saves: int) -> None:
     """Draw resident memory and the number of files against time."""
     figure, axes = plt.subplots(2, 1, figsize=(7, 4.5), sharex=True, layout="constrained")
     minutes = [row["seconds"] / 60 for row in rows]
-    axes[0].plot(minutes, [row["resident"] for row in rows], lw=1)
-    axes[0].set(ylabel="resident memory, MiB", ylim=(0, None))
+    axes[0].plot(minutes, [row["resident"] for row in rows])
+    axes[0].set(ylabel="resident memory, MiB")
     axes[0].set_title(f"a training process and its folder, {saves} checkpoints", fontsize=10)
-    for name, label in (("files", "files of the run"), ("open", "open files"), ("threads",) * 2):
+    for name, label in (("files", "files of the run"), ("threads",) * 2, ("open", "open files")):
         axes[1].plot(minutes, [row[name] for row in rows], lw=1, label=label)
-    axes[1].set(xlabel="minutes", ylabel="number", ylim=(0, None))
-    axes[1].legend(fontsize=8, loc="lower right")
+    axes[1].set(xlabel="minutes", ylabel="number")
+    axes[1].legend(fontsize=8, loc="upper center", ncols=3)
     for axis in axes:
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
         axis.grid(alpha=0.3)
     pictures.save(figure, path)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -184,6 +185,19 @@ def test_half_a_compiled_program_is_deleted(
         assert shown == ["another"]
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_late_failures_of_a_save_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    process._pass_over_closed_loops()
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(said))
+        for said in ("Event loop is closed", "another")
+    )
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert shown == [other]
 
 
 HALF = """

@@ -26,6 +26,8 @@ TRIED = ("0.10.", "0.11.", "0.12.")
 
 DAMAGED = r"Error reading persistent compilation cache entry for '(.+?)'"
 
+CLOSED = "Event loop is closed"
+
 MARK = "JAXDIFF_PROCESS_IS_SET_UP"
 
 
@@ -52,6 +54,7 @@ def set_up() -> None:
         if name.upper() not in os.environ and value is not None:
             jax.config.update(name, value)
     _mend_cache()
+    _pass_over_closed_loops()
     # Rows need keys whose draws do not depend on the batch. Those of rbg do, which is another
     # common default.
     jax.config.update("jax_default_prng_impl", "threefry2x32")
@@ -87,6 +90,22 @@ def _mend_cache() -> None:
             path.unlink(missing_ok=True)
 
     warnings.showwarning = show
+
+
+def _pass_over_closed_loops() -> None:
+    """Do not show what comes too late after a failed save.
+
+    On a full disk one part of a checkpoint fails first, and Orbax closes its event loop. The
+    failures of the other parts have no loop to go to, and each would print a traceback before the
+    one line that says it all.
+    """
+    shown = sys.unraisablehook
+
+    def show(late: Any) -> None:
+        if not (isinstance(late.exc_value, RuntimeError) and CLOSED in str(late.exc_value)):
+            shown(late)
+
+    sys.unraisablehook = show
 
 
 def _user_cache() -> Path:
