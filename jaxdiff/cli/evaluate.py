@@ -40,8 +40,8 @@ class Options:
     """Seed of noise and samples."""
     batch_size: int | None = None
     """Examples or samples that the network takes at a time, over all devices; the batch size of the
-    run's training if not given. The memory of the network grows with it. The rest grows with the
-    examples and samples: 10,000 MNIST images take less than 4 GB by default."""
+    run's training if not given. The memory of the network grows with it, and the rest grows
+    with the examples and samples."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     dataset: str | None = None
