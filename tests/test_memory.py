@@ -11,7 +11,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import data, training, zoo
-from jaxdiff.cli import errors, evaluate, interpolate, train
+from jaxdiff.cli import errors, evaluate, interpolate, posterior, train
 from jaxdiff.runs import (
     build,
     calibration,
@@ -350,6 +350,25 @@ def test_no_script_gives_the_network_more_rows_than_a_batch(
     assert max(watched.rows) <= 12
     assert recogniser.at_once(1000, np.zeros((1, 28, 28, 1))) == 1000
     assert recogniser.at_once(256, np.zeros((1, 256, 256, 3), np.uint8)) == 21
+
+
+def test_the_batch_size_of_an_evaluation_is_not_that_of_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command that measures gives the network as many rows as it is told to, and says so."""
+    monkeypatch.setattr(zoo, "SHA256", {"small": ""})
+    points = {"train": data.Split(np.zeros((9, 2), np.float32))}
+    run = untrained(dataclasses.replace(TINY, run=tmp_path), points, (2,))
+    monkeypatch.setattr(loading, "shipped", lambda _: run)
+    assert loading.load_run(Path("small")).config.batch_size == TINY.batch_size
+    assert loading.load_run(Path("small"), batch_size=3).config.batch_size == 3
+    for module in (evaluate, posterior):
+        given: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "load_run", lambda *_, g=given, **o: g.append(o) or 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                module.main(module.Options(tmp_path, batch_size=3))
+        assert given[0]["batch_size"] == 3
 
 
 def test_the_nearest_training_example_is_searched_some_at_a_time(

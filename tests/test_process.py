@@ -5,12 +5,16 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 
 from jaxdiff import _machine
+from jaxdiff.cli import process
 
 OURS = (
     "JAXDIFF_PROCESS_IS_SET_UP",
@@ -160,3 +164,68 @@ def test_cores_are_those_of_the_control_groups(
         (tmp_path / "proc/self").mkdir(parents=True)
         (tmp_path / "proc/self/cgroup").write_text(listed)
     assert _machine.cores(tmp_path) == expected
+
+
+def test_half_a_compiled_program_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JAX warns of it at every start and does not replace it; other warnings are shown as before."""
+    shown: list[str] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_, **__: shown.append(message))
+    before = jax.config.values["jax_compilation_cache_dir"]
+    process._mend_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    try:
+        for name in ("jit_step-0a-cache", "jit_step_two-0b-cache"):
+            (tmp_path / name).touch()
+        said = "Error reading persistent compilation cache entry for 'jit_step': error: truncated"
+        warnings.showwarning(said, UserWarning, "compiler.py", 1)
+        assert [path.name for path in tmp_path.iterdir()] == ["jit_step_two-0b-cache"]
+        warnings.showwarning("another", UserWarning, "compiler.py", 1)
+        assert shown == ["another"]
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_late_failures_of_a_save_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    process._pass_over_closed_loops()
+    late, other = (
+        SimpleNamespace(exc_value=RuntimeError(said))
+        for said in ("Event loop is closed", "another")
+    )
+    sys.unraisablehook(late)
+    sys.unraisablehook(other)
+    assert shown == [other]
+
+
+HALF = """
+from jaxdiff.cli import set_up
+set_up()
+import jax
+import jax.numpy as jnp
+print(jax.jit(lambda x: jnp.sin(x).sum())(jnp.arange(5.0)))
+"""
+
+
+@pytest.mark.slow
+def test_a_damaged_cache_of_programs_mends_itself(tmp_path: Path) -> None:
+    def start() -> subprocess.CompletedProcess:
+        environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+        return subprocess.run(
+            [sys.executable, "-c", HALF], env=environment, capture_output=True, text=True,
+            check=True, timeout=300,
+        )  # fmt: skip
+
+    first = start()
+    whole = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for n, (path, content) in enumerate(whole.items()):
+        path.write_bytes(content[: n * len(content) // 2 // len(whole)])  # one is empty
+    again = start()
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+    assert {path: path.stat().st_size > 0 for path in tmp_path.iterdir()} == dict.fromkeys(
+        whole, True
+    )
+    assert start().stderr == ""
+    assert min(path.stat().st_size for path in whole) > 100

@@ -316,7 +316,7 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
     "evaluate": (
         evaluate.main, lambda **o: evaluate.Options(run=RUN, **o),
         {"seed": SEEDED, "num_times": [0], "examples": [0, 1], "samples": [-1, 9], "steps": [0], "classifier_steps": [0, -1],
-         "guidance": [NAN, INF]},
+         "guidance": [NAN, INF], "batch_size": [0]},
     ),
     "probability": (
         evaluate.main, lambda **o: evaluate.Options(run=RUN, probability=Probability(**o)),
@@ -330,7 +330,7 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
     ),
     "posterior": (
         posterior.main, lambda **o: posterior.Options(run=RUN, **o),
-        {"seed": SEEDED, "images": [0], "calibration": [-1, 9], "noise": [0.0, NAN, INF], "peak": [0.0, NAN, INF]},
+        {"seed": SEEDED, "images": [0], "batch_size": [0], "calibration": [-1, 9], "noise": [0.0, NAN, INF], "peak": [0.0, NAN, INF]},
     ),
     "particles": (
         posterior.main, lambda **o: posterior.Options(run=RUN, sampling=Particles(**o)),

@@ -362,6 +362,63 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
         assert int(checkpoints.restore(tree(0), best=True)["step"]) == 2
 
 
+def test_the_next_session_makes_room_too(tmp_path: Path) -> None:
+    """The number of checkpoints does not grow with the number of sessions, and the best one stays."""
+    for first in (1, 4, 7):
+        with training.Checkpoints(tmp_path) as checkpoints:
+            for step in range(first, first + 3):
+                checkpoints.save(step, tree(step), loss=0.1 if step == 2 else 1.0)
+            assert checkpoints.steps() == sorted({first + 2, first + 1, 2}, reverse=True)
+            assert checkpoints.steps(best=True)[0] == 2
+
+
+@pytest.mark.parametrize("left", [None, "about", "state"])
+def test_half_a_deletion_is_finished_by_the_next_session(tmp_path: Path, left: str | None) -> None:
+    """A kill while an old checkpoint made room: it is passed by, and gone after the next save."""
+    for folder, steps in (("run", (2, 3)), ("old", (1,))):
+        with training.Checkpoints(tmp_path / folder) as checkpoints:
+            for step in steps:
+                checkpoints.save(step, tree(step), loss=1.0 / step)
+    (tmp_path / "run" / "1").mkdir()
+    if left is not None:
+        shutil.copytree(tmp_path / "old" / "1" / left, tmp_path / "run" / "1" / left)
+    with training.Checkpoints(tmp_path / "run") as checkpoints:
+        assert int(checkpoints.restore(tree(0))["step"]) == 3
+        checkpoints.save(4, tree(4), loss=0.9)
+        assert checkpoints.steps() == [4, 3]
+
+
+def test_a_foreign_checkpoint_is_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another model's or another run's: the warning says which and how; it takes nobody's place."""
+    ours, theirs = {"seed": 0, "batch_size": 8}, {"seed": 1, "batch_size": 8}
+    foreign = {4: ({"b": jnp.zeros(2)}, ours), 5: (tree(5), theirs)}
+    for step, (state, run) in foreign.items():
+        with training.Checkpoints(tmp_path / "other", run=run) as checkpoints:
+            checkpoints.save(step, state, loss=0.0)
+    with training.Checkpoints(tmp_path / "run", run=ours) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, tree(step), loss=1.0)
+    for step in foreign:
+        shutil.copytree(tmp_path / "other" / str(step), tmp_path / "run" / str(step))
+    with training.Checkpoints(tmp_path / "run", run=ours) as checkpoints:
+        assert int(checkpoints.restore(tree(0))["step"]) == 2
+        assert "5 is of another run: expected seed 0, got 1: passed over" in caplog.text
+        assert "4 is of another model: 3 leaves differ" in caplog.text
+        checkpoints.save(3, tree(3), loss=1.0)
+        checkpoints.save(4, tree(4), loss=1.0)  # done again
+        assert checkpoints.steps() == [5, 4, 3]
+        assert int(checkpoints.restore(tree(0))["step"]) == 4
+    for step in (3, 4):
+        shutil.rmtree(tmp_path / "run" / str(step))
+    with (
+        training.Checkpoints(tmp_path / "run", run=ours) as checkpoints,
+        pytest.raises(ValueError, match=r"5 is of another run: expected seed 0, got 1"),
+    ):
+        checkpoints.restore(tree(0))
+
+
 # Where a read fails, orbax leaves its event loop to the garbage collector, whose warning is not about this code.
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
@@ -475,6 +532,20 @@ def test_atomic_files(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_drafts_of_killed_programs_do_not_pile_up(tmp_path: Path) -> None:
+    """Days later they are gone; what is being written now, and other hidden files, stay."""
+    with training.atomic(tmp_path / "young.npz") as young, training.atomic(tmp_path / "x") as old:
+        for path in (young, old, tmp_path / ".hidden", tmp_path / "part.npz"):
+            path.touch()
+            if path != young:
+                os.utime(path, (0, 0))
+        with training.lock(tmp_path):
+            assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+                [".hidden", ".lock", young.name, "part.npz"]
+            )
+        old.touch()
 
 
 HOLDER = """

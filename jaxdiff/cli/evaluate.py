@@ -38,6 +38,10 @@ class Options:
     given, 1200 or those of 60 epochs, whichever is less."""
     seed: int = 0
     """Seed of noise and samples."""
+    batch_size: int | None = None
+    """Examples or samples that the network takes at a time, over all devices; the batch size of the
+    run's training if not given. The memory of the network grows with it, and the rest grows
+    with the examples and samples."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     dataset: str | None = None
@@ -91,7 +95,9 @@ def estimate_probability(run: loading.Run, options: Options) -> list[dict[str, A
 def check(options: Options) -> None:
     """Refuse what cannot be measured, before anything is read."""
     require.seed(options.seed)
-    require.counts(options, num_times=1, examples=2, samples=0, steps=1, classifier_steps=1)
+    require.counts(
+        options, num_times=1, batch_size=1, examples=2, samples=0, steps=1, classifier_steps=1
+    )
     if 0 < options.samples < 10:
         raise ValueError(f"samples: expected at least 10, or 0 for none, got {options.samples}")
     require.numbers(options, guidance=require.FINITE, probability__ais_step_size=require.POSITIVE)
@@ -135,8 +141,9 @@ def main(options: Options) -> dict[str, Any]:
     """Measure, print and save."""
     check(options)
     run = loading.load_run(
-        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir
-    )
+        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir,
+        batch_size=options.batch_size,
+    )  # fmt: skip
     options = possible(run, options)
     rows = denoising.denoising_errors(
         run, num_times=options.num_times, examples=options.examples, seed=options.seed

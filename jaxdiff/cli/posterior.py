@@ -68,6 +68,10 @@ class Options:
     """How samples are drawn."""
     seed: int = 0
     """Image i depends on (seed, i) alone."""
+    batch_size: int | None = None
+    """Images drawn from the model at a time, for the calibration; the batch size of the run's
+    training if not given. The posterior takes --at-once images of --draws times --rows rows at a
+    time on a device: its memory grows with these. The rest grows with images times draws."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     dataset: str | None = None
@@ -144,7 +148,7 @@ def by_class(
 def check(options: Options) -> None:
     """Refuse what cannot be drawn, before anything is read."""
     require.seed(options.seed)
-    require.counts(options, images=1, calibration=0)
+    require.counts(options, images=1, calibration=0, batch_size=1)
     require.counts(options.sampling, draws=1, rows=2, steps=2, at_once=1)
     if options.among and not options.compare:
         raise ValueError("among: expected none without --compare; --method names one")
@@ -163,8 +167,9 @@ def main(options: Options) -> dict[str, Any]:
     """Observe, draw, measure, print, draw pictures and save."""
     check(options)
     run = loading.load_run(
-        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir
-    )
+        options.run, best=options.best, dataset=options.dataset, data_dir=options.data_dir,
+        batch_size=options.batch_size,
+    )  # fmt: skip
     run.trained.model.check_label(None)  # the prior is that of all classes together
     task = tasks.make_task(
         options.task, run.dataset, noise=options.noise, peak=options.peak, seed=options.seed

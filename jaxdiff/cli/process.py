@@ -1,11 +1,15 @@
 """Set the process up for speed: the compilation cache, CPU devices and memory."""
 
+import glob
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from jaxdiff import _machine
 
@@ -19,6 +23,10 @@ TUNABLES = {"hugetlb": 1, "mmap_max": 0, "trim_threshold": 2**36}
 # libtpu reads the same variable. So the option is given only to versions that it was tried on.
 PATIENCE = "--xla_cpu_collective_call_terminate_timeout_seconds=86400"
 TRIED = ("0.10.", "0.11.", "0.12.")
+
+DAMAGED = r"Error reading persistent compilation cache entry for '(.+?)'"
+
+CLOSED = "Event loop is closed"
 
 MARK = "JAXDIFF_PROCESS_IS_SET_UP"
 
@@ -45,6 +53,8 @@ def set_up() -> None:
     for name, value in settings.items():
         if name.upper() not in os.environ and value is not None:
             jax.config.update(name, value)
+    _mend_cache()
+    _pass_over_closed_loops()
     # Rows need keys whose draws do not depend on the batch. Those of rbg do, which is another
     # common default.
     jax.config.update("jax_default_prng_impl", "threefry2x32")
@@ -58,6 +68,44 @@ def cache_folder() -> str | None:
     except (OSError, RuntimeError):  # a home that is read-only, or none
         return None
     return str(folder) if os.access(folder, os.W_OK) else None
+
+
+def _mend_cache() -> None:
+    """Delete a damaged compiled program when JAX warns of it; JAX then writes it again.
+
+    JAX writes these files in place. A kill or a full disk leaves half of one, which JAX would read
+    in vain at every start, because it does not replace a file that exists.
+    """
+    import jax
+
+    shown = warnings.showwarning
+
+    def show(message: Any, *place: Any, **options: Any) -> None:
+        damaged = re.match(DAMAGED, str(message))
+        folder = jax.config.values["jax_compilation_cache_dir"]
+        if damaged is None or folder is None:
+            shown(message, *place, **options)
+            return
+        for path in Path(folder).glob(f"{glob.escape(damaged[1])}-*"):
+            path.unlink(missing_ok=True)
+
+    warnings.showwarning = show
+
+
+def _pass_over_closed_loops() -> None:
+    """Do not show what comes too late after a failed save.
+
+    On a full disk one part of a checkpoint fails first, and Orbax closes its event loop. The
+    failures of the other parts have no loop to go to, and each would print a traceback before the
+    one line that says it all.
+    """
+    shown = sys.unraisablehook
+
+    def show(late: Any) -> None:
+        if not (isinstance(late.exc_value, RuntimeError) and CLOSED in str(late.exc_value)):
+            shown(late)
+
+    sys.unraisablehook = show
 
 
 def _user_cache() -> Path:

@@ -43,7 +43,8 @@ class Options:
     seed: int = 0
     """Sample i depends on (seed, i) alone, whatever the batch size and the number of devices."""
     batch_size: int | None = None
-    """Samples at a time, over all devices; the batch size of the run's training if not given."""
+    """Samples at a time, over all devices; the batch size of the run's training if not given. The
+    memory of the network grows with it, and only the samples themselves grow with --num."""
     best: bool = False
     """Use the checkpoint of the lowest held-out loss instead of the newest."""
     output: Path | None = None

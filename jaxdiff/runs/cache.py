@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxdiff import _archive, training
-from jaxdiff.training import hosts
+from jaxdiff.training import hosts, run
 
 MOST_BYTES = 2**32  # of one folder of parts: beyond it the oldest are deleted
 
@@ -55,6 +55,7 @@ def resumable(
                 parts[i] = part if path is None else write(path, part)
     for folder in {path.parent for path in paths if path is not None and missing}:
         trim(folder)
+        run.sweep(folder)
     return [part for part in parts if part is not None]
 
 

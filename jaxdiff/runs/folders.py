@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from jaxdiff import training
 from jaxdiff.runs import build, records
@@ -105,6 +106,12 @@ def check_same(config: Config) -> Config | None:
     return before
 
 
+def of_run(config: Config) -> dict[str, Any]:
+    """The options that a run never changes, as JSON holds them: its checkpoints name them."""
+    fixed = {name: value for name, value in records.flat(config).items() if not _rule(name)[0]}
+    return json.loads(json.dumps(fixed))
+
+
 def what_changes(before: Config, config: Config, step: int) -> str:
     """Describe the options that differ from before, and the learning rate; "" if none differ."""
     old, new = records.flat(before), records.flat(config)
@@ -125,7 +132,10 @@ def what_changes(before: Config, config: Config, step: int) -> str:
 def _changed(before: Config, config: Config, *, may: bool) -> dict[str, str]:
     """The options that differ and that may (or may not) change, each with its reason."""
     old, new = records.flat(before), records.flat(config)
-    rules = {name: BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]] for name in new}
     return {
-        name: rules[name][1] for name in new if new[name] != old[name] and rules[name][0] == may
+        name: _rule(name)[1] for name in new if new[name] != old[name] and _rule(name)[0] == may
     }
+
+
+def _rule(name: str) -> tuple[bool, str]:
+    return BETWEEN_STARTS.get(name) or BETWEEN_STARTS[name.split(".")[0]]

@@ -45,17 +45,26 @@ def load(folder: str | PathLike, *, best: bool = False) -> Trained:
 
 
 def load_run(
-    folder: Path, *, best: bool = False, dataset: str | None = None, data_dir: Path | None = None
+    folder: Path,
+    *,
+    best: bool = False,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
+    batch_size: int | None = None,
 ) -> Run:
     """Load a run with its folder and data, from its folder or the name of a network that ships.
 
-    Another data set, or another place of the data, takes that of the run's own.
+    Another data set, place of the data, or batch size takes that of the run's own.
     """
     if str(folder) in zoo.SHA256 and not (folder / "config.json").exists():
         run = shipped(str(folder))
     else:
         trained = interop.recognised(folder)
         run = from_training(folder, best=best) if trained is None else elsewhere(folder, trained)
+    if batch_size is not None:
+        run = dataclasses.replace(
+            run, config=dataclasses.replace(run.config, batch_size=batch_size)
+        )
     if dataset is None and data_dir is None:
         return run
     return with_data(run, run.config.dataset if dataset is None else dataset, data_dir)
@@ -67,7 +76,8 @@ def from_training(folder: Path, *, best: bool = False) -> Run:
     dataset = datasets.later(config.dataset, folders.load_facts(folder), config.data_dir)
     model = build.make_model(config, dataset)
     abstract = build.abstract_state(config, model, dataset.event_shape)
-    with training.Checkpoints(folder / "checkpoints", read_only=True) as checkpoints:
+    run = folders.of_run(config)
+    with training.Checkpoints(folder / "checkpoints", read_only=True, run=run) as checkpoints:
         state = checkpoints.restore(abstract, best=best)
     if state is None:
         raise FileNotFoundError(

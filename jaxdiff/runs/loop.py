@@ -53,7 +53,8 @@ def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tup
     The caller holds the lock of the folder.
     """
     before = folders.check_same(config)
-    with training.Checkpoints(config.run / "checkpoints") as checkpoints:
+    run = folders.of_run(config)
+    with training.Checkpoints(config.run / "checkpoints", run=run) as checkpoints:
         state = checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
         if state is None:
             state = jax.jit(lambda: build.initial_state(config, model, dataset.event_shape))()

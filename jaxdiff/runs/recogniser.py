@@ -109,7 +109,10 @@ def trained(run: loading.Run, *, steps: int | None = None) -> Recogniser:
 
     # Of two processes one trains it, and the other waits.
     with training.lock(folder, wait=True), training.Checkpoints(folder) as checkpoints:
-        state = checkpoints.restore(jax.eval_shape(initial))
+        try:
+            state = checkpoints.restore(jax.eval_shape(initial))
+        except ValueError:  # it has been warned of; training takes a minute
+            state = None
         if state is None:
             state = fit(network, dataset, jax.jit(initial)(), optimizer=optimizer, steps=steps)
             checkpoints.save(steps, state, loss=0.0)

@@ -1,4 +1,4 @@
-"""Verified checkpoints: a damaged one is passed over, one of another model is refused."""
+"""Verified checkpoints: a damaged one is passed over, and so is one of another model or run."""
 
 import hashlib
 import itertools
@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from jaxdiff.training import hosts, plain
@@ -35,17 +34,21 @@ class Checkpoints:
       folder: their folder; a writer makes it if it is missing.
       keep: how many of the newest to keep, besides the one of the lowest loss.
       read_only: whether to change nothing in the folder. Another process may write to it.
+      run: settings of the run, fit for JSON. They are saved, and a checkpoint of other ones is
+        passed over.
     """
 
-    def __init__(self, folder: Path | str, *, keep: int = 2, read_only: bool = False) -> None:
-        best = preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics["loss"], reverse=True, n=1
-        )
-        policy = preservation_policy.AnyPreservationPolicy(
-            [preservation_policy.LatestN(keep), best]
-        )
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        run: dict[str, Any] | None = None,
+    ) -> None:
+        self._kept = _Kept(keep)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=None if read_only else policy,
+            preservation_policy=None if read_only else self._kept,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=not read_only,  # what a kill or a full disk has left
             read_only=read_only,
@@ -57,20 +60,23 @@ class Checkpoints:
         )
         self._folder = Path(folder).absolute()
         self._read_only = read_only
+        self._run = {} if run is None else run
         if not hosts.is_first():
             return
         if not read_only:
             self._folder.mkdir(parents=True, exist_ok=True)
         logging.getLogger("absl").addFilter(_is_news)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self._damaged: set[int] = set()
+        if not read_only:
+            for step in self._manager.all_steps():
+                self._kept.losses[step] = self._loss(step)
 
     def save(self, step: int, tree: Any, *, loss: float) -> None:
         """Copy a pytree of arrays and keys, and write it in the background.
 
         Args:
           step: the number to keep it under. An existing checkpoint of this number is kept, unless
-            `restore` found it damaged.
+            `restore` passed it over.
           tree: the pytree.
           loss: decides which checkpoint is the best one.
         Raises:
@@ -80,17 +86,19 @@ class Checkpoints:
         if not hosts.is_first():
             return
         with self._writing(), Watch(f"the checkpoint of step {step}"):
-            if step in self._damaged:
+            if step in self._kept.bad:
                 self._manager.delete(step)
-                self._damaged.remove(step)
+                self._kept.bad.remove(step)
             if step in self._manager.all_steps():
                 return
             about = {"sha256": digest(tree), "structure": structure(tree), "loss": float(loss)}
+            about["run"] = self._run
             items = ocp.args.Composite(
                 state=ocp.args.StandardSave(jax.tree.map(plain.to_numpy, tree)),
                 about=ocp.args.JsonSave(about),
             )
-            self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+            self._kept.losses[step] = float(loss)
+            self._manager.save(step, args=items, force=True)
 
     def restore(self, abstract: Any, *, best: bool = False) -> Any | None:
         """Read the newest sound checkpoint, or the one of the lowest loss.
@@ -99,26 +107,32 @@ class Checkpoints:
           abstract: what it must look like: a pytree of arrays or jax.ShapeDtypeStruct.
           best: whether to begin with the lowest loss instead of the newest.
         Returns:
-          The pytree; None if the folder holds no checkpoint. Damaged checkpoints are passed over
-          with a warning.
+          The pytree; None if the folder holds no checkpoint. Damaged checkpoints and those of
+          another model are passed over with a warning.
         Raises:
-          ValueError: the checkpoint is another model's, or none is sound.
+          ValueError: none is sound; if one is of another model, the message says how it differs.
         """
         tree = self._restore(abstract, best=best) if hosts.is_first() else None
         found = hosts.from_first(tree is not None)
         return hosts.tree_from_first(tree, abstract) if found else None
 
     def _restore(self, abstract: Any, *, best: bool) -> Any | None:
-        steps = self.steps(best=best)
+        steps, foreign = self.steps(best=best), None
         for step in steps:
-            tree = self._sound(step, abstract)
+            said = "is damaged"
+            try:
+                tree = self._sound(step, abstract)
+            except _ForeignError as error:
+                tree, said, foreign = None, str(error), foreign or error
             if tree is not None:
                 return tree
             # A writer may have replaced this checkpoint by a newer one meanwhile.
             if self._read_only and self.steps(best=best) != steps:
                 return self._restore(abstract, best=best)
-            logger.warning("checkpoint %s is damaged: passed over", self._folder / str(step))
-            self._damaged.add(step)
+            logger.warning("checkpoint %s %s: passed over", self._folder / str(step), said)
+            self._kept.bad.add(step)
+        if foreign is not None:
+            raise ValueError(f"checkpoint {self._folder / str(steps[0])} {foreign}") from foreign
         if steps:
             raise ValueError(f"checkpoints: none of the steps {steps} in {self._folder} is sound")
         return None
@@ -174,7 +188,8 @@ class Checkpoints:
         about = self._about(step)
         if about is None:
             return None
-        _check_structure(self._folder / str(step), about["structure"], structure(abstract))
+        _check_structure(about["structure"], structure(abstract))
+        _check_run(about.get("run"), self._run)
         values = self._read(step, state=ocp.args.StandardRestore(_abstract(abstract)))
         if values is None:
             return None
@@ -248,12 +263,47 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(place, tree)
 
 
-def _check_structure(folder: Any, found: list[list[str]], expected: list[list[str]]) -> None:
+class _ForeignError(ValueError):
+    """A sound checkpoint that belongs to something else. The message follows its name."""
+
+
+class _Kept:
+    """Which checkpoints Orbax keeps: the newest, the one of the lowest loss, and the bad ones.
+
+    A bad one does not take the place of a sound one, and it is not ours to delete. Orbax's own
+    policies forget the losses of an earlier session, and then they delete nothing of it.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self.newest = newest
+        self.losses: dict[int, float] = {}
+        self.bad: set[int] = set()
+
+    def should_preserve(self, checkpoints: Sequence[Any], **_: Any) -> list[bool]:
+        steps = [info.step for info in checkpoints]
+        sound = sorted(set(steps) - self.bad)
+        kept = self.bad | set(sound[-self.newest :])
+        if sound:
+            kept.add(min(sound, key=lambda step: (self.losses.get(step, math.inf), -step)))
+        return [step in kept for step in steps]
+
+
+def _check_structure(found: list[list[str]], expected: list[list[str]]) -> None:
     if found == expected:
         return
     differing = [(a, b) for a, b in itertools.zip_longest(expected, found) if a != b]
     wanted, came = (" ".join(entry) if entry else "nothing" for entry in differing[0])
-    raise ValueError(
-        f"checkpoint {folder} is of another model: {len(differing)} leaves differ, "
+    raise _ForeignError(
+        f"is of another model: {len(differing)} leaves differ, "
         f"the first: expected {wanted}, got {came}"
     )
+
+
+def _check_run(found: Any, expected: dict[str, Any]) -> None:
+    """Require the same settings, as far as both name them: an older version may know fewer."""
+    found = found if isinstance(found, dict) else {}
+    for name in expected.keys() & found.keys():
+        if found[name] != expected[name]:
+            raise _ForeignError(
+                f"is of another run: expected {name} {expected[name]}, got {found[name]}"
+            )

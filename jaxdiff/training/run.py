@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import os
+import re
 import socket
 import tempfile
 import time
@@ -24,6 +25,8 @@ from jaxdiff.training import hosts
 logger = logging.getLogger(__name__)
 
 LONGEST_WAIT = 3600.0  # seconds, for another process
+DRAFT = re.compile(r"\..*\.[0-9a-f]{32}(\.\w+)?$")
+ABANDONED = 48 * 3600.0  # seconds after which nobody goes on with a draft
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -78,6 +81,7 @@ def lock(folder: Path, *, wait: bool = False) -> Iterator[None]:
     try:
         now = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
         path.write_text(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        sweep(folder)
         yield
     finally:
         held.release()
@@ -109,6 +113,20 @@ def atomic(path: Path) -> Iterator[Path]:
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Delete the drafts of a folder that programs have left which were killed days ago.
+
+    Args:
+      folder: any folder that `atomic` writes to.
+    """
+    for path in folder.glob(".*"):
+        try:
+            if DRAFT.match(path.name) and time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()
+        except OSError:  # another program has deleted it, or it may not be deleted
+            continue
 
 
 @contextmanager
