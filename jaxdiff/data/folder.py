@@ -95,13 +95,19 @@ def load(
     names = [name for name, entry in entries.items() if not entry.reason]
     if len(names) < 2:
         raise ValueError(_too_few(root, len(names), skipped, others))
-    classes, labels = _classes(root, names)
     kept = [entries[name] for name in names]
+    contents = [entry.content for entry in kept]
+    if len(set(contents)) == 1:
+        raise ValueError(
+            f"{root}: expected at least 2 pictures that differ, one of them to hold out, "
+            f"got {len(names)} of one kind"
+        )
+    classes, labels = _classes(root, names)
     grey = colour == "grey" or (colour == "auto" and all(entry.grey for entry in kept))
-    marks = [[name, entry.content] for name, entry in zip(names, kept, strict=True)]
+    marks = [[name, content] for name, content in zip(names, contents, strict=True)]
     fingerprint = _digest([VERSION, size, fit, grey, *marks])
     images = _images(kept, (size, size, 1 if grey else 3), fingerprint)
-    whole, test = Split(images, labels), by_content([entry.content for entry in kept])
+    whole, test = Split(images, labels), by_content(contents)
     parts = {"train": whole.take(np.flatnonzero(~test)), "test": whole.take(np.flatnonzero(test))}
     if tfds.fits(in_memory, images.nbytes):
         parts = {name: Split(part.images[:], part.labels) for name, part in parts.items()}
@@ -117,7 +123,7 @@ def shown(name: str) -> str:
     Returns:
       The name; with escapes where a letter cannot be printed.
     """
-    return name if name.isprintable() else ascii(name)
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in name)
 
 
 def _digest(values: Sequence) -> str:

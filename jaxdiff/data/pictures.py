@@ -124,13 +124,14 @@ def _pixels(content: bytes, size: int, fit: Fit) -> np.ndarray:
         image.draft(None, (2 * size, 2 * size))  # of JPEG alone
         image.load()
         colours, orientation = _rgb(image), _orientation(image)
-    width, height = colours.size
-    across, down = ((width - height) / 2, 0) if width > height else (0, (height - width) / 2)
-    box = (across, down, width - across, height - down) if fit == "crop" else (0, 0, width, height)
-    square = colours.resize((size, size), library.Resampling.BICUBIC, box=box)
     if orientation in UPRIGHT:
-        square = square.transpose(library.Transpose[UPRIGHT[orientation]])
-    return np.asarray(square)
+        colours = colours.transpose(library.Transpose[UPRIGHT[orientation]])
+    if fit == "crop":
+        width, height = colours.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        colours = colours.crop((left, top, left + side, top + side))
+    return np.asarray(colours.resize((size, size), library.Resampling.BICUBIC))
 
 
 def _orientation(image: Any) -> int:
