@@ -628,7 +628,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("luminance", "the mean of the colours", "LUMA = (19595, 38470, 7471)", "LUMA = (21846, 21845, 21845)", "test_folder.py::test_colours_are_those_of_the_pictures"),
     ],
     "jaxdiff/data/parts.py": [
-        ("prepared", "a changed file is not read again", "if name not in known or known[name].stamp != stamp", "if name not in known", "test_folder.py::test_preparing_goes_on_where_it_was_stopped"),
+        ("prepared", "a changed file is not read again", "entry is None or entry.stamp != stamp or entry.reason", "entry is None or entry.reason", "test_folder.py::test_preparing_goes_on_where_it_was_stopped"),
     ],
     "jaxdiff/data/pictures.py": [
         ("read", "16 bits cut off", "((levels * 255 + 32767) // 65535)", "levels.clip(0, 255)", "test_folder.py::test_a_picture_of_any_mode_becomes_eight_bit_colours[16 bits]"),

@@ -403,19 +403,38 @@ def test_a_damaged_part_is_made_again(
 def test_what_is_of_no_use_is_deleted(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Parts of files that are gone, and drafts of programs that were killed; not those of today."""
+    """Parts of files that are gone, and drafts of programs that were killed; not those of the last hour."""
     root, reader = fill(tmp_path / "P", 8), Reader(monkeypatch)
     reader(root)
     place = next(cache.rglob("*.npz")).parent
-    for name, age in ((".old-1.npy", 0), (".new-1.npy", None)):
+    for name in (".old-1.npy", ".old-2.npz", ".new-1.npy"):
         (place / name).touch()
-        if age is not None:
-            os.utime(place / name, (age, age))
     for number in range(4):
         (root / f"{number:03}.png").unlink()
     assert reader(root)[0] == 0
+    assert len(list(place.iterdir())) == 4 + 3
+    for path in place.iterdir():
+        if path.name != ".new-1.npy":
+            os.utime(path, (0, 0))
+    assert reader(root)[0] == 0
     assert len(list(place.glob("[!.]*"))) == 2
     assert [path.name for path in place.glob(".*")] == [".new-1.npy"]
+
+
+def test_what_the_system_refused_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, read = fill(tmp_path / "P", 4), pictures.read
+
+    def refused(path: Path, *options: object) -> pictures.Picture:
+        if path.name == "002.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *options)
+
+    monkeypatch.setattr(pictures, "read", refused)
+    assert folder.load(root, 8).skipped == {"002.png": "cannot be read (Permission denied)"}
+    monkeypatch.setattr(pictures, "read", read)
+    assert folder.load(root, 8).skipped == {}
 
 
 # --- mirrored images -------------------------------------------------------------------------------------------------
@@ -517,7 +536,7 @@ def test_a_run_keeps_what_its_pictures_were(
     assert datasets.later(config, facts).head("test", 1)[0].shape == (1, 8, 8, 3)
     assert capsys.readouterr().out == ""
     fill(config.folder / "cat", 1, first=7)
-    with pytest.raises(ValueError, match=r"begun with data of the fingerprint \w+, and they have"):
+    with pytest.raises(ValueError, match=r"begun with data of the fingerprint \w+, and it is \w+"):
         folders.check_data(config.run, datasets.of(config).facts)
     capsys.readouterr()
     assert datasets.later(config, facts).is_here

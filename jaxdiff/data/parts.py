@@ -22,7 +22,8 @@ from jaxdiff import _archive, _machine
 from jaxdiff.data import pictures
 
 PART = 512  # files; so many are read again at most after a kill
-HOUR = 3600.0
+HOUR = 3600.0  # what is younger may be another program's
+REFUSED = "cannot be read"
 
 Stamp = tuple[int, int]  # a file's size and its time in nanoseconds
 
@@ -55,11 +56,8 @@ def prepared(
     Raises:
       OSError: the cache cannot be written.
     """
-    _sweep(cache)
     known = _known(cache, size)
-    fresh = [
-        name for name, stamp in files.items() if name not in known or known[name].stamp != stamp
-    ]
+    fresh = [name for name, stamp in files.items() if _is_fresh(known.get(name), stamp)]
     workers = ThreadPoolExecutor(_machine.cores())  # Pillow decodes and resizes without Python
     try:
         with (
@@ -82,6 +80,11 @@ def prepared(
     return entries
 
 
+def _is_fresh(entry: Entry | None, stamp: Stamp) -> bool:
+    """Whether a file is to be read: it is new, it has changed, or the system refused it."""
+    return entry is None or entry.stamp != stamp or entry.reason.startswith(REFUSED)
+
+
 class _Made(NamedTuple):
     """What became of one file."""
 
@@ -97,7 +100,7 @@ def _one(path: Path, size: int, fit: pictures.Fit) -> _Made:
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
     except OSError as error:  # it vanished, or may not be read
-        reason = f"cannot be read ({error.strerror or type(error).__name__})"
+        reason = f"{REFUSED} ({error.strerror or type(error).__name__})"
     return _Made(np.zeros((size, size, 3), np.uint8), "", reason)
 
 
@@ -155,16 +158,9 @@ def _entries(path: Path, size: int) -> dict[str, Entry]:
 
 
 def _trim(cache: Path, used: set[Path]) -> None:
-    """Delete the parts of which no picture is there any more."""
-    for path in cache.glob("[!.]*.npz"):
-        if path not in used:
-            path.unlink(missing_ok=True)
-            path.with_suffix(".npy").unlink(missing_ok=True)
-
-
-def _sweep(cache: Path) -> None:
-    """Delete the drafts that a program left when it was killed."""
-    for draft in cache.glob(".*.np[yz]"):
+    """Delete the parts of which no picture is there any more, and drafts of killed programs."""
+    for path in (*cache.glob("*.npz"), *cache.glob(".*.npy")):
         with contextlib.suppress(OSError):  # another program was faster
-            if time.time() - draft.stat().st_mtime > HOUR:
-                draft.unlink()
+            if path not in used and time.time() - path.stat().st_mtime > HOUR:
+                path.unlink()
+                path.with_suffix(".npy").unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class Dataset:
         """Whether the examples can be read on this machine."""
         try:
             return bool(self.splits)
-        except (FileNotFoundError, ValueError):  # missing, or in a form that cannot be read
+        except (OSError, ValueError):  # missing, or in a form that cannot be read
             return False
 
     def examples(

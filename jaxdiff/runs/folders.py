@@ -75,13 +75,15 @@ def _check_facts(facts: Facts) -> None:
 
 
 def check_data(run: Path, facts: Facts) -> None:
-    """Require that the data of an existing run are those that it was begun with."""
-    now = facts.source.fingerprint
-    if now and now != (before := load_facts(run).source.fingerprint):
+    """Require that your own data of an existing run are those that it was begun with."""
+    if not (run / "data.json").exists():
+        return
+    before, now = load_facts(run).source.fingerprint, facts.source.fingerprint
+    if before and now and before != now:
         raise ValueError(
-            f"run: {run} was begun with data of the fingerprint {before or 'none'}, and they have "
-            f"{now} now, because files were added, removed or changed; "
-            "put them back, or give another --run"
+            f"run: {run} was begun with data of the fingerprint {before}, and it is {now} now: "
+            "files were added, removed or changed, or --size, --fit or --colour was; "
+            "take it back, or give another --run"
         )
 
 

@@ -57,9 +57,8 @@ def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tup
 
     The caller holds the lock of the folder.
     """
+    folders.check_data(config.run, dataset.facts)
     before = folders.check_same(config)
-    if before is not None:
-        folders.check_data(config.run, dataset.facts)
     with training.Checkpoints(config.run / "checkpoints") as checkpoints:
         state = checkpoints.restore(build.abstract_state(config, model, dataset.event_shape))
         if state is None:
