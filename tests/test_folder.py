@@ -17,6 +17,7 @@ from jaxdiff.cli import evaluate, sample, train
 from jaxdiff.data import folder, parts, pictures, tfds
 from jaxdiff.runs import checks, datasets, folders, loading, loop, sizes
 from jaxdiff.runs.config import PRESETS, Config, Network
+from jaxdiff.runs.probability import Probability
 
 RANDOM = np.random.default_rng(0)
 RGB = RANDOM.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -551,14 +552,16 @@ def test_a_run_keeps_what_its_pictures_were(
 @pytest.mark.slow
 def test_a_run_on_a_folder(photos: Config, capsys: pytest.CaptureFixture) -> None:
     """It says how large it is before it begins; every command reads it, and samples come without the pictures."""
+    for name, first in (("cat", 100), ("dog", 200)):
+        fill(photos.folder / name, 20, first=first)
     assert train.main(photos)
     out = capsys.readouterr().out
     assert re.search(r"network: a UNet of 8 channels, .* parameters; an update takes 0.0\d GiB of", out)  # fmt: skip
     longer = dataclasses.replace(photos, steps=4, flip=False)
     assert train.main(longer)
     assert "goes on from step 2 with" in capsys.readouterr().out
-    measured = evaluate.main(evaluate.Options(run=photos.run, num_times=1, samples=0))
-    assert measured["step"] == 4
+    options = {"num_times": 1, "samples": 0, "probability": Probability(examples=0)}
+    assert evaluate.main(evaluate.Options(run=photos.run, **options))["step"] == 4
     fill(photos.folder, 1, first=50)
     with pytest.raises(ValueError, match="begun with data of the fingerprint"):
         train.main(dataclasses.replace(longer, steps=6))
