@@ -289,7 +289,7 @@ def test_the_fingerprint_is_that_of_the_data(tmp_path: Path) -> None:
     root = root.rename(tmp_path / "moved")
     assert folder.load(root, 8).fingerprint == first.fingerprint
     changes = [
-        lambda: (root / "001.png").rename(root / "007.png"),
+        lambda: (root / "001.png").rename(root / "0015.png"),
         lambda: Image.fromarray(RGB).save(root / "002.png"),
         lambda: fill(root, 1, first=8),
         lambda: (root / "003.png").unlink(),
