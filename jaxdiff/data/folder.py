@@ -60,7 +60,8 @@ def load(
     """Load the pictures of a folder and of the folders in it, brought to one size.
 
     A picture's class is the first folder on its way. There are classes where every picture lies in
-    a folder, and there are at least two of them. The pictures are in the order of their names.
+    a folder, and there are at least two of them. The pictures are in the order of their digests,
+    which mixes the classes.
 
     Held out are those whose content has a hash in the lowest tenth. So a file keeps its side when
     others are added, and copies of a picture are on one side.
@@ -93,6 +94,8 @@ def load(
     entries = prepared(root, files, cache, size, fit) if files else {}
     skipped |= {name: entry.reason for name, entry in entries.items() if entry.reason}
     names = [name for name, entry in entries.items() if not entry.reason]
+    # In the order of names the first ones, which many figures take, would be of one class.
+    names.sort(key=lambda name: (entries[name].content, name))
     if len(names) < 2:
         raise ValueError(_too_few(root, len(names), skipped, others))
     kept = [entries[name] for name in names]
