@@ -613,11 +613,13 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/data/held_out.py": [
         ("hold_out", "what is held out is trained on", "rest = np.setdiff1d(np.arange(train.num_examples), rows)", "rest = np.arange(train.num_examples)", "test_data.py::test_train_alone_is_cut"),
+        ("by_content", "a random side", "int(content[:8], 16) < SHARE * 16**8 for content in contents", "n % 10 == 0 for n, content in enumerate(contents)", "test_folder.py::test_a_picture_keeps_its_side_when_others_are_added"),
         ("hold_out", "hidden labels come first", "others.sort(key=lambda other: dataset.splits[other].labels is None)", "pass", "test_data.py::test_hidden_labels_come_second"),
     ],
     "jaxdiff/data/pipeline.py": [
         ("batches example_indices", "the same order in every epoch", "np.array([seed, epoch], np.uint64)", "np.array([seed, 0], np.uint64)", "test_data.py::test_orders_differ_between_epochs_and_seeds_and_stay_between_versions"),
         ("example_indices", "examples that come twice", "outside = found >= num_examples", "found, outside = found % np.uint64(num_examples), found < 0", "test_on_disk.py::test_a_computed_order_visits_each_example_once"),
+        ("batches", "a coin for the place in the batch", "samples.astype(np.uint64) ^ _draws(seed, 2**64 - 1, 1)", "np.arange(len(samples)).astype(np.uint64) ^ _draws(seed, 2**64 - 1, 1)", "test_folder.py::test_flips_are_a_function_of_the_seed_and_the_step"),
         ("batches", "every process has the first rows", "self.rank * rows + np.arange(rows)", "0 * self.rank * rows + np.arange(rows)", "test_data.py::test_the_batch_does_not_depend_on_the_number_of_processes"),
     ],
     "jaxdiff/data/reading.py": [
@@ -629,6 +631,22 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/data/tfds.py": [
         ("load", "a stale cache is read", 'if str(arrays.pop("fingerprint")) == fingerprint:', 'if arrays.pop("fingerprint"):', "test_data.py::test_decoded_arrays_are_kept_until_the_set_changes"),
+    ],
+    "jaxdiff/data/folder.py": [
+        ("load", "links lead anywhere", "if path.is_symlink() and not path.resolve()", "if path.is_symlink() and not path", "test_folder.py::test_a_bad_file_is_skipped_with_its_reason[link out]"),
+        ("load", "a fingerprint without the names", "[[name, content] for name, content in", "[content for name, content in", "test_folder.py::test_the_fingerprint_is_that_of_the_data"),
+        ("luminance", "the mean of the colours", "LUMA = (19595, 38470, 7471)", "LUMA = (21846, 21845, 21845)", "test_folder.py::test_colours_are_those_of_the_pictures"),
+    ],
+    "jaxdiff/data/parts.py": [
+        ("prepared", "a changed file is not read again", "entry is None or entry.stamp != stamp or entry.reason", "entry is None or entry.reason", "test_folder.py::test_preparing_goes_on_where_it_was_stopped"),
+    ],
+    "jaxdiff/data/pictures.py": [
+        ("read", "16 bits cut off", "((levels * 255 + 32767) // 65535)", "levels.clip(0, 255)", "test_folder.py::test_a_picture_of_any_mode_becomes_eight_bit_colours[16 bits]"),
+        ("read", "an orientation the wrong way round", '6: "ROTATE_270"', '6: "ROTATE_90"', "test_folder.py::test_a_picture_stands_upright[6]"),
+        ("read", "without a filter", "library.Resampling.BICUBIC", "library.Resampling.NEAREST", "test_folder.py::test_a_picture_is_cropped_in_the_middle_and_resized_without_aliasing"),
+    ],
+    "jaxdiff/data/table.py": [
+        ("load", "the scale of all rows", "_standard(values[~held])", "_standard(values)", "test_table.py::test_a_table_is_standardised_by_its_training_rows[npy]"),
     ],
     "jaxdiff/data/mnist.py": [
         ("prepare", "any file is MNIST", 'if name == "mnist" and digest != MNIST_SHA256[part]:', 'if name == "mnist" and not digest:', "test_data.py::test_sources_that_are_refused"),
@@ -703,7 +721,9 @@ MUTANTS = [
 # Public functions without a mutant of their own: they check, wrap, name or move things, or only call what has one.
 PLUMBING = {
     "data.idx": ("read_bytes",),
-    "data.tfds": ("data_root", "find", "quiet"),
+    "data.folder": ("shown",),
+    "data.pictures": ("quiet",),
+    "data.tfds": ("data_root", "find", "fits", "quiet"),
     "data.toy": (
         "names",
         "two_moons",

@@ -17,7 +17,8 @@ COVERED = (
     "likelihood", "losses", "losses.weights", "metrics", "moves", "normal", "observations", "oracles", "posterior",
     "prediction", "resampling",
     "sampling", "schedules", "testing", "training", "work", "zoo",
-    "data.digits", "data.held_out", "data.idx", "data.images", "data.mnist", "data.on_disk", "data.pipeline", "data.reading", "data.tfds", "data.toy",
+    "data.digits", "data.folder", "data.held_out", "data.idx", "data.images", "data.mnist", "data.on_disk", "data.parts", "data.pictures",
+    "data.pipeline", "data.reading", "data.table", "data.tfds", "data.toy",
 )  # fmt: skip
 
 

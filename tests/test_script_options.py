@@ -53,6 +53,7 @@ WRONG: dict[str, list] = {
     "most_skipped": [0],
     "log_every": [0],
     "eval_every": [0],
+    "size": [0, -1],
     "label_drop": [-0.1, 1.1, 2, NAN],
     "network.channels": [0, -8, 12],
     "network.multipliers": [(), (0,), (1, -2)],
@@ -96,7 +97,7 @@ def test_every_number_has_a_range() -> None:
         for n, v in records.flat(DIGITS).items()
         if isinstance(v, numeric) and not isinstance(v, bool)
     }
-    assert names - {"data_dir", "diffusion.objective"} == WRONG.keys()
+    assert names - {"data_dir", "folder", "diffusion.objective"} == WRONG.keys()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -193,7 +194,8 @@ def test_configurations_come_back(tmp_path: Path) -> None:
 OTHERS: dict[str, Any] = {
     "run": Path("moved"), "dataset": "swiss_roll", "data_dir": Path("elsewhere"), "steps": 3000, "batch_size": 64,
     "seed": 1, "conditional": False, "label_drop": 0.2, "log_every": 7, "eval_every": 11,
-    "accumulate": 2, "at_once": 10, "shard_state": True, "most_skipped": 3, "network.remat": True, "network.channels": 64,
+    "folder": Path("elsewhere"), "size": 16, "fit": "stretch", "colour": "rgb", "flip": True, "accumulate": 2,
+    "at_once": 10, "shard_state": True, "most_skipped": 3, "network.remat": True, "network.channels": 64,
     "network.multipliers": (1, 2, 2), "network.num_blocks": 2, "network.attention": (), "network.dropout": 0.1,
     "network.patch": 2, "network.time_embedding": "fourier", "network.fourier": (7,), "network.dtype": "bfloat16",
     "diffusion.schedule": "linear", "diffusion.prediction": "eps", "diffusion.weight": "snr",
@@ -206,6 +208,7 @@ GOES_ON = {
     "run", "data_dir", "steps", "log_every", "eval_every", "label_drop", "network.dropout", "optimizer.learning_rate",
     "optimizer.warmup", "optimizer.final_scale", "optimizer.clip_norm", "optimizer.b1", "optimizer.b2",
     "optimizer.weight_decay", "optimizer.ema_decay", "accumulate", "at_once", "shard_state", "most_skipped", "network.remat",
+    "folder", "flip",
 }  # fmt: skip
 
 

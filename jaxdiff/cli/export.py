@@ -62,7 +62,7 @@ def about(run: loading.Run, source: str) -> dict[str, Any]:
 
 def main(options: Options) -> Path:
     run = loading.load_run(options.run)
-    output = options.output or run.folder / f"{run.config.dataset}.npz"
+    output = options.output or run.folder / f"{run.dataset.name}.npz"
     if output.suffix != ".npz":
         raise ValueError(f"output: expected a name that ends in .npz, got {output}")
     arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(

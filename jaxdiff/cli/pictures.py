@@ -45,6 +45,8 @@ def show(axis: Any, x: np.ndarray, title: str, columns: int = 8) -> None:
     if x.ndim == 4:
         axis.imshow(grid(x, columns), interpolation="nearest")
         axis.axis("off")
+    elif x.shape[1] == 1:
+        axis.hist(x[:, 0], bins=30, range=(-3, 3), density=True)
     else:
         axis.scatter(*x[:, :2].T, s=2, alpha=0.5, linewidths=0)
         axis.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))

@@ -101,6 +101,8 @@ def main(options: Options) -> None:
     seconds = time.monotonic() - began
     folder = run.folder / "samples" if options.output is None else options.output
     arrays: dict[str, Any] = {"x": generated.x} | ({} if labels is None else {"labels": labels})
+    if (table := run.dataset.in_units(generated.x)) is not None:
+        arrays["table"] = table
     with training.atomic(folder / "samples.npz") as draft:
         np.savez_compressed(draft, **arrays)
     real = run.dataset.head("train", min(options.num, 100))[0] if run.dataset.is_here else None

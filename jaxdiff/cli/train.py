@@ -16,7 +16,7 @@ PICTURES = ("loss.png", "forward.png", "samples.png", "reverse.gif")
 
 def main(config: Config) -> bool:
     """Bring a run to its last step and draw its pictures; False if it was stopped on the way."""
-    dataset, model = loop.prepare(config)
+    config, dataset, model = loop.prepare(config)
     with training.lock(config.run):
         first, last = loop.go_on(config, dataset, model)
         if last > first:  # the pictures show the shorter run

@@ -1,4 +1,4 @@
-"""Data: the embedded digits, toy densities, IDX files, and image sets prepared by TFDS.
+"""Data: the embedded digits, toy densities, image sets prepared by TFDS, pictures, tables.
 
 dataset = data.load("digits")
 batches = data.batches(dataset.train, batch_size=128, seed=0)
@@ -7,8 +7,8 @@ x_0 = data.to_unit(batches[step].images, dataset.levels)
 
 import os
 
-from jaxdiff.data import digits, idx, mnist, tfds, toy
-from jaxdiff.data.held_out import Parts, hold_out
+from jaxdiff.data import digits, folder, idx, mnist, pictures, table, tfds, toy
+from jaxdiff.data.held_out import Parts, by_content, hold_out
 from jaxdiff.data.images import ImageDataset, Split, from_unit, to_unit
 from jaxdiff.data.mnist import prepare
 from jaxdiff.data.on_disk import OnDisk
@@ -25,13 +25,17 @@ __all__ = [
     "Split",
     "ahead",
     "batches",
+    "by_content",
     "digits",
+    "folder",
     "from_unit",
     "hold_out",
     "idx",
     "load",
     "mnist",
+    "pictures",
     "prepare",
+    "table",
     "tfds",
     "to_unit",
     "toy",

@@ -1,5 +1,6 @@
 """The examples that a set holds out: its test split, its validation split, or a part of train."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxdiff.data.pipeline import example_indices
 TRAIN = ("train", "training")
 HELD_OUT = ("test", "testing", "validation", "valid", "val", "dev", "eval")
 ONE_IN, MOST = 5, 10_000  # of train, where a part is cut off
+SHARE = 0.1  # of examples that are told apart by their content
 
 
 class Parts(NamedTuple):
@@ -63,6 +65,32 @@ def hold_out(dataset: ImageDataset) -> Parts:
         "there is no split test"
     )
     return Parts(train.take(rest), train.take(rows), source)
+
+
+def by_content(contents: Sequence[str]) -> np.ndarray:
+    """Hold out about a tenth of examples, by the digests of their contents.
+
+        the first 8 digits / 16^8 < 0.1
+
+    So an example keeps its side when others are added, and equal ones are on one side. If that
+    leaves none on a side, the ones with the lowest or the highest digest go there.
+
+    Args:
+      contents: hexadecimal digests, N of them, at least two that differ.
+    Returns:
+      Whether each is held out, bool [N].
+    Raises:
+      ValueError: all of them are equal, or there are fewer than two.
+    """
+    if len(set(contents)) < 2:
+        raise ValueError(
+            "contents: expected at least 2 examples that differ, one of them to hold out, "
+            f"got {len(contents)} of {len(set(contents))} kind"
+        )
+    held = np.array([int(content[:8], 16) < SHARE * 16**8 for content in contents])
+    if not held.any():
+        held = np.array([content == min(contents) for content in contents])
+    return held if not held.all() else np.array([each != max(contents) for each in contents])
 
 
 def _cut(split: Split, name: str) -> np.ndarray:

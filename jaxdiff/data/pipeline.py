@@ -43,6 +43,7 @@ class Batches:
     seed: int
     rank: int = 0
     world: int = 1
+    flip: bool = False
 
     def __getitem__(self, step: SupportsIndex) -> Batch:
         """Return this process's rows of the batch of a step; ValueError where step is negative."""
@@ -52,11 +53,23 @@ class Batches:
         rows = self.batch_size // self.world
         samples = number * self.batch_size + self.rank * rows + np.arange(rows)
         examples = example_indices(samples, seed=self.seed, num_examples=self.split.num_examples)
+        images = self.split.images[examples]
+        if self.flip:
+            mirrored = images[:, :, ::-1]
+            images = np.where(_coins(samples, self.seed)[:, None, None, None], mirrored, images)
         labels = None if self.split.labels is None else self.split.labels[examples]
-        return Batch(self.split.images[examples], labels, samples.astype(np.uint32))
+        return Batch(images, labels, samples.astype(np.uint32))
 
 
-def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> Batches:
+def batches(
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    flip: bool = False,
+) -> Batches:
     """Describe an endless run of batches, shuffled anew every epoch.
 
         sample i = example permutation(seed, i // N)[i mod N]
@@ -75,6 +88,7 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
       seed: chooses the permutations, in 0..2^64 - 1.
       rank: this process, in 0..world - 1.
       world: number of processes, a divisor of batch_size.
+      flip: mirror each image from left to right, or leave it, by a fair coin of (seed, i).
     Returns:
       Batches: `batches[step]` is a Batch with batch_size / world rows, NumPy.
     Raises:
@@ -93,8 +107,10 @@ def batches(split: Split, *, batch_size: int, seed: int, rank: int = 0, world: i
         raise ValueError(f"rank: expected an int in 0..{world - 1}, got {rank}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed: expected an int in 0..2**64 - 1, got {seed}")
+    if flip and split.images.ndim != 4:
+        raise ValueError(f"flip: expected images, [N, H, W, C], got {list(split.images.shape)}")
     _check_examples(split)
-    return Batches(split, batch_size, seed, rank, world)
+    return Batches(split, batch_size, seed, rank, world, flip)
 
 
 def example_indices(samples: np.ndarray, *, seed: int, num_examples: int) -> np.ndarray:
@@ -161,6 +177,11 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 def _draws(seed: int, epoch: int, num: int) -> np.ndarray:
     """Raw draws of an epoch, uint64 [num]."""
     return np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(num)
+
+
+def _coins(samples: np.ndarray, seed: int) -> np.ndarray:
+    """A coin for each sample, bool [b]: no epoch has the number of their draws."""
+    return _mixed(samples.astype(np.uint64) ^ _draws(seed, 2**64 - 1, 1)) >> np.uint64(63) == 1
 
 
 def _check_examples(split: Split) -> None:

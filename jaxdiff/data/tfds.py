@@ -80,7 +80,9 @@ def load(
     if builder is None:
         raise _not_found(name, root)
     image, label = _features(name, builder.info.features)
-    if _in_memory(in_memory, builder.info, image):
+    num = sum(split.num_examples for split in builder.info.splits.values())
+    nbytes = num * math.prod(builder.info.features[image].shape)
+    if fits(in_memory, nbytes):
         arrays = _kept(builder, CACHE, lambda split: _decode_split(builder, split, image, label))
     else:
         arrays = _on_disk(builder, image)
@@ -97,17 +99,24 @@ def load(
     )
 
 
-def _in_memory(asked: bool | None, info: Any, image: str) -> bool:
-    """Whether a set is held in memory: as asked, as the environment says, or as it fits."""
+def fits(asked: bool | None, nbytes: int) -> bool:
+    """Say whether a set is held in memory: as asked, as the environment says, or as it fits.
+
+    Args:
+      asked: whether it is to be; None for $JAXDIFF_IN_MEMORY or, without it, the size.
+      nbytes: how much memory it takes.
+    Returns:
+      bool.
+    Raises:
+      ValueError: $JAXDIFF_IN_MEMORY is neither 1 nor 0.
+    """
     given = os.environ.get(IN_MEMORY, "")
     if given not in ("", "0", "1"):
         raise ValueError(f"{IN_MEMORY}: expected 1 or 0, got {given!r}")
     if asked is not None or given:
         return given == "1" if asked is None else asked
-    num = sum(split.num_examples for split in info.splits.values())
     left = _machine.memory_left()
-    most = MOST_BYTES if left is None else min(MOST_BYTES, MOST_SHARE * left)
-    return num * math.prod(info.features[image].shape) <= most
+    return nbytes <= (MOST_BYTES if left is None else min(MOST_BYTES, MOST_SHARE * left))
 
 
 def find(name: str, root: Path) -> Any:

@@ -27,7 +27,8 @@ def make_schedule(config: Config, parameters: Any = None) -> jd.Schedule:
 
 def make_model(config: Config, dataset: Dataset) -> models.Model:
     """The network of a run."""
-    network = config.network
+    # A Network may lack its sizes; those of a run have been filled in.
+    network: Any = config.network
     num_classes = dataset.num_classes if config.conditional else None
     by_levels = config.diffusion.prediction == "levels"
     if by_levels and dataset.levels is None:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 from jaxdiff import models, prediction
 from jaxdiff.runs import build, require
@@ -14,7 +15,7 @@ def check(config: Config) -> None:
     require.seed(config.seed)
     require.counts(
         config, steps=1, batch_size=1, accumulate=1, at_once=1, most_skipped=1, log_every=1,
-        eval_every=1,
+        eval_every=1, size=1,
         network__channels=1, network__multipliers=1, network__num_blocks=1, network__attention=1,
         network__patch=1, diffusion__num_steps=1, optimizer__warmup=0,
     )  # fmt: skip
@@ -33,9 +34,9 @@ def check(config: Config) -> None:
             f"got {config.at_once}"
         )
     network = config.network
-    if network.channels % 8:
+    if network.channels is not None and network.channels % 8:
         raise ValueError(f"network.channels: expected a multiple of 8, got {network.channels}")
-    if not network.multipliers:
+    if network.multipliers == ():
         raise ValueError("network.multipliers: expected at least one level, got ()")
     if not all(0 <= n <= models.MOST_FOURIER for n in network.fourier):
         raise ValueError(
@@ -76,8 +77,10 @@ def _check_diffusion(config: Config) -> None:
 
 def check_network(config: Config, dataset: Dataset) -> None:
     """Refuse network options that do nothing for these data; report attention without a place."""
-    network = config.network
+    network: Any = config.network  # with all of its sizes
     if len(dataset.event_shape) == 1:
+        if config.flip:
+            raise ValueError(f"flip: expected False, because {config.dataset} has no images")
         for name in ("multipliers", "attention", "patch", "fourier", "remat"):
             default = getattr(Network(), name)
             if getattr(network, name) != default:

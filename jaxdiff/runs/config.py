@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from jaxdiff.runs import records
 
+FOLDER = "folder"  # the data set that is in a folder, or in a file, of one's own
+
+
 Objective = Literal["simple", "vlb", "hybrid"]
 
 
@@ -27,20 +30,21 @@ WeightName = Literal["none", "snr", "min_snr", "edm", "sigmoid"]
 class Network:
     """The network: a UNet for images, an MLP for vectors.
 
-    The MLP does not use multipliers, attention, patch, fourier and remat.
+    The MLP does not use multipliers, attention, patch, fourier and remat. A size that is None is
+    chosen by the size of the data.
     """
 
-    channels: int = 32
+    channels: int | None = 32
     """Channels at full resolution (width of an MLP); a multiple of 8."""
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[int, ...] | None = (1, 2)
     """Channels at each resolution, as multiples; each further entry halves the sides."""
-    num_blocks: int = 1
+    num_blocks: int | None = 1
     """Residual blocks per resolution (layers of an MLP)."""
-    attention: tuple[int, ...] = (4,)
+    attention: tuple[int, ...] | None = (4,)
     """Side lengths of the feature maps with self-attention; the middle always has it."""
     dropout: float = 0.0
     """Share of activations dropped in training."""
-    patch: int = 1
+    patch: int | None = 1
     """2 works on 2x2 patches: faster, a little coarser. Zeros fill up sides it does not divide."""
     time_embedding: Literal["sinusoidal", "fourier"] = "sinusoidal"
     """How the time enters."""
@@ -113,11 +117,23 @@ class Config:
     command, or with other --steps, --log-every, --eval-every, --optimizer, dropout or
     --label-drop."""
     dataset: str = "digits"
-    """digits (embedded), a prepared TFDS image set such as mnist, or a 2-D density such as
-    swiss_roll."""
+    """digits (embedded), a prepared TFDS image set such as mnist, a 2-D density such as swiss_roll,
+    or folder, for the data of --folder."""
     data_dir: Path | None = None
     """Where TFDS keeps its sets; JAXDIFF_DATA_DIR, TFDS_DATA_DIR or ~/tensorflow_datasets if not
-    given."""
+    given. The pictures of a folder are kept here too; in JAXDIFF_DATA_DIR or ~/.cache/jaxdiff if
+    not given."""
+    folder: Path | None = None
+    """With the preset images: a folder of pictures (PNG, JPEG, WebP, BMP), with a folder a class or
+    none; or a table (.npy, .npz, .csv)."""
+    size: int = 32
+    """Side of the pictures of a folder, in pixels. Smaller pictures are skipped."""
+    fit: Literal["crop", "stretch"] = "crop"
+    """How a picture becomes a square: by the largest one in its middle, or by stretching it."""
+    colour: Literal["auto", "grey", "rgb"] = "auto"
+    """Colours of the pictures of a folder; auto is grey if all of them are grey."""
+    flip: bool = False
+    """Mirror half of the training images from left to right, chosen anew each time."""
     steps: int = 1500
     """Number of updates. A run may go on with a larger number than it was begun with. The learning
     rate depends on the step and on this number, so it rises to the rate of a run of the new length
@@ -163,6 +179,19 @@ PRESETS: dict[str, tuple[str, Config]] = {
             steps=4000,
             batch_size=64,
             network=Network(channels=64, multipliers=(1, 2), num_blocks=2, attention=(7,), patch=2),
+            optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
+        ),
+    ),
+    "images": (
+        "a folder of pictures, or a table, of your own (--folder), with a network by its size",
+        Config(
+            run=Path("runs/images"),
+            dataset=FOLDER,
+            steps=4000,
+            batch_size=64,
+            network=Network(
+                channels=None, multipliers=None, num_blocks=None, attention=None, patch=None
+            ),
             optimizer=Optimizer(learning_rate=1e-3, ema_decay=0.999),
         ),
     ),

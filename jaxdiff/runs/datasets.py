@@ -1,7 +1,7 @@
 """Data for the scripts: images with grey levels, and 2-D densities, as one type."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -9,6 +9,9 @@ import jax
 import numpy as np
 
 from jaxdiff import data
+from jaxdiff.runs import own
+from jaxdiff.runs.config import FOLDER
+from jaxdiff.runs.source import Source
 
 TOY_EXAMPLES = {"train": 50_000, "test": 10_000}
 
@@ -20,6 +23,7 @@ class Facts:
     event_shape: tuple[int, ...]
     num_classes: int | None
     levels: int | None
+    source: Source = field(default_factory=Source)
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,12 @@ class Dataset:
     num_classes: int | None
     levels: int | None
     read: Callable[[], dict[str, data.Split]]
+    source: Source = field(default_factory=Source)
 
     @property
     def facts(self) -> Facts:
         """What a network needs to know of the set, without its examples."""
-        return Facts(self.event_shape, self.num_classes, self.levels)
+        return Facts(self.event_shape, self.num_classes, self.levels, self.source)
 
     @cached_property
     def splits(self) -> dict[str, data.Split]:
@@ -50,7 +55,7 @@ class Dataset:
         """Whether the examples can be read on this machine."""
         try:
             return bool(self.splits)
-        except (FileNotFoundError, ValueError):  # missing, or in a form that cannot be read
+        except (OSError, ValueError):  # missing, or in a form that cannot be read
             return False
 
     def examples(
@@ -65,7 +70,13 @@ class Dataset:
         return self.examples(split, slice(num))
 
     def batches(
-        self, batch_size: int, seed: int, *, rank: int | None = None, world: int | None = None
+        self,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int | None = None,
+        world: int | None = None,
+        flip: bool = False,
     ) -> Callable[[int], tuple[np.ndarray, np.ndarray | None]]:
         """The batch of each step, a function of (seed, step) alone, so a run can be resumed.
 
@@ -79,6 +90,7 @@ class Dataset:
             seed=seed,
             rank=jax.process_index() if rank is None else rank,
             world=jax.process_count() if world is None else world,
+            flip=flip,
         )
 
         def batch(step: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -91,6 +103,12 @@ class Dataset:
         """Images in [-1, 1]; vectors as they are."""
         return images if self.levels is None else data.to_unit(images, self.levels)
 
+    def in_units(self, x: np.ndarray) -> np.ndarray | None:
+        """Vectors in the units of their table; None for other data."""
+        if not self.source.scale:
+            return None
+        return x * np.array(self.source.scale) + np.array(self.source.centre)
+
 
 def of(config: Any) -> Dataset:
     """Return the data set of a run.
@@ -102,6 +120,11 @@ def of(config: Any) -> Dataset:
     Raises:
       ValueError: the set does not exist, or it lacks held-out examples.
     """
+    if config.dataset == FOLDER or config.folder is not None:
+        mine = own.read(config)
+        for line in mine.lines:
+            _say(line)
+        return Dataset(*mine[:4], lambda: mine.splits, mine.source)
     if config.dataset in data.toy.names():
         return Dataset(config.dataset, (2,), None, None, partial(_toy, config.dataset))
     images = data.load(config.dataset, data_dir=config.data_dir)
@@ -115,16 +138,26 @@ def of(config: Any) -> Dataset:
     )
 
 
-def later(name: str, facts: Facts, data_dir: Any = None) -> Dataset:
+def later(config: Any, facts: Facts) -> Dataset:
     """A data set whose facts are known: its examples are loaded only when they are needed.
 
     So a network draws samples on a machine that does not have its data.
     """
-    if name in data.toy.names():
+    name = config.dataset
+    if name == FOLDER and config.folder is not None:
+        name, read = config.folder.stem, partial(_read_own, config, facts)
+    elif name in data.toy.names():
         read = partial(_toy, name)
     else:
-        read = partial(_read_images, name, data_dir)
-    return Dataset(name, facts.event_shape, facts.num_classes, facts.levels, read)
+        read = partial(_read_images, name, config.data_dir)
+    return Dataset(name, facts.event_shape, facts.num_classes, facts.levels, read, facts.source)
+
+
+def _read_own(config: Any, facts: Facts) -> dict[str, data.Split]:
+    mine = own.read(config, known=facts)
+    if mine.source.fingerprint != facts.source.fingerprint:
+        _say(f"{config.folder} has changed since the run began: this is what it holds now")
+    return mine.splits
 
 
 def _read_images(name: str, data_dir: Any) -> dict[str, data.Split]:

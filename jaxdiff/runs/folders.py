@@ -27,6 +27,11 @@ BETWEEN_STARTS: dict[str, tuple[bool, str]] = {
     "network.dropout": (True, "the parameters keep their places and their meaning"),
     "network.remat": (True, "the gradient is the same"),
     "optimizer": (True, "Adam's moments and the moving average are kept, whatever the rates"),
+    "folder": (True, "the fingerprint of its data is compared"),
+    "flip": (True, "the parameters keep their places and their meaning"),
+    "size": (False, "the parameters were fitted to another"),
+    "fit": (False, "the parameters were fitted to another"),
+    "colour": (False, "the parameters were fitted to others"),
     "dataset": (False, "the parameters were fitted to another"),
     "batch_size": (False, "a place in the order of the examples is counted in batches"),
     "seed": (False, "the order of the examples and the noise would begin anew"),
@@ -69,6 +74,19 @@ def _check_facts(facts: Facts) -> None:
     for name, (least, values) in numbers.items():
         if not values or any(value is not None and value < least for value in values):
             raise ValueError(f"{name}: expected at least {least}, got {values}")
+
+
+def check_data(run: Path, facts: Facts) -> None:
+    """Require that your own data of an existing run are those that it was begun with."""
+    if not (run / "data.json").exists():
+        return
+    before, now = load_facts(run).source.fingerprint, facts.source.fingerprint
+    if before and now and before != now:
+        raise ValueError(
+            f"run: {run} was begun with data of the fingerprint {before}, and it is {now} now: "
+            "files were added, removed or changed, or --size, --fit or --colour was; "
+            "take it back, or give another --run"
+        )
 
 
 def load_config(run: Path) -> Config:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import jaxdiff as jd
 from jaxdiff import data, interop, models, training, zoo
 from jaxdiff.runs import build, datasets, folders
-from jaxdiff.runs.config import Config, Diffusion, as_json, from_fields
+from jaxdiff.runs.config import FOLDER, Config, Diffusion, as_json, from_fields
 from jaxdiff.zoo import Trained
 
 
@@ -73,7 +73,7 @@ def load_run(
 def from_training(folder: Path, *, best: bool = False) -> Run:
     """Load a run from the folder that `jaxdiff train` left."""
     config = folders.load_config(folder)
-    dataset = datasets.later(config.dataset, folders.load_facts(folder), config.data_dir)
+    dataset = datasets.later(config, folders.load_facts(folder))
     model = build.make_model(config, dataset)
     abstract = build.abstract_state(config, model, dataset.event_shape)
     run = folders.of_run(config)
@@ -108,7 +108,7 @@ def shipped(name: str) -> Run:
     trained = jd.pretrained(name)
     config = from_fields(trained.about["config"], Path("runs") / f"{name}-pretrained")
     facts = datasets.Facts(trained.event_shape, trained.num_classes, trained.levels)
-    dataset = datasets.later(config.dataset, facts)
+    dataset = datasets.later(dataclasses.replace(config, data_dir=None), facts)
     return Run(config.run, config, dataset, trained)
 
 
@@ -146,7 +146,7 @@ def elsewhere(folder: Path, trained: Trained) -> Run:
             "say what its network was trained on"
         )
 
-    dataset = datasets.later(config.dataset, facts)
+    dataset = datasets.later(dataclasses.replace(config, data_dir=None), facts)
     if config.dataset == UNKNOWN:
         dataset = dataclasses.replace(dataset, read=read)
     return Run(folder, config, dataset, trained)
@@ -156,7 +156,8 @@ def with_data(run: Run, name: str, data_dir: Path | None) -> Run:
     """The run on another data set, of examples that its network takes."""
     if name == UNKNOWN:
         raise ValueError(f"dataset: expected the name of a data set beside data_dir, {data_dir}")
-    config, trained = dataclasses.replace(run.config, dataset=name, data_dir=data_dir), run.trained
+    trained, folder = run.trained, run.config.folder if name == FOLDER else None
+    config = dataclasses.replace(run.config, dataset=name, data_dir=data_dir, folder=folder)
     dataset = datasets.of(config)
     if dataset.event_shape != trained.event_shape:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Train a run; a run that was stopped goes on bit for bit."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from functools import partial
@@ -10,19 +11,23 @@ import numpy as np
 
 import jaxdiff as jd
 from jaxdiff import models, training
-from jaxdiff.runs import build, checks, datasets, diagnosis, folders, memory
+from jaxdiff.runs import build, checks, datasets, diagnosis, folders, memory, sizes
 from jaxdiff.runs.config import Config
 from jaxdiff.runs.seeds import key_of
 
 EVAL_EXAMPLES = 512
 
 
-def prepare(config: Config) -> tuple[datasets.Dataset, models.Model]:
-    """Check a configuration; return the data and the network that it asks for."""
+def prepare(config: Config) -> tuple[Config, datasets.Dataset, models.Model]:
+    """Check a configuration; return it whole, with the data and the network that it asks for."""
     checks.check(config)
     dataset = datasets.of(config)
+    if config.folder is not None:
+        # The run finds its data again from any other folder.
+        config = dataclasses.replace(config, folder=config.folder.expanduser().absolute())
+    config = sizes.fill(config, dataset.event_shape)
     checks.check_network(config, dataset)
-    return dataset, build.make_model(config, dataset)
+    return config, dataset, build.make_model(config, dataset)
 
 
 def train(config: Config) -> int:
@@ -42,7 +47,7 @@ def train(config: Config) -> int:
       BlockingIOError: another process trains in the folder.
       FloatingPointError: the loss is not finite.
     """
-    dataset, model = prepare(config)
+    config, dataset, model = prepare(config)
     with training.lock(config.run):
         return go_on(config, dataset, model)[1]
 
@@ -52,6 +57,7 @@ def go_on(config: Config, dataset: datasets.Dataset, model: models.Model) -> tup
 
     The caller holds the lock of the folder.
     """
+    folders.check_data(config.run, dataset.facts)
     before = folders.check_same(config)
     run = folders.of_run(config)
     with training.Checkpoints(config.run / "checkpoints", run=run) as checkpoints:
@@ -76,7 +82,7 @@ def loop(
 ) -> training.TrainState:
     """Run the updates from the state's step on; log, evaluate and save; return the saved state."""
     devices, first = jax.devices(), int(state.step)
-    batch = dataset.batches(config.batch_size, config.seed)
+    batch = dataset.batches(config.batch_size, config.seed, flip=config.flip)
     at_once, example = config.at_once, batch(first)
     if at_once > 1:
         example = jax.tree.map(lambda leaf: np.stack([leaf] * at_once), example)
@@ -98,6 +104,11 @@ def loop(
             for num in (1, at_once)
         ]
         program = memory.fitting(mapped[1], replicated, example, devices=jax.local_devices())
+    num = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    print(
+        f"network: {sizes.describe(config, dataset.event_shape)}; {num:,} parameters; "
+        f"{memory.in_use(program, jax.local_devices())}"
+    )
     folders.save_facts(config.run, dataset.facts)
     folders.save(config)
     with training.stopping() as stop, training.Log(config.run, step=first) as log:

@@ -64,17 +64,31 @@ def fitting(
       ValueError: it needs more memory than is left, and JAXDIFF_ANYWAY=1 is not set.
     """
     compiled = function.lower(*arguments).compile()
-    stats, left = compiled.memory_analysis(), available(devices[0])
-    if stats is None or left is None:
+    needed, left = _needed(compiled, devices), available(devices[0])
+    if needed is None or left is None:
         return compiled
-    new = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    needed = new * (len(devices) if devices[0].platform == "cpu" else 1)
     if needed > left and os.environ.get(ANYWAY, "0") in ("", "0"):
         raise ValueError(
             f"memory: an update takes {needed / GIB:.2f} GiB, and {left / GIB:.2f} GiB are left: "
             f"{change}; {ANYWAY}=1 tries it all the same"
         )
     return compiled
+
+
+def _needed(compiled: Any, devices: list[jax.Device]) -> int | None:
+    """The bytes that a compiled program takes besides its arguments; None if unknown."""
+    stats = compiled.memory_analysis()
+    if stats is None:
+        return None
+    new = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return new * (len(devices) if devices[0].platform == "cpu" else 1)
+
+
+def in_use(compiled: Any, devices: list[jax.Device]) -> str:
+    """Say how much memory an update takes, and how much is left."""
+    needed, left = _needed(compiled, devices), available(devices[0])
+    takes = "an unknown amount of memory" if needed is None else f"{needed / GIB:.2f} GiB"
+    return f"an update takes {takes}" + (f" of {left / GIB:.1f} GiB left" if left else "")
 
 
 @contextmanager
