@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import build, png
+from helpers import build, png, slow
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -476,7 +476,7 @@ def test_what_cannot_be_held_out(splits: dict[str, data.Split], message: str) ->
 # Toy densities.
 
 
-@pytest.mark.parametrize("name", toy.names())
+@pytest.mark.parametrize("name", [n if n == "swiss_roll" else slow(n) for n in toy.names()])
 def test_toy_points_depend_on_their_number_alone(name: str) -> None:
     key = jax.random.key(0)
     points = toy.sample(key, name, 4)

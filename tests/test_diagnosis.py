@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from helpers import slow
 
 from jaxdiff import training
 from jaxdiff.runs import build, loop
@@ -43,7 +44,7 @@ def broken_above(monkeypatch: pytest.MonkeyPatch, bad_time: float, *, gradient: 
     monkeypatch.setattr(build, "make_loss", make_loss)
 
 
-@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("gradient", [slow(False), True])
 def test_a_run_that_is_not_finite_stops_and_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gradient: bool
 ) -> None:

@@ -304,6 +304,7 @@ def test_the_density_of_the_ode_is_exact(x64: None) -> None:
         )  # discretisation
 
 
+@pytest.mark.slow
 def test_annealing_is_unbiased_in_both_directions(x64: None) -> None:
     """E[w] = p upwards, and E[1 / w] = 1 / p on the way down from the chain's own paths, whatever the moves."""
     chain = early_chain(num_steps=3)

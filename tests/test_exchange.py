@@ -210,6 +210,7 @@ def test_moments_and_modes_of_the_posterior(size: int) -> None:
     assert np.mean([len(np.unique(start)) for start in np.asarray(found.start)]) > 75
 
 
+@pytest.mark.slow
 def test_a_likelihood_that_is_zero_somewhere() -> None:
     """The first path may have the weight 0. It is left, and never entered again."""
     denoiser = jd.oracles.gaussian(jnp.zeros(1), jnp.ones(1)).denoiser(SCHEDULE)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import asymmetric_mixture, correlated_gaussian, rejects
+from helpers import asymmetric_mixture, correlated_gaussian, rejects, slow
 
 import jaxdiff as jd
 from jaxdiff.likelihood import ode_log_prob
@@ -27,7 +27,7 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("name", [n if n == "cosine" else slow(n) for n in DEEP])
 def test_mixture_density_is_exact(name: str, x64: None) -> None:
     """Within 1e-3 nat at 100 steps, in all families."""
     schedule, mixture = DEEP[name](), in_float64(asymmetric_mixture())

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, rejects
+from helpers import SCHEDULES, asymmetric_mixture, rejects, slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ every = pytest.mark.parametrize("name", SCHEDULES)
 
 
 @every
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 10, 1000])
+@pytest.mark.parametrize("num_steps", [1, slow(2), slow(3), slow(10), 1000])
 def test_grids_fall_from_one_to_zero(name: str, num_steps: int) -> None:
     schedule = SCHEDULES[name]()
     for ts in (

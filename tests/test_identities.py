@@ -395,6 +395,7 @@ def leaning(x: jax.Array, t: jax.Array) -> jax.Array:
     return 0.3 + 0.5 * x[:, ::-1]
 
 
+@pytest.mark.slow
 def test_a_binary_bound_that_starts_early_has_its_prior(x64: None) -> None:
     """One step from a start that knows half of the data, and a denoiser that knows nothing: in closed form."""
     alpha, states = float(DDPM.alpha(1.0)), oracles.binary_states(2)

@@ -800,6 +800,7 @@ def learns(apply: Callable, params: Any) -> None:
     np.testing.assert_allclose(np.mean(x, axis=0), [1, -1], atol=0.5)  # of 30 updates
 
 
+@pytest.mark.slow
 def test_a_plain_function_is_a_network() -> None:
     def apply(
         params: Any, x: jax.Array, t: jax.Array, label: Any = None, *, dropout_key: Any = None
@@ -839,6 +840,7 @@ def test_a_flax_nnx_module_is_a_network() -> None:
     learns(apply, params)
 
 
+@pytest.mark.slow
 def test_an_equinox_module_is_a_network() -> None:
     """eqx.partition gives the arrays and what is fixed; an Equinox network takes one example."""
     eqx = pytest.importorskip("equinox")

@@ -86,6 +86,7 @@ def test_unet_shapes(event_shape: tuple[int, int, int], patch: int, learned_vari
     assert (out.shape, out.dtype) == ((3, *event_shape[:2], channels), jnp.float32)
 
 
+@pytest.mark.slow
 def test_blocks_that_are_computed_again_are_the_same_blocks() -> None:
     """With remat: the same parameters and loss; a block keeps its input alone for the backward pass."""
     x, t, keys = jnp.ones((2, 8, 8, 1)), jnp.array([0.1, 0.9]), jax.random.split(jax.random.key(1))

@@ -357,6 +357,7 @@ def test_threads_end_with_what_they_serve() -> None:
     wait(lambda: threading.active_count() == before)
 
 
+@pytest.mark.slow
 def test_a_program_ends_while_batches_are_made() -> None:
     code = (
         "import time; from jaxdiff import data\n"
@@ -392,6 +393,7 @@ def losses(run: Path) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_from_disk(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import rejects, z_scores
+from helpers import rejects, slow, z_scores
 from hypothesis import example, given, strategies
 
 from jaxdiff import resampling
@@ -223,7 +223,7 @@ def test_copies_of_many_rows() -> None:
     assert off(from_floats(summed)) > 10
 
 
-@pytest.mark.parametrize("num", [7, 1000, 1 << 17])
+@pytest.mark.parametrize("num", [7, slow(1000), 1 << 17])
 def test_expected_copies_add_up(num: int) -> None:
     """To the number of draws exactly, however the weights are rounded: no point lies beyond the last edge."""
     log_weights = np.random.default_rng(num).normal(0, 2, size=num).astype(np.float32)

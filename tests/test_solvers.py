@@ -62,7 +62,7 @@ def slope(name: str, make: Callable, counts: np.ndarray = COUNTS, *, start: floa
         ORDERED,
         ["linear", "edm", "rectified_flow"],
         quick=lambda kernel_name, name: (
-            name == "linear" and kernel_name not in ("euler_t", "dpmpp_1s", "unipc_1")
+            name == "linear" and kernel_name in ("ddim", "dpmpp_3m", "unipc_3", "dpmpp_2s")
         ),
     ),
 )

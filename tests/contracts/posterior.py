@@ -133,6 +133,8 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
     "repaint",
+    "tmpd",
+    "mmps",
     "mixed",
     "mgdm",
     "mgdm_of_two_sweeps",
@@ -150,5 +152,4 @@ SLOW = {
     "composed_moved",
     "dps",
     "pigdm",
-    "tmpd",
 }
