@@ -53,7 +53,7 @@ class Options:
     """Numbers of devices."""
     rows: int = 8
     """Rows of the batch on each device."""
-    channels: int = 64
+    channels: int = 32
     """Channels of the UNet at full resolution."""
     side: int = 32
     """Side of the colour images."""
