@@ -160,6 +160,17 @@ def test_two_processes_are_one_program(tmp_path: Path) -> None:
         assert training.fit(step, saved, batch, 6, devices=devices).step == 6
 
 
+def test_parts_go_through_bytes() -> None:
+    """Arrays beside scalars of NumPy, as posterior parts have them; and values of JSON."""
+    parts = [{"x": np.arange(6.0).reshape(2, 3), "seconds": np.float64(0.5)}, {"a": [1, "b"]}]
+    arrays, values = hosts.unpacked(hosts.packed(parts))
+    np.testing.assert_array_equal(arrays["x"], parts[0]["x"])
+    assert arrays["x"].dtype == np.float64
+    assert (arrays["seconds"].shape, float(arrays["seconds"])) == ((), 0.5)
+    assert values == parts[1]
+    assert hosts.unpacked(hosts.packed([])) == hosts.unpacked(b"") == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -239,7 +250,7 @@ def test_samples_and_measures_are_those_of_one_process(tmp_path: Path) -> None:
             "--probability.ode-steps", "4", "--probability.ais-examples", "0",
         ],
         "posterior": [
-            "--images", "3", "--calibration", "4", "--draws", "4", "--rows", "2", "--steps", "4",
+            "--images", "3", "--calibration", "10", "--draws", "4", "--rows", "2", "--steps", "4",
         ],
     }  # fmt: skip
 

@@ -143,10 +143,10 @@ def packed(parts: Sequence[dict[str, Any]]) -> bytes:
     arrays: dict[str, np.ndarray] = {}
     texts = []
     for n, part in enumerate(parts):
-        of_arrays = all(isinstance(value, np.ndarray) for value in part.values())
+        of_arrays = any(isinstance(value, np.ndarray | np.generic) for value in part.values())
         texts.append(None if of_arrays else part)
         if of_arrays:
-            arrays |= {f"{n}/{name}": value for name, value in part.items()}
+            arrays |= {f"{n}/{name}": np.asarray(value) for name, value in part.items()}
     arrays["texts"] = np.frombuffer(json.dumps(texts).encode(), np.uint8)
     with io.BytesIO() as stream:
         np.savez(stream, allow_pickle=False, **arrays)
