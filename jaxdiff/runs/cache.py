@@ -5,7 +5,7 @@ A file's name is a digest of everything that its part depends on.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def resumable(
     first = hosts.is_first()
     parts = [None if path is None or not first else read(path) for path in paths]
     kept = hosts.from_first([i for i, part in enumerate(parts) if part is not None])
-    for i, part in zip(kept, _from_first(parts[i] for i in kept), strict=True):
+    read_here = [part for part in parts if part is not None]  # nothing but on the first process
+    for i, part in zip(kept, _of_every_process(read_here)[0], strict=True):
         parts[i] = part
     missing = [i for i, part in enumerate(parts) if part is None]
     groups = [missing[n : n + at_once] for n in range(0, len(missing), at_once)]
@@ -60,18 +61,10 @@ def resumable(
 
 
 def _of_every_process(made: Sequence[dict[str, Any]]) -> list[Sequence[dict[str, Any]]]:
-    """The parts that each process has made; the first process writes them."""
+    """The parts that each process gives, in the order of the processes."""
     if jax.process_count() == 1:
         return [made]
     return [hosts.unpacked(payload) for payload in hosts.gather(hosts.packed(made))]
-
-
-def _from_first(parts: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """The parts that the first process has read."""
-    found = [part for part in parts if part is not None]
-    if jax.process_count() == 1:
-        return found
-    return hosts.unpacked(hosts.gather(hosts.packed(found) if hosts.is_first() else b"")[0])
 
 
 def digest(settings: Any, arrays: Any = None) -> str:
