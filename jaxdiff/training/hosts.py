@@ -63,11 +63,7 @@ def any_of(flag: bool) -> bool:
     Returns:
       The same answer on every process.
     """
-    if jax.process_count() == 1:
-        return flag
-    meet()
-    with Watch("the other processes"):
-        return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    return b"1" in gather(b"1" if flag else b"")
 
 
 def gather(payload: bytes) -> list[bytes]:
@@ -82,14 +78,11 @@ def gather(payload: bytes) -> list[bytes]:
         return [payload]
     meet()
     with Watch("the other processes"):
-        return _gather(payload)
-
-
-def _gather(payload: bytes) -> list[bytes]:
-    sizes = np.atleast_1d(multihost_utils.process_allgather(np.asarray(len(payload), np.int32)))
-    padded = np.zeros(max(1, sizes.max()), np.uint8)
-    padded[: len(payload)] = np.frombuffer(payload, np.uint8)
-    rows = np.asarray(multihost_utils.process_allgather(padded))
+        own = np.asarray(len(payload), np.int32)
+        sizes = np.atleast_1d(multihost_utils.process_allgather(own))
+        padded = np.zeros(max(1, sizes.max()), np.uint8)
+        padded[: len(payload)] = np.frombuffer(payload, np.uint8)
+        rows = np.asarray(multihost_utils.process_allgather(padded))
     return [row[:size].tobytes() for row, size in zip(rows, sizes, strict=True)]
 
 
