@@ -145,7 +145,7 @@ class Config:
     gradient."""
     at_once: int = 1
     """Updates in one dispatch: faster for a tiny MLP, whose update takes less time than its
-    dispatch. It divides --log-every and --eval-every. A UNet on a CPU becomes ten times slower."""
+    dispatch. It divides --log-every and --eval-every. A UNet on a CPU becomes much slower."""
     shard_state: bool = False
     """Divide the optimiser's state and the moving average over the devices: less memory on each."""
     seed: int = 0

@@ -41,7 +41,7 @@ def map_step(
         `replicate` divides them. XLA's partitioner then updates each part on its own device.
       at_once: number of updates in one dispatch, one after the other. The host then works once for
         all of them. This pays where an update takes less time than its dispatch. It does not for
-        convolutions on a CPU, which are ten times slower inside a loop.
+        convolutions on a CPU, which are much slower inside a loop.
     Returns:
       A compiled function of a state and a batch, as `replicate` and `shard` make them. It returns
       the next state and the metrics, both on every device. Where at_once is above 1, it takes as

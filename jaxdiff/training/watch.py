@@ -1,4 +1,4 @@
-"""Long waits: a line says what a program waits for, and no wait is without an end."""
+"""Long waits: a line says what a program waits for, and every wait has an end."""
 
 import os
 import sys
