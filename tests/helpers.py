@@ -124,6 +124,15 @@ def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
+# One schedule of each kind: continuous, a table, variance exploding, a flow.
+KINDS = ("cosine", "ddpm", "edm", "rectified_flow")
+
+
+def every_schedule() -> pytest.MarkDecorator:
+    """A test of all schedules, of which one of each kind is quick."""
+    return pytest.mark.parametrize("name", [n if n in KINDS else slow(n) for n in SCHEDULES])
+
+
 def crossed(*axes: Iterable, quick: Callable[..., bool]) -> list:
     """Every combination of several parameters' values: all but the quick ones are slow."""
     return [values if quick(*values) else slow(*values) for values in itertools.product(*axes)]

@@ -38,7 +38,7 @@ LIBRARIES = [
     "jax.numpy", "numpy", "optax", "orbax.checkpoint", "PIL.Image", "scipy.optimize", "scipy.stats", "sklearn.datasets",
     "sklearn.neighbors", "tensorboardX", "tensorflow_datasets",
 ]  # fmt: skip
-OPTIONS = ["-q", "-m", "not slow", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
+OPTIONS = ["-q", "--tb=short", "-p", "no:cacheprovider", "-p", "no:xdist"]
 OPTIONS += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the plugins are loaded already
 # A mutant that ends so is no mistake in the mathematics but one of its table.
 CARELESS = re.compile(r"\b(NameError|SyntaxError|ImportError|UnboundLocalError)\b")
@@ -138,16 +138,30 @@ def recorded() -> set[str]:
     return {line["fingerprint"] for line in map(json.loads, lines) if line["verdict"] == "rejected"}
 
 
+def is_slow(test: str) -> bool:
+    """Whether all cases of a test carry the marker."""
+    file, name = test.split("[")[0].split("::")
+    source = (ROOT / "tests" / file).read_text()
+    return bool(re.search(rf"^@pytest\.mark\.slow\n(?:[@ )\]].*\n)*def {name}\(", source, re.M))
+
+
+def arguments(*tests: str) -> list[str]:
+    """What pytest is given: the quick cases of tests, or the whole of tests that have none."""
+    quick = [] if is_slow(tests[0]) else ["-m", "not slow"]
+    return [*quick, *(f"tests/{test}" for test in tests)]
+
+
 def sound(copy: Path, mutants: list[Mutant], limit: float) -> bool:
     """Whether all tests that are named pass without a mutant: one run of them all."""
-    tests = sorted({f"tests/{mutant.test}" for mutant in mutants})
+    tests = sorted({mutant.test for mutant in mutants})
     print(f"{len(tests)} tests without a mutant ...", flush=True)
-    outcome = run_tests(copy, tests, limit * len(tests))
-    if outcome.status != 0:
-        print(
-            f"They fail without a mutant: {outcome.said}\n{(copy / 'log.txt').read_text()[-4000:]}"
-        )
-    return outcome.status == 0
+    for some in filter(None, ([t for t in tests if is_slow(t) == slow] for slow in (False, True))):
+        outcome = run_tests(copy, arguments(*some), limit * len(some))
+        if outcome.status != 0:
+            log = (copy / "log.txt").read_text()[-4000:]
+            print(f"They fail without a mutant: {outcome.said}\n{log}")
+            return False
+    return True
 
 
 def main() -> int:
@@ -178,7 +192,7 @@ def main() -> int:
             return 1
         for mutant in tqdm(left, desc="mutants", unit="mutant", disable=None):
             with planted(mutant, copy):
-                outcome = run_tests(copy, ["-x", f"tests/{mutant.test}"], options.limit)
+                outcome = run_tests(copy, ["-x", *arguments(mutant.test)], options.limit)
             word = verdict(outcome)
             entry = {
                 "mutant": str(mutant),

@@ -31,6 +31,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> accelerator.Options
     return dataclasses.replace(TINY, output=tmp_path)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_into_the_minutes_is_left_out(
     tiny: accelerator.Options, capsys: pytest.CaptureFixture
 ) -> None:

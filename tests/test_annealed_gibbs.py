@@ -73,6 +73,7 @@ def ratios(algorithm: Any, log_z: float, ts: jax.Array, *, num: int, times: int)
     return np.exp(np.asarray(found, np.float64) - log_z)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "rows"), [(2, 1), slow(8, 3), slow(80, 3)])
 def test_evidence_is_unbiased_with_exact_moves_at_sixteen_particles(size: int, rows: int) -> None:
     """2000 runs with a standard error below .03: the mean of Z is within 4 of them of its exact value."""
@@ -87,6 +88,7 @@ def test_evidence_is_unbiased_with_exact_moves_at_sixteen_particles(size: int, r
     assert np.log(found).std() > 0.1  # a run by itself is not exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [1.5, slow(0.2)])
 def test_a_move_leaves_its_level_as_it_is(rho: float) -> None:
     """20,000 exact draws of pi_rho, moved once, are draws of it: moments and mode masses. Nothing is weighted."""
@@ -122,7 +124,7 @@ SEEN = {
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in ("mask", "noisy", "function") else slow(name) for name in SEEN]
+    "name", [name if name in ("mask", "function") else slow(name) for name in SEEN]
 )
 def test_levels_are_normal_densities(name: str, x64: None) -> None:
     """log N(y; A x, noise^2 + rho^2 A A^T) with a dense covariance, and the likelihood itself at t = 0."""
@@ -144,6 +146,7 @@ def test_levels_are_normal_densities(name: str, x64: None) -> None:
     np.testing.assert_allclose(at_end, jax.vmap(seen)(x), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_first_step_is_the_models_chain(x64: None) -> None:
     """From noise to data, weighted with the whole of the level's density."""
     denoiser, x = (

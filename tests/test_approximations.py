@@ -171,6 +171,7 @@ def test_mixture_guided_draws_are_near_the_observation() -> None:
 # --- clean data near the state ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [slow(1), 6])
 def test_daps_is_exact_on_isotropic_data(num_steps: int) -> None:
     """One denoising step and r_t of the data: the posterior at any number of steps (Monte Carlo: 4.5 errors)."""
@@ -360,6 +361,7 @@ def by_midpoint(**options: Any) -> jd.Kernel:
     return posterior.twisted(denoiser, SCHEDULE, seen(), proposal=proposal)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [slow(0.5), 0.1, slow(1.0)])
 def test_evidence_by_midpoints_is_unbiased_at_sixteen_particles(fraction: float) -> None:
     """600 runs of 60 steps, against the mixture's exact evidence."""

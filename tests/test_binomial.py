@@ -189,6 +189,7 @@ def test_the_exact_denoiser_returns_the_data() -> None:
     )  # sample i depends on (key, i) alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["paper", "cosine"])
 def test_the_gap_to_the_data_shrinks_as_one_over_the_steps(name: str, x64: None) -> None:
     """The chain's law and its bound, exactly: -E log p_theta, and the bound above it, fall to the data's entropy."""

@@ -87,6 +87,7 @@ def cost(log_snr: jax.Array) -> jax.Array:
     return jnp.exp(-((log_snr - 2) ** 2) / 8)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_interior_is_that_of_the_variance(x64: None) -> None:
     """Against the second moment itself, integrated over evenly spread times."""
     start = {name: jnp.asarray(value, jnp.float64) for name, value in parameters(UNEVEN).items()}

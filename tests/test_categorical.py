@@ -12,6 +12,7 @@ import jaxdiff as jd
 from jaxdiff.decoders import levels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cosine", "edm", "rectified_flow"])
 def test_independent_pixels_have_the_exact_denoiser(name: str, x64: None) -> None:
     """Logits of the marginals are all there is to know: the mixture oracle, one component a pair of levels, agrees."""

@@ -201,6 +201,7 @@ def test_equal_normal_models_have_equal_weights() -> None:
     assert lowest[100.0] < 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["langevin", slow("metropolis"), slow("hamiltonian")])
 def test_moves_hold_the_product(kind: str) -> None:
     """Moves that leave the noisy product as it is keep moments and evidence where they were."""

@@ -158,6 +158,7 @@ def test_a_wait_without_an_end_ends_the_program() -> None:
     assert re.search(line, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_test_that_hangs_ends_with_its_stack(tmp_path: Path) -> None:
     """By the suite's own configuration, with a shorter limit, in a worker as `make test` has them."""
     (tmp_path / "test_it.py").write_text(

@@ -58,6 +58,7 @@ def test_a_run_that_is_not_finite_stops_and_says_where(
         loop.train(config(tmp_path / "run", steps=20, most_skipped=3))
 
 
+@pytest.mark.slow
 def test_a_run_survives_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken_above(monkeypatch, 0.95, gradient=False)
     assert loop.train(config(tmp_path / "run", steps=6, most_skipped=6)) == 6

@@ -149,6 +149,7 @@ def test_dispatches_begin_at_their_multiples(
     assert all(part.start % at_once == 0 for part in parts if len(part) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [False, slow(True)])
 def test_updates_in_one_dispatch_are_single_ones(sharded: bool) -> None:
     """On two devices: state and metrics, up to rounding; bit for bit after a stop in between."""

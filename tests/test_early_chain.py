@@ -147,6 +147,7 @@ def test_terms_have_noises_of_their_own() -> None:
     )  # Monte Carlo
 
 
+@pytest.mark.slow
 @MOST
 def test_the_bounds_hold_the_exact_law(end: float, x64: None) -> None:
     """Both directions: E[w] = p for data of the model, E[1 / w] = 1 / p along its own paths, which make its law."""
@@ -202,6 +203,7 @@ def test_paths_differ_and_their_averages_are_what_they_are(x64: None) -> None:
     np.testing.assert_allclose(estimate, np.log(np.exp(paths).mean(0)), rtol=1e-9)
 
 
+@pytest.mark.slow
 @ENDS
 def test_paths_weights_and_noises_are_one_and_the_same(end: float, x64: None) -> None:
     """A path from its noises and back; its steps are those of q; its weight is the ratio of all densities by SciPy."""
@@ -284,6 +286,7 @@ def test_the_losses_of_training_are_the_bounds(x64: None) -> None:
     assert z(bits, exact / np.log(2)) < 4
 
 
+@pytest.mark.slow
 def test_the_density_of_the_ode_is_exact(x64: None) -> None:
     """The flow of normal data is affine: (x_t - alpha_t m) / sqrt(V_t) stays; two dimensions, exact trace and one probe."""
     mean, variance = np.array([0.4, -0.8]), np.array([1.7, 0.3])

@@ -369,6 +369,7 @@ def beside(x: jax.Array, scale: jax.Array | None) -> dict[str, jax.Array]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [slow(False), True])
 def test_a_row_is_what_it_is_alone_beside_a_hard_one(labelled: bool, x64: None) -> None:
     """Each row has steps of its own: equal up to float64's rounding, where the solver's tolerance is 1e-2."""
@@ -410,7 +411,10 @@ INSIDE: dict[str, Callable[[], Any]] = {
 GRID = jd.grids.uniform(4)
 
 
-@pytest.mark.parametrize("what", INSIDE)
+@pytest.mark.parametrize(
+    "what",
+    [n if n in ("log_snr", "learned", "mixture", "chain, table") else slow(n) for n in INSIDE],
+)
 def test_what_is_made_inside_is_what_is_made_outside(what: str) -> None:
     """Under jit, vmap, grad and scan, with plain numbers for arguments: equal up to float32's rounding."""
     make, expected = INSIDE[what], INSIDE[what]()

@@ -133,6 +133,7 @@ def pair_log_z(k: int) -> float:
 # --- a finite chain in closed form ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["twisted", slow("mcgdiff")])
 def test_the_posterior_of_a_finite_chain(method: str) -> None:
     """Eight steps: far from the data's posterior, and the chain's own in closed form. No discretisation is allowed for."""
@@ -225,6 +226,7 @@ def test_a_likelihood_that_is_zero_somewhere() -> None:
     assert abs(float(found.log_evidence) - np.log(0.1587)) < 0.5  # ten steps, one run
 
 
+@pytest.mark.slow
 def test_a_new_observation_does_not_compile_again() -> None:
     count = 0
 

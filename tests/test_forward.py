@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
-from helpers import SCHEDULES, rejects
+from helpers import SCHEDULES, every_schedule, rejects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdiff as jd
 
-every = pytest.mark.parametrize("name", SCHEDULES)
+every = every_schedule()
 shapes = st.sampled_from(
     [(3,), (2, 5), (1, 5, 4, 1), (2, 3, 3, 2)]
 )  # each new shape compiles: a few will do

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import SCHEDULES, asymmetric_mixture, rejects, slow
+from helpers import SCHEDULES, asymmetric_mixture, every_schedule, rejects, slow
 from hypothesis import given
 from hypothesis import strategies as st
 
 import jaxdiff as jd
 
-every = pytest.mark.parametrize("name", SCHEDULES)
+every = every_schedule()
 
 
 @every
@@ -160,6 +160,7 @@ def test_optimised_with_steep_ends_lowers_the_gap() -> None:
     )
 
 
+@pytest.mark.slow
 def test_denoising_error_is_the_mmse_of_a_gaussian(x64: None) -> None:
     """sum_i c_i sigma^2 / (alpha^2 c_i + sigma^2), n = 20,000: within 5 standard errors."""
     schedule, variances = jd.schedules.linear(), np.array([2.0, 0.3])

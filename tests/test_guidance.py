@@ -38,6 +38,7 @@ def test_it_is_the_combination_of_scores(x64: None) -> None:
     np.testing.assert_allclose(score, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_scale_a_row() -> None:
     schedule = jd.schedules.cosine()
     given, free = denoisers(schedule)
@@ -68,6 +69,7 @@ def test_guidance_sharpens_towards_the_class() -> None:
     assert distance[1] > distance[0] + 0.1
 
 
+@pytest.mark.slow
 def test_guidance_is_on_in_its_interval_only(x64: None) -> None:
     schedule = jd.schedules.cosine()
     given, free = denoisers(schedule)
@@ -79,6 +81,7 @@ def test_guidance_is_on_in_its_interval_only(x64: None) -> None:
     np.testing.assert_allclose(limited(x, 0.8), given(x, 0.8), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_rescale_restores_the_contrast(x64: None) -> None:
     """phi = 1 gives each row the conditional answer's standard deviation; phi is a blend; rows stay apart."""
     schedule = jd.schedules.cosine()
@@ -141,6 +144,7 @@ def test_bad_input() -> None:
         every_class(jnp.ones((4, 3)), 0.5)
 
 
+@pytest.mark.slow
 def test_gradients_through_guidance_of_rows_without_contrast() -> None:
     schedule = jd.schedules.cosine()
     given, free = (

@@ -137,6 +137,7 @@ def test_only_an_infinite_log_snr_is_clean() -> None:
     assert not bool(_kernel.is_clean(jd.forward.level(SCHEDULE, 1e-6, x)))
 
 
+@pytest.mark.slow
 def test_a_correction_draws_noise_of_its_own(x64: None) -> None:
     """What it adds, with the drift taken out, is standard normal and not the predictor's noise."""
     denoiser, keys, x_t = diagonal(1.0, 2.0).denoiser(SCHEDULE), row_keys(500), jnp.zeros((500, 2))
@@ -169,6 +170,7 @@ def test_steps_of_a_run_draw_their_own_noise() -> None:
     assert abs(np.corrcoef(steps)[0, 1]) < 5 / np.sqrt(500)
 
 
+@pytest.mark.slow
 def test_the_adaptive_solver_widens_a_normal_law_as_it_is(x64: None) -> None:
     """The flow of N(m, v) is a shift and a scale, (x_s - alpha_s m) / size_s the same at every s: to the tolerance."""
     edm, m, v = jd.schedules.edm(), 0.7, 0.09
@@ -217,6 +219,7 @@ def test_terms_are_drawn_by_the_root_of_their_mean_square() -> None:
 # --- guidance and posteriors -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_spread_is_the_variance_of_normal_data(x64: None) -> None:
     x_t = jnp.zeros((1, 2))
     exact = jd.oracles.gaussian(jnp.zeros(2), jnp.full(2, 4.0)).denoised_covariance(

@@ -13,6 +13,8 @@ from helpers import (
     SCHEDULES,
     asymmetric_mixture,
     correlated_gaussian,
+    crossed,
+    every_schedule,
     mixture_samples,
     moment_z_scores,
     rejects,
@@ -25,7 +27,6 @@ from jaxdiff import _rows, testing
 from jaxdiff.forward import level
 
 every_kernel = pytest.mark.parametrize("kernel_name", names())
-every_schedule = pytest.mark.parametrize("name", SCHEDULES)
 
 
 def step(kernel: jd.Kernel, key: jax.Array, x_t: jax.Array, t: float, s: float) -> jax.Array:
@@ -103,7 +104,7 @@ def test_a_whole_run_is_finite_and_near(kernel_name: str, name: str) -> None:
     np.testing.assert_allclose(np.concatenate([x.mean(0), x.std(0)]), exact, atol=0.3)
 
 
-@every_schedule
+@every_schedule()
 @pytest.mark.parametrize(("t", "s"), [(1.0, 0.98), (0.5, 0.3), (0.02, 0.01)])
 def test_eta_one_is_ancestral(name: str, t: float, s: float, x64: None) -> None:
     schedule = SCHEDULES[name]()
@@ -129,7 +130,7 @@ def test_eta_zero_is_the_ddim_equation(x64: None) -> None:
     np.testing.assert_allclose(out, expected, rtol=1e-11)
 
 
-@every_schedule
+@every_schedule()
 def test_p_mean_variance(name: str, x64: None) -> None:
     schedule = SCHEDULES[name]()
     x_t = jax.random.normal(jax.random.key(0), (4, 3))
@@ -252,9 +253,15 @@ TARGETS = {"mixture": asymmetric_mixture, "gaussian": correlated_gaussian}
 RUNS = {"ddpm_1000": (jd.kernels.ancestral, 1000, 20_000), "ddim_50": (jd.kernels.ddim, 50, 4_000)}
 
 
-@pytest.mark.parametrize("run", [slow("ddpm_1000"), "ddim_50"])
+@pytest.mark.parametrize(
+    ("run", "name"),
+    crossed(
+        RUNS,
+        ["linear", "cosine", "ddpm", "rectified_flow", "edm"],
+        quick=lambda run, name: run == "ddim_50" and name in ("cosine", "edm"),
+    ),
+)
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("name", ["linear", "cosine", "ddpm", "rectified_flow", "edm"])
 def test_sampling_reproduces_the_oracle(run: str, target: str, name: str) -> None:
     make, num_steps, num = RUNS[run]
     if name == "ddpm" and run == "ddim_50":

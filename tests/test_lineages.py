@@ -202,6 +202,7 @@ def test_particle_gibbs_leaves_the_exact_posterior_as_it_is(name: str, rejoin: b
     assert moved.mean() > 0.2  # it does move
 
 
+@pytest.mark.slow
 def test_others_are_independent_draws_beside_a_path() -> None:
     """Row 0 stays. Rows 1 and 2 are W_i W_j: even parts, as in `systematic`, would not be independent of it."""
     W = np.array([0.2, 0.5, 0.3])

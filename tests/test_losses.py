@@ -48,7 +48,7 @@ def test_the_posterior_mean_is_the_minimiser(prediction: str, x64: None) -> None
     assert np.abs(z_scores(np.asarray(worse - best), np.array(0.01))).max() < 5
 
 
-@pytest.mark.parametrize("name", ["cosine", slow("linear"), slow("edm"), "rectified_flow"])
+@pytest.mark.parametrize("name", ["cosine", slow("linear"), slow("edm"), slow("rectified_flow")])
 @pytest.mark.parametrize("weight", ["snr", "min_snr", "edm", "sigmoid"])
 def test_weighted_losses_do_not_depend_on_the_prediction(name: str, weight: str, x64: None) -> None:
     """One denoiser, written as any of the six networks, has one weighted loss."""

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import slow
 
 import jaxdiff as jd
 from jaxdiff import data, training, zoo
@@ -72,10 +73,7 @@ OBJECTIVES = {
 
 @pytest.mark.parametrize(
     "objective",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] * (OBJECTIVES[name][0] is DIGITS))
-        for name in OBJECTIVES
-    ],
+    [name if name == "simple" else slow(name) for name in OBJECTIVES],
 )
 def test_the_held_out_loss_does_not_change_with_the_chunk(
     objective: str, monkeypatch: pytest.MonkeyPatch

@@ -415,6 +415,7 @@ def test_parzen_is_sklearns_kernel_density_with_the_best_width() -> None:
     assert metrics.parzen_width(x, x) == widths[0]
 
 
+@pytest.mark.slow
 def test_parzen_of_a_normal_law() -> None:
     """A window on N(0, 1) is N(0, 1 + w^2): its mean log-density under N(0, 1), in blocks of test data."""
     random, w = np.random.default_rng(10), 0.5

@@ -298,6 +298,7 @@ def test_no_label_is_the_null_class(kind: str) -> None:
 # Derivatives --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SHAPES)
 def test_every_parameter_is_alive(kind: str) -> None:
     options = {"attention": (3,), "learned_variance": True} if kind == "unet" else {}
@@ -699,7 +700,7 @@ def test_a_label_needs_classes() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", slow("float64")])
 @pytest.mark.parametrize(
-    "options", [{}, {"num_classes": 3, "learned_variance": True, "dropout": 0.3}]
+    "options", [slow({}), {"num_classes": 3, "learned_variance": True, "dropout": 0.3}]
 )
 @pytest.mark.parametrize("kind", SHAPES)
 def test_no_dtype_is_promoted_by_accident(kind: str, options: dict, dtype: str) -> None:

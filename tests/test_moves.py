@@ -34,6 +34,7 @@ def held(step: Callable, num_moves: int = 30, num: int = 6000) -> float:
     return float(np.abs((moved.mean(0) - other.mean(0)) / error).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_size", [slow(0.02), 0.15])
 def test_mala_holds_its_target_at_any_size(step_size: float) -> None:
     assert held(lambda key, x: moves.mala(key, MIXTURE.log_prob, x, step_size).x) < 4.5

@@ -93,6 +93,7 @@ def test_a_mutant_is_planted_and_taken_out_again(tmp_path: Path) -> None:
     assert path.read_text() == "x = alpha + sigma\n"
 
 
+@pytest.mark.slow
 def test_the_runner_runs_the_suite_s_own_tests(tmp_path: Path) -> None:
     """With the suite's hooks and without its plugins: otherwise every mutant is broken, and none rejected."""
     copy_tree(tmp_path)

@@ -93,7 +93,7 @@ def test_counts_and_classes() -> None:
     )
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [n if n == "mask" else slow(n) for n in EVERY])
 def test_a_function_has_the_gain_of_its_matrix(name: str, x64: None) -> None:
     """The same operator as a function and as a matrix: gains and log-densities to rounding, measured when and wherever."""
     seen = images(name)
@@ -146,6 +146,7 @@ def test_the_gain_of_many_rows_is_probed(x64: None) -> None:
 call = jax.jit(lambda denoiser, x_t, t: denoiser(x_t, t))  # one program for all times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [slow("cosine"), "edm", slow("rectified_flow")])
 def test_mmps_is_exact_on_a_correlated_gaussian(name: str, x64: None) -> None:
     """The analytic E[x_0 | x_t, y] to 1e-5, and with it the posterior's score; PiGDM and TMPD where they are exact."""
@@ -178,6 +179,7 @@ def test_mmps_is_exact_on_a_correlated_gaussian(name: str, x64: None) -> None:
             np.testing.assert_allclose(found, call(given, x_t, t), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_known_bias_of_the_approximations(x64: None) -> None:
     """On a correlated Gaussian DPS overshoots by the factor it is documented to, and the others err less."""
     data = jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian())
@@ -250,6 +252,7 @@ def test_a_slope_that_is_not_finite_moves_nothing() -> None:
     assert np.isnan(jax.grad(log_r)(-jnp.ones(2))[0])  # as it would come
 
 
+@pytest.mark.slow
 def test_repaint_keeps_what_is_seen_and_is_biased(x64: None) -> None:
     """Correlation .8: given the first coordinate the second is a normal law, whose variance RePaint's halves miss."""
     data = jax.tree.map(lambda leaf: leaf.astype(float), correlated_gaussian())

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contracts.kernels import KERNELS
+from contracts.kernels import KERNELS, names
 from contracts.posterior import POSTERIORS
+from contracts.posterior import names as posterior_names
 from helpers import asymmetric_mixture
 
 import jaxdiff as jd
@@ -178,7 +179,7 @@ WRONG_SHAPES = {
 
 
 @pytest.mark.parametrize("shape", WRONG_SHAPES)
-@pytest.mark.parametrize("name", [*KERNELS, *POSTERIORS])
+@pytest.mark.parametrize("name", [*names(), *posterior_names()])
 def test_what_a_denoiser_returns_is_not_broadcast(name: str, shape: str) -> None:
     """One row's answer for all rows would give samples, and wrong ones."""
     wrong = WRONG_SHAPES[shape]

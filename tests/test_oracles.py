@@ -130,6 +130,7 @@ def test_posterior_and_evidence_are_bayes(name: str, x64: None) -> None:
     np.testing.assert_allclose(after + log_evidence, before + likelihood, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_mixture_goes_through_transformations(x64: None) -> None:
     """As an argument and as a result of vmap and jit: here, a posterior for each of three observations."""
     mixture, A, noise = asymmetric_mixture(), jnp.array([[1.0, -0.5]]), jnp.array([[0.3]])

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.posterior import MASK, MASK_STD, POSTERIORS, SHOWN, SLOW, STD, WEIGHTED, A, Y
+from contracts.posterior import MASK, MASK_STD, POSTERIORS, SHOWN, STD, WEIGHTED, A, Y, names
 from helpers import (
     SCHEDULES,
     asymmetric_mixture,
@@ -26,10 +26,7 @@ import jaxdiff as jd
 from jaxdiff import guidance, kernels, observations, posterior, resampling, testing
 
 SCHEDULE = jd.schedules.cosine()
-every_kernel = pytest.mark.parametrize(
-    "name",
-    [slow(name) if name in SLOW else name for name in POSTERIORS],
-)
+every_kernel = pytest.mark.parametrize("name", names())
 
 
 @every_kernel
@@ -75,7 +72,7 @@ def test_what_is_replaced_is_checked() -> None:
 
 
 # A tilt looks at the state as if it were the data, which says nothing where that is 80 times as wide.
-QUICK = ("twisted", "composed", "split_gibbs", "annealed_gibbs")
+QUICK = ("twisted", "composed")
 RUNS = [(name, "zero_terminal") for name in QUICK] + [
     slow(name, family)
     for name in POSTERIORS
@@ -423,6 +420,7 @@ def test_moments_and_modes_of_the_posterior(method: str, size: int) -> None:
     assert abs(log_z.mean()) < 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "scheme", [slow("multinomial"), slow("stratified"), "systematic", slow("residual")]
 )
@@ -466,6 +464,7 @@ def test_tilted_converges_slowly_where_there_are_several_modes() -> None:
 # --- the 2015 procedure, with and without weights ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("power", "mean", "variance"),
     [slow(lambda t: jnp.ones_like(t), 0.666, 0.334), (None, 0.596, 0.377)],
@@ -492,6 +491,7 @@ def test_the_unweighted_bias_of_2015(power: Callable | None, mean: float, varian
 # --- limits and identities -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_an_observation_it_is_ancestral(x64: None) -> None:
     """A constant likelihood: the same draws as DDPM's, and no weights."""
     denoiser, x = (
@@ -786,6 +786,7 @@ def half_evidence(name: str, num_steps: int) -> float:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["twisted", "tilted"])
 @pytest.mark.parametrize("name", ["inf", slow("nan"), slow("nan slope")])
 def test_a_likelihood_that_is_zero_on_one_side(kind: str, name: str) -> None:
@@ -905,6 +906,7 @@ def test_rows_that_fail_are_dropped(kind: str) -> None:
     assert np.isfinite(resampled.x).all()
 
 
+@pytest.mark.slow
 def test_a_mixture_with_a_model_of_no_weight() -> None:
     models = [
         jd.oracles.gaussian(jnp.full(1, m), jnp.full(1, 0.01)).denoiser(SCHEDULE)
@@ -982,6 +984,7 @@ def test_masks_reject_mutants() -> None:
 # --- gains of operators --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_function_has_the_evidence_of_its_matrix() -> None:
     """y = sum of 64 entries: as wide as 64 of them. The mutant takes the twist to be as wide as one."""
     data, matrix, y = (

@@ -184,6 +184,7 @@ def test_inpainting_from_end_to_end(run: Path, capsys: pytest.CaptureFixture) ->
     assert again["methods"] == result["methods"]
 
 
+@pytest.mark.slow
 def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each option in turn, with methods that it is nothing to; more images draw the new ones alone."""
     drawn: list[int] = []

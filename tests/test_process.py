@@ -65,6 +65,7 @@ def usual(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run(folder, "--steps", "3", "a b") | {"folder": folder}
 
 
+@pytest.mark.slow
 def test_a_script_is_started_again_with_its_arguments(usual: dict[str, Any]) -> None:
     assert usual["arguments"] == ["--steps", "3", "a b"]
     assert usual["utf8"] == 1

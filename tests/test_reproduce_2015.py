@@ -122,6 +122,7 @@ test_mistakes = rejects({
 })  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_protocol_on_data_whose_density_is_known() -> None:
     """Images of one pixel, all real: the window's log-density is that of the normal law, blurred by the width."""
     random = np.random.default_rng(0)
@@ -137,6 +138,7 @@ def test_the_protocol_on_data_whose_density_is_known() -> None:
     )  # Monte Carlo of 10,000 samples
 
 
+@pytest.mark.slow
 def test_the_null_law_is_the_normal_one(tmp_path: Path) -> None:
     """L_null of levels: a density times the width of a level, for two pixels of unlike means and spreads."""
     random = np.random.default_rng(0)

@@ -68,7 +68,7 @@ def test_different_keys_and_rows_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "every"), [(12, 1), (12, 4), (12, 5), (12, 12), (12, 100), (1, 1)]
+    ("steps", "every"), [slow(12, 1), slow(12, 4), (12, 5), slow(12, 12), (12, 100), (1, 1)]
 )
 def test_trajectory(steps: int, every: int) -> None:
     full = run(4, steps=steps, save_every=1).trajectory
@@ -90,6 +90,7 @@ def test_prior_has_the_schedules_scale() -> None:
         assert stats.kstest(x, "norm").pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_state_is_float32_at_least() -> None:
     kernel = jd.kernels.ddim(asymmetric_mixture().denoiser(SCHEDULE), SCHEDULE)
     x = jd.sample(jax.random.key(0), kernel, jnp.zeros((2, 2), jnp.bfloat16), jd.grids.uniform(3)).x

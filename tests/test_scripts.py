@@ -136,6 +136,7 @@ def test_sampling(tiny_run: Path, tmp_path: Path) -> None:
     assert width_and_frames(tmp_path / "samples.png")[0] > 300
 
 
+@pytest.mark.slow
 def test_samples_do_not_depend_on_the_batch_size(tiny_run: Path) -> None:
     run = loading.load_run(tiny_run)
     labels = np.arange(10) % 10
@@ -237,6 +238,7 @@ def test_evaluation(
     assert "http" not in page  # nothing to fetch
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_and_read_back(
     tiny_run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +262,7 @@ def test_a_run_is_exported_and_read_back(
     assert output.read_bytes() == content  # so that its digest can be written down
 
 
+@pytest.mark.slow
 def test_a_run_by_the_mnist_protocol(tiny_run: Path) -> None:
     """Real images beat the samples of a run that has learnt next to nothing."""
     assert reproduce_2015.mnist(

@@ -75,6 +75,7 @@ def test_order(kernel_name: str, name: str, x64: None) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["linear", slow("edm"), slow("rectified_flow")],
@@ -239,6 +240,7 @@ def test_moments_of_the_exponential_weight(x64: None) -> None:
 # --- there and back -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernel_name", "name"),
     crossed(
@@ -310,6 +312,7 @@ def law(make: Callable, schedule: jd.Schedule, ts: jax.Array) -> tuple[np.ndarra
     return mean, variance
 
 
+@pytest.mark.slow
 @families
 def test_euler_maruyama_is_of_weak_order_one(name: str, x64: None) -> None:
     """The error of the variance, without Monte Carlo, falls as 1 / steps."""
@@ -368,7 +371,7 @@ STOCHASTIC = {
     crossed(
         STOCHASTIC,
         ["linear", "edm"],
-        quick=lambda case, name: name == "linear" and case in ("corrected", "sde_dpmpp_3m"),
+        quick=lambda case, name: name == "linear" and case == "sde_dpmpp_3m",
     ),
 )
 def test_stochastic_kernels_reproduce_the_mixture(case: str, name: str) -> None:
@@ -395,6 +398,7 @@ def test_a_correction_stays_whatever_the_predictor_remembers(predictor: str) -> 
     np.testing.assert_allclose(x.mean(0), [0.7, -0.4], atol=0.1)
 
 
+@pytest.mark.slow
 def test_corrections_of_corrections_draw_their_own_noise() -> None:
     denoiser, schedule = oracle("linear")
     once = kernels.corrected(kernels.ddim(denoiser, schedule), denoiser, schedule, 0.1)
@@ -506,7 +510,7 @@ def test_rows_reject_a_batch_coupled_corrector() -> None:
     crossed(
         ["heun", "dpmpp_2s", "sde_dpmpp_2m", "unipc_3", "euler_maruyama"],
         ["cosine", "edm", "rectified_flow"],
-        quick=lambda kernel_name, name: name == "cosine" and kernel_name in ("heun", "dpmpp_2s"),
+        quick=lambda kernel_name, name: name == "cosine" and kernel_name == "heun",
     ),
 )
 def test_gradients_through_the_solvers_are_finite(kernel_name: str, name: str) -> None:
@@ -555,6 +559,7 @@ test_bad_input = rejects(BAD)
 # --- compilation and memory -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_traced_options_compile_once() -> None:
     """Sweeping eta, tau, churn, step sizes, guidance and the schedule's own numbers traces the denoiser once each."""
     mixture, count = asymmetric_mixture(), []

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contracts.kernels import KERNELS
+from contracts.kernels import KERNELS, names
 from contracts.posterior import POSTERIORS
+from contracts.posterior import names as posterior_names
 from helpers import SCHEDULES, asymmetric_mixture
 
 import jaxdiff as jd
@@ -46,7 +47,7 @@ def drawn(kernel: jd.Kernel) -> Callable:
     return lambda x: jd.sample(jax.random.key(0), kernel, x, jd.grids.uniform(3))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", names())
 def test_kernels(name: str) -> None:
     if name == "adaptive" and jax.config.jax_enable_x64:
         pytest.skip("diffrax itself mixes float32 and float64")
@@ -54,7 +55,7 @@ def test_kernels(name: str) -> None:
     assert dtypes(drawn(KERNELS[name].make(denoiser(schedule), schedule))) == {X.dtype}
 
 
-@pytest.mark.parametrize("name", POSTERIORS)
+@pytest.mark.parametrize("name", posterior_names())
 def test_posteriors(name: str) -> None:
     schedule = jd.schedules.linear(np.float64(0.1), np.array(20.0))
     kernel = POSTERIORS[name](denoiser(schedule), schedule, jnp.float32)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import rejects
+from helpers import rejects, slow
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import jaxdiff as jd
@@ -105,7 +105,7 @@ def test_gradients_themselves_agree() -> None:
         )  # the order of a sum of 8
 
 
-@pytest.mark.parametrize("num_devices", [1, 2])
+@pytest.mark.parametrize("num_devices", [slow(1), 2])
 def test_a_gradient_in_parts_is_the_whole_one(num_devices: int) -> None:
     """Noise, times, labels and dropout belong to a row of the whole batch, whatever part it is in."""
     devices, moved = jax.devices()[:num_devices], []
@@ -494,6 +494,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
                 checkpoints.restore(other)
 
 
+@pytest.mark.slow
 def test_restores_on_any_number_of_devices(tmp_path: Path) -> None:
     state, _ = run(4, range(3))
     with training.Checkpoints(tmp_path) as checkpoints:
@@ -635,7 +636,7 @@ def large(value: float) -> dict[str, Any]:
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
 )
-@pytest.mark.parametrize("ends", ["save", "steps", "close"])
+@pytest.mark.parametrize("ends", ["save", slow("steps"), slow("close")])
 def test_a_full_disk_is_one_line(tmp_path: Path, ends: str, capfd: pytest.CaptureFixture) -> None:
     """Whichever call learns of the failed write says so; what was there is whole, and the next start goes on from it."""
     with training.Checkpoints(tmp_path) as checkpoints:

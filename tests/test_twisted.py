@@ -32,6 +32,7 @@ def run(
 # --- Doob's transform ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_independent_normal_data_leave_nothing_to_the_weights(x64: None) -> None:
     """Their spread and a mask: q(x_s | x_t) is p(x_s | x_t, y) at any step, r_t is p(y | x_t). Rounding alone.
 
@@ -170,6 +171,7 @@ def test_evidence_is_near_at_two_thousand_particles(kind: str, num_steps: int, t
     assert abs(float(found.mean()) - exact) < 0.1
 
 
+@pytest.mark.slow
 def test_evidence_of_counts_is_that_of_the_chain() -> None:
     """Normal data and a Poisson likelihood, conditioned as its normal one: unbiased, against two integrals."""
     data = jd.oracles.gaussian(jnp.array([0.3, -0.4]), jnp.array([0.3, 0.15]))

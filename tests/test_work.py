@@ -43,6 +43,7 @@ def test_bennett_and_crooks_on_gaussian_works(x64: None) -> None:
     assert abs(float(work.bennett_acceptance_ratio(forward.ravel(), -reverse.ravel())) + 3) > 0.5
 
 
+@pytest.mark.slow
 def test_bennett_with_paths_of_no_weight(x64: None) -> None:
     """w is 0 or 2 p, half of the time each, and 2 p on every reverse path: log p exactly."""
     log_prob = -3.0

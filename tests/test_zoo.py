@@ -184,6 +184,7 @@ OWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["toy", *map(slow, ("conditional", "levels", "learned variance"))])
 def test_a_notebook_draws_from_a_run_of_its_own(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ COSTLY = {"adaptive", "langevin", "unipc_1", "sde_dpmpp_3m", "ancestral_half"}
 # The contract of these, and of close relatives of others, is proved behind the slow marker.
 SLOW = COSTLY | {
     "ancestral_large", "ddim_half", "dpmpp_1s", "dpmpp_2m", "dpmpp_2s", "euler_t", "euler_maruyama", "heun_churn", "sde_dpmpp_2m", "unipc_3",
+    "corrected", "dpmpp_3m",
 }  # fmt: skip
 
 

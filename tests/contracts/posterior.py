@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
+from helpers import slow
 from jax.tree_util import Partial
 
 import jaxdiff as jd
@@ -132,6 +133,10 @@ POSTERIORS: dict[str, Callable[..., jd.Kernel]] = (
 
 # Close relatives of others: their contract is proved behind the slow marker.
 SLOW = {
+    "split_gibbs",
+    "daps",
+    "diffpir",
+    "annealed_gibbs",
     "repaint",
     "tmpd",
     "mmps",
@@ -153,3 +158,8 @@ SLOW = {
     "dps",
     "pigdm",
 }
+
+
+def names() -> list:
+    """The kernels of posteriors, as parameters of a test."""
+    return [slow(name) if name in SLOW else name for name in POSTERIORS]
