@@ -17,7 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## train on the embedded digits, sample, evaluate; look at runs/demo/report.html
 	$(BIN)/jaxdiff demo --run $(RUN)
 
-test: $(STAMP)  ## the suite: nine minutes on 2 idle cores
+test: $(STAMP)  ## the suite: seven minutes on 2 idle cores
 	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)  ## the longer proofs

@@ -138,16 +138,18 @@ def recorded() -> set[str]:
     return {line["fingerprint"] for line in map(json.loads, lines) if line["verdict"] == "rejected"}
 
 
-def is_slow(test: str) -> bool:
-    """Whether all cases of a test carry the marker."""
-    file, name = test.split("[")[0].split("::")
+def runs_whole(test: str) -> bool:
+    """Whether slow cases run too: of a test that names its case, or has no other."""
+    if "[" in test:
+        return True
+    file, name = test.split("::")
     source = (ROOT / "tests" / file).read_text()
     return bool(re.search(rf"^@pytest\.mark\.slow\n(?:[@ )\]].*\n)*def {name}\(", source, re.M))
 
 
 def arguments(*tests: str) -> list[str]:
     """What pytest is given: the quick cases of tests, or the whole of tests that have none."""
-    quick = [] if is_slow(tests[0]) else ["-m", "not slow"]
+    quick = [] if runs_whole(tests[0]) else ["-m", "not slow"]
     return [*quick, *(f"tests/{test}" for test in tests)]
 
 
@@ -155,7 +157,9 @@ def sound(copy: Path, mutants: list[Mutant], limit: float) -> bool:
     """Whether all tests that are named pass without a mutant: one run of them all."""
     tests = sorted({mutant.test for mutant in mutants})
     print(f"{len(tests)} tests without a mutant ...", flush=True)
-    for some in filter(None, ([t for t in tests if is_slow(t) == slow] for slow in (False, True))):
+    for some in filter(
+        None, ([t for t in tests if runs_whole(t) == whole] for whole in (False, True))
+    ):
         outcome = run_tests(copy, arguments(*some), limit * len(some))
         if outcome.status != 0:
             log = (copy / "log.txt").read_text()[-4000:]
