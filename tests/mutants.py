@@ -640,7 +640,12 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/data/parts.py": [
         ("prepared", "a changed file is not read again", "entry is None or entry.stamp != stamp or entry.reason", "entry is None or entry.reason", "test_folder.py::test_preparing_goes_on_where_it_was_stopped"),
     ],
+    "jaxdiff/data/saved_set.py": [
+        ("find", "rows without a label have the last one", "if number is None or number < 0:", "if number is None:", "test_folder.py::test_a_saved_set_has_its_classes_and_its_own_held_out_split"),
+        ("is_saved", "a set of one split is none", 'MARKS = ("dataset_dict.json", "state.json")', 'MARKS = ("dataset_dict.json",)', "test_folder.py::test_saved_sets_that_are_refused"),
+    ],
     "jaxdiff/data/pictures.py": [
+        ("decoded", "two pictures of one kind of pixels are one", "hashlib.sha256(content)", "hashlib.sha256(b'')", "test_folder.py::test_a_saved_set_of_one_split_is_held_out_by_content"),
         ("read", "16 bits cut off", "((levels * 255 + 32767) // 65535)", "levels.clip(0, 255)", "test_folder.py::test_a_picture_of_any_mode_becomes_eight_bit_colours[16 bits]"),
         ("read", "an orientation the wrong way round", '6: "ROTATE_270"', '6: "ROTATE_90"', "test_folder.py::test_a_picture_stands_upright[6]"),
         ("read", "without a filter", "library.Resampling.BICUBIC", "library.Resampling.NEAREST", "test_folder.py::test_a_picture_is_cropped_in_the_middle_and_resized_without_aliasing"),

@@ -142,7 +142,7 @@ def test_what_is_imported_is_declared() -> None:
     assert imports("jaxdiff") - everything <= {"optimistix", "-library"}
     assert imports("experiments") <= everything | {"reproduce-2015"}
     for part in ("data", "interop", "models", "zoo"):
-        lazy = {"tensorflow-datasets", "pillow"} if part == "data" else set()
+        lazy = {"tensorflow-datasets", "datasets", "pillow"} if part == "data" else set()
         assert imports(f"jaxdiff/{part}") - lazy <= core | {"jaxdiff"}
 
 
