@@ -57,7 +57,7 @@ class Options:
     program: Path | None = None
     """Write the sampler with its network to this file instead: StableHLO, with its batch size
     free."""
-    sampling: Sampling = dataclasses.field(default_factory=Sampling)
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)
     """Of the program."""
 
 
