@@ -102,7 +102,9 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("jaxdiff.runs").load
     if name in LATER:
         return importlib.import_module(f"jaxdiff.{name}")
-    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}")
+    homes = [home for home in __all__ if name in getattr(globals()[home], "__all__", ())]
+    hint = f": did you mean jd.{homes[0]}.{name}?" if homes else ""
+    raise AttributeError(f"module 'jaxdiff' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

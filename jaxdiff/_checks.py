@@ -3,7 +3,7 @@
 A traced value passes every check: `known` returns None for it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -113,10 +113,16 @@ def index(name: str, value: Any, count: int | None = None) -> None:
     values(name, value, expected, lambda i: (i >= 0) & (True if count is None else i < count))
 
 
-def choice(name: str, value: Any, options: Sequence[str]) -> None:
-    """Require one of the named options."""
+def choice(
+    name: str, value: Any, options: Sequence[str], *, elsewhere: Mapping[str, str] | None = None
+) -> None:
+    """Require one of the named options; `elsewhere` has their names in other libraries."""
     if value not in options:
-        raise ValueError(f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}")
+        here = (elsewhere or {}).get(value) if isinstance(value, str) else None
+        hint = "" if here is None else f" (it is {here!r} here)"
+        raise ValueError(
+            f"{name}: expected one of {', '.join(map(repr, options))}, got {value!r}{hint}"
+        )
 
 
 def finite(name: str, value: Any, expected: str = "a finite number") -> None:
@@ -202,9 +208,10 @@ def grid(name: str, ts: Any) -> None:
     """Require decreasing times in [0, 1], at least two."""
     dtype = _numbers(name, ts, "an array of times")
     if np.ndim(ts) != 1 or np.size(ts) < 2:
-        raise ValueError(
-            f"{name}: expected a vector of at least 2 times (1 step), got shape {np.shape(ts)}"
-        )
+        got = f"shape {np.shape(ts)}"
+        if isinstance(ts, int):
+            got = f"{ts} (grids.uniform({ts}) is a grid of {ts} steps)"
+        raise ValueError(f"{name}: expected a vector of at least 2 times (1 step), got {got}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name}: expected a floating dtype, times in [0, 1], got {dtype}{STEPS}")
     values(name, ts, "times in [0, 1]", lambda v: (v >= 0) & (v <= 1), hint=_counted)

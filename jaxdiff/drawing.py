@@ -23,6 +23,7 @@ def draw(
     kernel: Callable[[Callable, Schedule], Kernel] = kernels.unipc,
     ts: Any = None,
     first: Any = 0,
+    progress: bool = False,
 ) -> Samples:
     """Draw samples of the distribution that a denoiser has learned.
 
@@ -40,6 +41,7 @@ def draw(
       ts: decreasing times in [0, 1], [num_steps + 1], such as `grids.log_snr(schedule, 50)`; None
         for `grids.uniform(20)`.
       first: index of the first sample, so that chunks join up.
+      progress: whether to show a progress bar, as `sample` does.
     Returns:
       Samples: x is [B, *D], in the default floating dtype.
     Raises:
@@ -58,9 +60,12 @@ def draw(
             f"got {type(schedule).__name__}"
         )
     if isinstance(kernel, Kernel) or not callable(kernel):
+        got = f"{type(kernel).__name__} (jd.sample runs a Kernel)"
+        if isinstance(kernel, str):
+            got = f"{kernel!r} (the function itself, without quotes)"
         raise TypeError(
             "kernel: expected a function of a denoiser and a schedule such as kernels.unipc, "
-            f"got {type(kernel).__name__} (jd.sample runs a Kernel)"
+            f"got {got}"
         )
     ts = grids.uniform(NUM_STEPS) if ts is None else ts
     _checks.grid("ts", ts)
@@ -69,4 +74,5 @@ def draw(
     x_init = prior_sample(key_prior, schedule, shape, first=first)
     # Exactly 1 where the grid begins at t = 1.
     x_init = x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)
-    return sample(key_run, kernel(denoiser, schedule), x_init, ts, first=first)
+    made = kernel(denoiser, schedule)
+    return sample(key_run, made, x_init, ts, first=first, progress=progress)

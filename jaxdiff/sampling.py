@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff import _checks, _lineages, _rows
+from jaxdiff import _checks, _lineages, _progress, _rows
 from jaxdiff._functions import known_ahead
 from jaxdiff._tree import as_function
 from jaxdiff.forward import no_noise
@@ -88,6 +88,7 @@ def sample(
     first: Any = 0,
     resample: Callable | None = None,
     save_every: int | None = None,
+    progress: bool = False,
 ) -> Samples:
     """Run a kernel over a grid of times.
 
@@ -103,11 +104,14 @@ def sample(
       resample: None, or (key, log_weights [B]) -> (ancestors [B], resampled []), such as
         `resampling.systematic()`. An ancestor outside 0 .. B - 1 makes its row NaN.
       save_every: None, or keep the state every so many steps.
+      progress: whether to show a progress bar. The call then waits for the samples, and each step
+        reports to the host; without it nothing of this is compiled.
     Returns:
       Samples. Memory does not grow with the number of steps; a trajectory adds its own size.
     Raises:
       ValueError: ts is not a decreasing grid of at least two times, save_every < 1, first is out of
-        range, or the key's impl is rbg, whose draws depend on the batch.
+        range, the key's impl is rbg, whose draws depend on the batch, or progress is asked for
+        inside of a transformation such as jit.
       TypeError: key is not a typed key, x_init is not floating, or first or an ancestor is not an
         integer.
     Numerics: the state is float32 at least.
@@ -121,9 +125,18 @@ def sample(
         _checks.positive_int("save_every", save_every)
     first = _rows.first_index(first, x_init.shape[0])
     resampler = None if resample is None else as_function("resample", resample)
-    return run(
-        key, kernel, x_init, jnp.asarray(ts), first=first, resample=resampler, save_every=save_every
-    )
+    ts = jnp.asarray(ts)
+    options = {"first": first, "resample": resampler, "save_every": save_every}
+    if not progress:
+        return run(key, kernel, x_init, ts, **options)
+    if any(
+        isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((key, kernel, x_init, ts))
+    ):
+        raise ValueError(
+            "progress: expected False inside of jit, vmap or another transformation, got True"
+        )
+    with _progress.bar(len(ts) - 1):
+        return jax.block_until_ready(run(key, kernel, x_init, ts, **options, report=True))
 
 
 def encode(kernel: Kernel, x_0: jax.Array, ts: jax.Array) -> jax.Array:
@@ -243,7 +256,7 @@ def _check_kernel(kernel: Any, name: str, x: Any) -> Kernel:
     return Kernel(as_function("kernel.init", kernel.init), as_function("kernel.step", kernel.step))
 
 
-@partial(jax.jit, static_argnames=("save_every", "rejoin"))
+@partial(jax.jit, static_argnames=("save_every", "rejoin", "report"))
 def run(
     key: Any,
     kernel: Kernel,
@@ -255,6 +268,7 @@ def run(
     save_every: int | None = None,
     reference: jax.Array | None = None,
     rejoin: bool = False,
+    report: bool = False,
 ) -> Samples:
     """Run a kernel over times in any order, without a check: `sample` is this on a decreasing grid.
 
@@ -270,6 +284,7 @@ def run(
       reference: None, or a path that the first row follows, [num_steps + 1, *D]: conditional
         sequential Monte Carlo. The kernel's step takes a reference, and resample has `beside`.
       rejoin: whether the path may go on from another row's past after each step: ancestor sampling.
+      report: whether each step tells the progress bar.
     Returns:
       Samples.
     """
@@ -311,6 +326,9 @@ def run(
             ancestors = ancestors[order]
         origins = origins[ancestors]
         kept = _lineages.keep(kept, x, ancestors, n=n, save_every=save_every)
+        if report:
+            # An argument that hangs on the state is there when the step is done.
+            jax.debug.callback(_progress.reached, n + 1, x[:1].sum())
         state = (carry, x, log_weights, log_evidence, origins, kept)
         return state, (ess, _lineages.number_of(origins))
 

@@ -314,7 +314,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/drawing.py": [
         ("draw", "one key for the noise and the run", "key_prior, key_run = jax.random.split(key)", "key_prior = key_run = key", "test_drawing.py::test_it_is_prior_sample_and_sample"),
         ("draw", "a later start begins with the noise of t = 1", "x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)", "x_init * 1", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
-        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first)", "x_init, ts)", "test_drawing.py::test_chunks_join_up"),
+        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first, progress", "x_init, ts, progress", "test_drawing.py::test_chunks_join_up"),
     ],
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "residual.dtype) * variance", "residual.dtype) * 0 * variance", "test_observations.py::test_log_density_and_gain_by_matrices"),

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "jaxdiff"
 CORE = [
     "_machine",
     "_checks", "_extras", "_archive", "_tree", "_functions", "_operators", "_rows", "normal", "schedules", "grids", "forward", "decoders", "prediction", "categorical",
-    "kernels", "chain", "losses", "binomial", "oracles", "resampling", "_lineages", "sampling", "drawing", "observations", "guidance", "flow_density",
+    "kernels", "chain", "losses", "binomial", "oracles", "resampling", "_lineages", "_progress", "sampling", "drawing", "observations", "guidance", "flow_density",
     "likelihood", "moves", "work", "posterior", "metrics",
 ]  # fmt: skip
 # These stand on the core; data and models know nothing of each other, and training of neither.

@@ -121,7 +121,7 @@ test_bad_input = rejects(
         "a kernel's name": (
             lambda: jd.draw(KEY, DENOISER, SCHEDULE, (4, 2), kernel="ddim"),
             TypeError,
-            "kernel: expected a function of a denoiser and a schedule .* got str",
+            "kernel: expected a function of a denoiser and a schedule .* got 'ddim' .the function itself",
         ),
         "a function that makes no kernel": (
             lambda: jd.draw(KEY, DENOISER, SCHEDULE, (4, 2), kernel=lambda *_: None),

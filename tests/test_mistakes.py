@@ -102,7 +102,7 @@ BAD = {
     "steps as floats": (lambda: jd.sample(KEY, KERNEL, X, jnp.arange(10.0)[::-1]), ValueError, f"ts: expected times in .*, got 9.0 at index 0 of 10 {STEPS}"),
     "steps of a chain": (lambda: jd.Chain(DENOISER, SCHEDULE, np.arange(10)[::-1]), TypeError, f"ts: expected a floating dtype, times .* {STEPS}"),
     "steps of an encoding": (lambda: jd.sampling.encode(KERNEL, X, jnp.arange(10)[::-1]), TypeError, f"ts: expected a floating dtype, times .* {STEPS}"),
-    "a count as a grid": (lambda: jd.sample(KEY, KERNEL, X, 50), ValueError, r"ts: expected a vector of at least 2 times \(1 step\), got shape \(\)"),
+    "a count as a grid": (lambda: jd.sample(KEY, KERNEL, X, 50), ValueError, r"ts: expected a vector of at least 2 times \(1 step\), got 50 \(grids.uniform\(50\) is"),
     "no grid": (lambda: jd.sample(KEY, KERNEL, X, None), TypeError, "ts: expected an array of times, got None"),
     "ragged times": (lambda: jd.sample(KEY, KERNEL, X, [[1.0], 0.0]), TypeError, "ts: expected an array of times, got list"),
     "a rising grid": (lambda: jd.sample(KEY, KERNEL, X, TS[::-1]), ValueError, r"ts: expected decreasing times, got 0.0, 0.5 at index 0 of 3 \(ts\[::-1\] is"),
@@ -161,3 +161,13 @@ def test_what_is_no_mistake() -> None:
     np.testing.assert_array_equal(
         SCHEDULE.time(jnp.arange(-3, 3)), SCHEDULE.time(jnp.arange(-3.0, 3.0))
     )  # log-SNRs
+
+
+# Habits of other libraries.
+test_habits = rejects({
+    "epsilon": (lambda: jd.make_denoiser(zero, SCHEDULE, "epsilon"), ValueError, r"prediction: .* got 'epsilon' \(it is 'eps' here\)"),
+    "v_prediction": (lambda: losses.simple(KEY, zero, SCHEDULE, X, prediction="v_prediction"), ValueError, r"\(it is 'v' here\)"),
+    "a function at the top": (lambda: jd.ddim, AttributeError, r"no attribute 'ddim': did you mean jd.kernels.ddim\?"),
+    "no function": (lambda: jd.nothing, AttributeError, "no attribute 'nothing'$"),
+    "a network of a hub": (lambda: jd.pretrained("google/ddpm-cifar10-32"), ValueError, "name: .* interop.diffusers a folder of diffusers"),
+})  # fmt: skip

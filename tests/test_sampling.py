@@ -9,7 +9,7 @@ from jax.tree_util import Partial
 from scipy import stats
 
 import jaxdiff as jd
-from jaxdiff import _rows
+from jaxdiff import _rows, sampling
 from jaxdiff.resampling import effective_sample_size, systematic
 
 SCHEDULE = jd.schedules.cosine()
@@ -77,6 +77,27 @@ def test_trajectory(steps: int, every: int) -> None:
     index = [*range(0, steps, every), steps]
     np.testing.assert_array_equal(some.trajectory, full[np.array(index)])
     np.testing.assert_array_equal(some.trajectory[-1], some.x)
+
+
+def test_a_progress_bar_shows_every_step_and_changes_nothing(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    shown = run(4, progress=True)
+    bar = capsys.readouterr().err
+    assert "12/12" in bar
+    assert "step/s" in bar
+    np.testing.assert_array_equal(shown.x, run(4).x)
+    assert capsys.readouterr().err == ""
+    drawn = jd.draw(jax.random.key(0), lambda x, t: x, SCHEDULE, (2, 3), progress=True)
+    assert drawn.x.shape == (2, 3)
+    assert "20/20" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="progress: expected False inside of jit"):
+        jax.jit(lambda x: jd.sample(KEY, KERNEL, x, TS, progress=True).x)(X)
+    # Without a bar the program has no call to the host.
+    args = (KEY, KERNEL, X, TS)
+    for report in (False, True):
+        program = str(jax.make_jaxpr(lambda *a, r=report: sampling.run(*a, report=r).x)(*args))
+        assert ("callback" in program) == report
 
 
 def test_prior_has_the_schedules_scale() -> None:
@@ -234,6 +255,7 @@ def test_effective_sample_size() -> None:
     )  # rounding of 2 * 500 in float32
 
 
+KEY, TS = jax.random.key(0), jd.grids.uniform(3)
 KERNEL = jd.kernels.ddim(lambda x, t: x, SCHEDULE)
 X = jnp.zeros((2, 3))
 

@@ -13,6 +13,11 @@ from jaxdiff.schedules import Schedule
 
 PREDICTIONS = ("eps", "x0", "v", "score", "velocity", "edm")
 CONVERTIBLE = PREDICTIONS[:5]
+# The names of diffusers, and some of papers.
+ELSEWHERE = {
+    "epsilon": "eps", "noise": "eps", "sample": "x0", "x_0": "x0", "v_prediction": "v",
+    "flow_prediction": "velocity",
+}  # fmt: skip
 
 
 class Affine(NamedTuple):
@@ -56,7 +61,7 @@ def affine(
     Source: v: Salimans & Ho 2022, arXiv:2202.00512, Appendix D; edm: Karras et al. 2022,
     arXiv:2206.00364, Table 1.
     """
-    _checks.choice("prediction", prediction, PREDICTIONS)
+    _checks.choice("prediction", prediction, PREDICTIONS, elsewhere=ELSEWHERE)
     check_sigma_data(sigma_data)
     alpha, sigma, _ = level(schedule, t, x_t)
     if prediction == "eps":
@@ -194,7 +199,7 @@ def target(
     Source: see the table at the top of this module.
     """
     _checks.floating("x_0", x_0)
-    _checks.choice("prediction", prediction, PREDICTIONS)
+    _checks.choice("prediction", prediction, PREDICTIONS, elsewhere=ELSEWHERE)
     check_sigma_data(sigma_data)
     _checks.same_shape("eps", eps, "x_0", x_0)
     alpha, sigma, _ = level(schedule, t, x_0)
@@ -256,7 +261,7 @@ def check_start(schedule: Schedule, prediction: str, start: Any = 1.0) -> None:
     Source: Lin et al. 2023, arXiv:2305.08891, Section 3.2; Salimans & Ho 2022, arXiv:2202.00512,
     Section 4, for v.
     """
-    _checks.choice("prediction", prediction, PREDICTIONS)
+    _checks.choice("prediction", prediction, PREDICTIONS, elsewhere=ELSEWHERE)
     _checks.time("start", start)
     out = affine(schedule, start, jnp.zeros(1), prediction=prediction).out
     lost = _checks.known(says_nothing(schedule, start, out, prediction))

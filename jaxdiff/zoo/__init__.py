@@ -48,7 +48,10 @@ def pretrained(name: str) -> Trained:
         differs).
     """
     if name not in SHA256:
-        raise ValueError(f"name: expected one of {', '.join(SHA256)}, got {name!r}")
+        raise ValueError(
+            f"name: expected one of {', '.join(SHA256)}, got {name!r} (load reads the folder of a "
+            "run, interop.diffusers a folder of diffusers)"
+        )
     content = resources.files(__name__).joinpath(f"{name}.npz").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256[name]:
