@@ -1,0 +1,207 @@
+"""Read jaxdiff's docstrings for Sphinx.
+
+A docstring is ASCII: sentences, indented equations, and the sections Args, Returns, Raises, Fields,
+Yields, Numerics and Source. This makes reStructuredText of it, in which names are links, equations
+are as they are printed in a terminal, and papers are links to arXiv.
+"""
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import public
+from docutils import nodes
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+SECTION = re.compile(r"(Args|Returns|Raises|Fields|Yields|Numerics|Source):(?: (.*))?$")
+ENTRY = re.compile(r"  (\*{0,2}[\w, .*]+): (.*)$")
+ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
+# A shape such as [B, *D], but no link of reStructuredText.
+SHAPE = re.compile(r"\[(?:[A-Za-z0-9_ ,+*/.]*)\](?!_)")
+CODE = re.compile(r"`([^`]+)`")
+
+
+class Section(NamedTuple):
+    """A part of a docstring: its name, empty for what stands before the first, and its lines."""
+
+    name: str
+    lines: list[str]
+
+
+def sections(lines: list[str]) -> list[Section]:
+    """Divide a docstring at its sections.
+
+    Args:
+      lines: the docstring, without the indentation of its source.
+    Returns:
+      The parts. The text of `Source: text` is the first line of its part.
+    """
+    found = [Section("", [])]
+    for line in lines:
+        match = SECTION.match(line)
+        if match is not None:
+            found.append(Section(match[1], [match[2]] if match[2] else []))
+        else:
+            found[-1].lines.append(line)
+    return found
+
+
+def equations(lines: list[str]) -> list[str]:
+    """The indented blocks of a docstring before its first section.
+
+    Args:
+      lines: the docstring.
+    Returns:
+      Blocks, as they are printed.
+    """
+    paragraphs = "\n".join(sections(lines)[0].lines).split("\n\n")
+    return [textwrap.dedent(p).rstrip() for p in paragraphs if p.lstrip("\n").startswith("    ")]
+
+
+def part(lines: list[str], name: str) -> str:
+    """The text of one section, its lines joined; empty if there is none."""
+    texts = [" ".join(s.lines) for s in sections(lines) if s.name == name]
+    return " ".join(" ".join(texts).split())
+
+
+def inline(text: str) -> str:
+    """Escape a sentence, and mark what is code in it.
+
+    Args:
+      text: a sentence of a docstring.
+    Returns:
+      reStructuredText on one line or more.
+    """
+    pieces = re.split(r"(`[^`]+`)", text)
+    for i in range(0, len(pieces), 2):
+        parts = re.split(f"({SHAPE.pattern})", pieces[i])
+        for j in range(0, len(parts), 2):
+            words = re.sub(r"([*|\\])", r"\\\1", parts[j])
+            words = re.sub(r"(\w)_(?=\W|$)", r"\1\\_", words)
+            parts[j] = ARXIV.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", words)
+        parts[1::2] = [f"``{shape}``" for shape in parts[1::2]]
+        pieces[i] = "".join(parts)
+    # reStructuredText wants a space or punctuation around what is marked.
+    joined = "".join(pieces)
+    joined = re.sub(r"(?<=[\w)])(?=``\[)", r"\\ ", joined)
+    return re.sub(r"(?<=\]``)(?=[\w(])", r"\\ ", joined)
+
+
+def body(lines: list[str]) -> Iterator[str]:
+    """The sentences and equations before the first section."""
+    for paragraph in re.split(r"\n\n+", "\n".join(lines).strip("\n")):
+        if paragraph.startswith("    "):
+            yield from (".. code-block:: text", "   :class: equation", "")
+            yield from textwrap.indent(textwrap.dedent(paragraph), "   ").splitlines()
+        elif paragraph.startswith("- "):
+            yield from map(inline, paragraph.splitlines())
+        else:
+            yield from inline(" ".join(paragraph.splitlines())).splitlines()
+        yield ""
+
+
+def entries(lines: list[str]) -> list[tuple[str, str]]:
+    """The names of a section and what it says about them."""
+    found: list[list[str]] = []
+    for line in filter(str.strip, lines):
+        match = ENTRY.match(line)
+        if match is not None:
+            found.append([match[1], match[2]])
+        elif found:
+            found[-1][1] += " " + line.strip()
+    return [(name, text) for name, text in found]
+
+
+def convert(lines: list[str]) -> list[str]:
+    """Make reStructuredText of a docstring.
+
+    Args:
+      lines: the docstring.
+    Returns:
+      Lines.
+    """
+    out: list[str] = []
+    after: list[str] = []
+    for name, inner in sections(lines):
+        text = inline(" ".join(" ".join(inner).split()))
+        if not name:
+            out += body(inner)
+        elif name in ("Args", "Fields"):
+            out += [f":param {n.replace('*', '')}: {inline(t)}" for n, t in entries(inner)]
+        elif name == "Raises":
+            out += [f":raises {n}: {inline(t)}" for n, t in entries(inner)]
+        elif name in ("Returns", "Yields"):
+            out.append(f":{name.lower()}: {text}")
+        else:
+            after += ["", f"**{name}.** {text}"]
+    return [*out, *after, ""]
+
+
+def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Convert the docstring that autodoc found; a constant has the comment above it."""
+    if what == "data":
+        lines[:] = [inline(public.comment(name)), ""]
+    else:
+        lines[:] = convert(lines)
+
+
+def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool:
+    """Of a class document the methods: its fields stand in its docstring."""
+    method = callable(obj) or isinstance(obj, property | classmethod | staticmethod)
+    return skipped or not method or name.startswith("_")
+
+
+def short_names() -> dict[str, str]:
+    """Where a name leads, as documents write it: jd.kernels.ddim, kernels.ddim, jd.draw."""
+    found = {}
+    for name, home in public.homes().items():
+        short = name.removeprefix("jaxdiff.")
+        found |= {name: home, f"jd.{short}": home}
+        if "." in short:
+            found[short] = home
+    for module in public.modules():
+        short = module.removeprefix("jaxdiff.")
+        found |= {module: module, f"jd.{short}": module}
+    return found
+
+
+def link(app: Sphinx, env: Any, node: addnodes.pending_xref, inner: Any) -> nodes.Node | None:
+    """Find what a docstring calls by a short name."""
+    home = env.jaxdiff_names.get(node["reftarget"].partition("(")[0])
+    if home is None or node.get("refdomain") != "py":
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, inner)
+
+
+def link_code(app: Sphinx, document: nodes.document) -> None:
+    """Make a link of every name of the library that a page shows as code."""
+    names = app.env.jaxdiff_names
+    for literal in list(document.findall(nodes.literal)):
+        target = re.sub(r"\(.*\)$", "", literal.astext())
+        inside = isinstance(literal.parent, addnodes.pending_xref | nodes.reference | nodes.title)
+        if target not in names or inside or literal.get("classes") == ["docutils"]:
+            continue
+        found = addnodes.pending_xref(
+            "", refdomain="py", reftype="obj", reftarget=names[target], refdoc=app.env.docname,
+            refexplicit=False, refwarn=True,
+        )  # fmt: skip
+        literal.replace_self(found)
+        found += literal
+
+
+def prepare(app: Sphinx) -> None:
+    """Keep the names that may be links."""
+    app.env.jaxdiff_names = short_names()
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Connect to Sphinx."""
+    app.connect("builder-inited", prepare)
+    app.connect("autodoc-process-docstring", process)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("missing-reference", link)
+    app.connect("doctree-read", link_code)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
