@@ -19,7 +19,7 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "sphinxcontrib.katex",
-    "docstrings",
+    "links",
     "pages",
 ]
 exclude_patterns = ["extensions", "README.md"]

@@ -1,4 +1,4 @@
-"""Read jaxdiff's docstrings for Sphinx.
+"""Make reStructuredText of jaxdiff's docstrings.
 
 A docstring is ASCII: sentences, indented equations, and the sections Args, Returns, Raises, Fields,
 Yields, Numerics and Source. This makes reStructuredText of it, in which names are links, equations
@@ -8,19 +8,14 @@ are as they are printed in a terminal, and papers are links to arXiv.
 import re
 import textwrap
 from collections.abc import Iterator
-from typing import Any, NamedTuple
-
-import public
-from docutils import nodes
-from sphinx import addnodes
-from sphinx.application import Sphinx
+from typing import NamedTuple
 
 SECTION = re.compile(r"(Args|Returns|Raises|Fields|Yields|Numerics|Source):(?: (.*))?$")
 ENTRY = re.compile(r"  (\*{0,2}[\w, .*]+): (.*)$")
+NAME = re.compile(r"`[\w.]+`$")
 ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 # A shape such as [B, *D], but no link of reStructuredText.
 SHAPE = re.compile(r"\[(?:[A-Za-z0-9_ ,+*/.]*)\](?!_)")
-CODE = re.compile(r"`([^`]+)`")
 
 
 class Section(NamedTuple):
@@ -83,6 +78,8 @@ def inline(text: str) -> str:
             parts[j] = ARXIV.sub(r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", words)
         parts[1::2] = [f"``{shape}``" for shape in parts[1::2]]
         pieces[i] = "".join(parts)
+    # What is no name is code and not a link.
+    pieces[1::2] = [p if NAME.match(p) else f"`{p}`" for p in pieces[1::2]]
     # reStructuredText wants a space or punctuation around what is marked.
     joined = "".join(pieces)
     joined = re.sub(r"(?<=[\w)])(?=``\[)", r"\\ ", joined)
@@ -137,71 +134,3 @@ def convert(lines: list[str]) -> list[str]:
         else:
             after += ["", f"**{name}.** {text}"]
     return [*out, *after, ""]
-
-
-def process(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Convert the docstring that autodoc found; a constant has the comment above it."""
-    if what == "data":
-        lines[:] = [inline(public.comment(name)), ""]
-    else:
-        lines[:] = convert(lines)
-
-
-def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool:
-    """Of a class document the methods: its fields stand in its docstring."""
-    method = callable(obj) or isinstance(obj, property | classmethod | staticmethod)
-    return skipped or not method or name.startswith("_")
-
-
-def short_names() -> dict[str, str]:
-    """Where a name leads, as documents write it: jd.kernels.ddim, kernels.ddim, jd.draw."""
-    found = {}
-    for name, home in public.homes().items():
-        short = name.removeprefix("jaxdiff.")
-        found |= {name: home, f"jd.{short}": home}
-        if "." in short:
-            found[short] = home
-    for module in public.modules():
-        short = module.removeprefix("jaxdiff.")
-        found |= {module: module, f"jd.{short}": module}
-    return found
-
-
-def link(app: Sphinx, env: Any, node: addnodes.pending_xref, inner: Any) -> nodes.Node | None:
-    """Find what a docstring calls by a short name."""
-    home = env.jaxdiff_names.get(node["reftarget"].partition("(")[0])
-    if home is None or node.get("refdomain") != "py":
-        return None
-    python = env.get_domain("py")
-    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", home, node, inner)
-
-
-def link_code(app: Sphinx, document: nodes.document) -> None:
-    """Make a link of every name of the library that a page shows as code."""
-    names = app.env.jaxdiff_names
-    for literal in list(document.findall(nodes.literal)):
-        target = re.sub(r"\(.*\)$", "", literal.astext())
-        inside = isinstance(literal.parent, addnodes.pending_xref | nodes.reference | nodes.title)
-        if target not in names or inside or literal.get("classes") == ["docutils"]:
-            continue
-        found = addnodes.pending_xref(
-            "", refdomain="py", reftype="obj", reftarget=names[target], refdoc=app.env.docname,
-            refexplicit=False, refwarn=True,
-        )  # fmt: skip
-        literal.replace_self(found)
-        found += literal
-
-
-def prepare(app: Sphinx) -> None:
-    """Keep the names that may be links."""
-    app.env.jaxdiff_names = short_names()
-
-
-def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect to Sphinx."""
-    app.connect("builder-inited", prepare)
-    app.connect("autodoc-process-docstring", process)
-    app.connect("autodoc-skip-member", skip)
-    app.connect("missing-reference", link)
-    app.connect("doctree-read", link_code)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}

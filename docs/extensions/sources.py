@@ -53,7 +53,7 @@ def labels() -> dict[str, str]:
 
 
 def tests_of(full_name: str) -> tuple[str, ...]:
-    """The files of tests that reject a mistake in a function, or else that call it or its module."""
+    """The files of tests that reject a mistake in a function, or that call it or its module."""
     from mutants import MUTANTS
 
     module, _, name = full_name.removeprefix("jaxdiff.").rpartition(".")
