@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/demo
-SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees
+SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all --doctree-dir build/doctrees
 
 .PHONY: demo test test-slow mutants check docs docs-check bench lock clean
 

@@ -54,11 +54,13 @@ html_copy_source = False
 html_theme_options = {
     "show_toc_level": 2,
     "navigation_with_keys": False,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
-html_sidebars = {"index": []}
+# Pages without others below them.
+ALONE = ["index", "mathematics/index", "gallery", "errors", "contributing"]
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 copybutton_prompt_text = r">>> |\$ "
 copybutton_prompt_is_regexp = True

@@ -4,14 +4,18 @@ import importlib
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import matplotlib
 import public
 import pytest
 import sources
 import tyro
 
+import jaxdiff as jd
 from jaxdiff import cli
 from jaxdiff.cli import distributed
 
@@ -70,6 +74,35 @@ def test_the_commands_of_a_page_parse(page: str) -> None:
                 module.parse(arguments, line)
             else:
                 tyro.cli(module.Options, args=arguments, prog=line)
+
+
+SCHEDULE = jd.schedules.cosine()
+X, KEY = jnp.zeros((4, 2)), jax.random.key(0)
+DENOISER = jd.oracles.gaussian(jnp.zeros(2), jnp.ones(())).denoiser(SCHEDULE)
+KERNEL = jd.kernels.ddim(DENOISER, SCHEDULE)
+MISTAKES: list[Callable] = [
+    lambda: jd.draw(jax.random.PRNGKey(0), DENOISER, SCHEDULE, (4, 2)),
+    lambda: jd.sample(KEY, KERNEL, X, jnp.arange(999, 0, -20)),
+    lambda: jd.sample(KEY, KERNEL, X, jnp.linspace(0, 1, 5)),
+    lambda: jd.q_sample(SCHEDULE, X, 500, X),
+    lambda: jd.q_sample(SCHEDULE, X.astype("uint8"), 0.5, X),
+    lambda: jd.q_sample(SCHEDULE, X, 0.5, X[:2]),
+    lambda: jd.draw(KEY, jd.pretrained("mnist").denoiser(), SCHEDULE, (4, 1, 28, 28)),
+    lambda: jd.make_denoiser(lambda x, t: x, SCHEDULE, "epsilon"),
+    lambda: jd.prediction.check_start(jd.schedules.rectified_flow(), "eps"),
+    lambda: jd.draw(KEY, DENOISER, "cosine", (4, 2)),
+    lambda: jd.draw(KEY, DENOISER, SCHEDULE, (4, 2), kernel=KERNEL),
+    lambda: jd.pretrained("mnist").denoiser(guidance=2.0),
+    lambda: jd.pretrained("mnist").denoiser(jnp.array([11])),
+    lambda: jd.load("runs/none"),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_page_of_errors_has_the_messages(mistake: Callable) -> None:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError)) as raised:
+        mistake()
+    assert str(raised.value).partition("\n")[0] in PAGES["errors"]
 
 
 def test_each_public_name_says_what_it_is() -> None:

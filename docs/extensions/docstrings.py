@@ -126,7 +126,8 @@ def convert(lines: list[str]) -> list[str]:
         if not name:
             out += body(inner)
         elif name in ("Args", "Fields"):
-            out += [f":param {n.replace('*', '')}: {inline(t)}" for n, t in entries(inner)]
+            for names, words in entries(inner):  # Sphinx takes `a, b` for a name with a type
+                out += [f":param {n.strip(' *')}: {inline(words)}" for n in names.split(",")]
         elif name == "Raises":
             out += [f":raises {n}: {inline(t)}" for n, t in entries(inner)]
         elif name in ("Returns", "Yields"):

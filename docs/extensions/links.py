@@ -33,8 +33,7 @@ def short_names() -> dict[str, str]:
         if "." in short:
             found[short] = home
     for module in public.modules():
-        short = module.removeprefix("jaxdiff.")
-        found |= {module: module, f"jd.{short}": module}
+        found |= {module: module, module.replace("jaxdiff", "jd", 1): module}
     return found
 
 
@@ -53,7 +52,7 @@ def link_code(app: Sphinx, document: nodes.document) -> None:
     for literal in list(document.findall(nodes.literal)):
         target = re.sub(r"\(.*\)$", "", literal.astext())
         inside = isinstance(literal.parent, addnodes.pending_xref | nodes.reference | nodes.title)
-        if target not in names or inside:
+        if "." not in target or target not in names or inside:
             continue
         found = addnodes.pending_xref(
             "", refdomain="py", reftype="obj", reftarget=names[target], refdoc=app.env.docname,

@@ -152,20 +152,23 @@ def command_line() -> set[Path]:
     ]
     for command, what in cli.COMMANDS.items():
         parts += [f"## {command}", f"{what[0].upper()}{what[1:]}.", code(help_of(command))]
+        if command == "train":
+            parts += ["With a preset it shows every option, here those of `digits`:"]
+            parts += [code(help_of(command, "digits"))]
     return {write(DOCS / "reference" / "command-line.md", "\n\n".join(parts) + "\n")}
 
 
 def code(text: str) -> str:
-    """A block of plain text."""
-    return f"```text\n{text.rstrip()}\n```"
+    """A block of plain text in columns."""
+    return f"```{{code-block}} text\n:class: columns\n\n{text.rstrip()}\n```"
 
 
-def help_of(command: str) -> str:
+def help_of(command: str, *arguments: str) -> str:
     """What `jaxdiff COMMAND --help` prints."""
     printed = io.StringIO()
     os.environ |= {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        cli.run(command, ["--help"], prog=f"jaxdiff {command}")
+        cli.run(command, [*arguments, "--help"], prog=f"jaxdiff {command}")
     lines = re.sub(r"\x1b\[[0-9;]*m", "", printed.getvalue()).splitlines()
     return "\n".join(line.rstrip() for line in lines)
 
