@@ -25,13 +25,11 @@ def skip(app: Sphinx, what: str, name: str, obj: Any, skipped: bool, options: An
 
 
 def short_names() -> dict[str, str]:
-    """Where a name leads, as documents write it: jd.kernels.ddim, kernels.ddim, jd.draw."""
+    """Where a name leads, as it is written: jd.kernels.ddim, kernels.ddim, jd.draw, Chain."""
     found = {}
     for name, home in public.homes().items():
         short = name.removeprefix("jaxdiff.")
-        found |= {name: home, f"jd.{short}": home}
-        if "." in short:
-            found[short] = home
+        found |= {name: home, f"jd.{short}": home, short: home}
     for module in public.modules():
         found |= {module: module, module.replace("jaxdiff", "jd", 1): module}
     return found
