@@ -1,4 +1,7 @@
-"""The site of jaxdiff, made by Sphinx. Neither building nor reading it needs the network."""
+"""The site of jaxdiff, made by Sphinx.
+
+Neither building nor reading it needs the network.
+"""
 
 import sys
 from pathlib import Path
@@ -34,13 +37,20 @@ python_maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-myst_enable_extensions = ["amsmath", "attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = [
+    "amsmath",
+    "attrs_inline",
+    "colon_fence",
+    "deflist",
+    "dollarmath",
+]
 myst_heading_anchors = 3
 # Notebooks are shown with the outputs that they hold.
 nb_execution_mode = "off"
 nb_merge_streams = True
 
-# KaTeX comes with the extension; its style and fonts, of the same version, lie in _static.
+# KaTeX comes with the extension. Its style and fonts, of the same version, lie in
+# _static.
 katex_css_path = "katex/katex.min.css"
 katex_options = "macros: {'\\\\E': '\\\\mathbb{E}', '\\\\KL': '\\\\operatorname{KL}'}"
 math_eqref_format = "({number})"

@@ -1,6 +1,8 @@
-"""Take pictures of pages of the built site: wide and narrow, light and dark, by headless Chromium.
+"""Take pictures of pages of the built site: wide and narrow, light and dark.
 
-python docs/screenshots.py                      # every page that the lists of the site name
+It needs Chromium.
+
+python docs/screenshots.py                      # every page
 python docs/screenshots.py index mathematics    # some of them
 """
 
@@ -15,7 +17,9 @@ WIDTHS = {"desktop": 1280, "phone": 390}
 COLOURS = {"light": 1, "dark": 0}  # Chromium's preferredColorScheme
 
 
-def picture(browser: str, page: Path, output: Path, width: int, colour: int, height: int) -> None:
+def picture(
+    browser: str, page: Path, output: Path, width: int, colour: int, height: int
+) -> None:
     """Take one picture.
 
     Args:
@@ -43,7 +47,9 @@ def picture(browser: str, page: Path, output: Path, width: int, colour: int, hei
 def main() -> None:
     """Take the pictures that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("pages", nargs="*", help="such as how-to/images; all if not given")
+    parser.add_argument(
+        "pages", nargs="*", help="such as how-to/images; all if not given"
+    )
     parser.add_argument("--height", type=int, default=3000)
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "screenshots")
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))

@@ -22,7 +22,7 @@ from jaxdiff import cli
 
 DOCS = Path(__file__).parents[1]
 ROOT = DOCS.parent
-WIDTH = 88  # columns of a help text: as many as a page shows
+WIDTH = 112  # columns of a help text: as many as a page shows in the small type of `columns`
 
 
 def write(path: Path, text: str) -> Path:
