@@ -17,7 +17,7 @@ def number_of(origins: jax.Array) -> jax.Array:
     Returns:
       [], int32.
     """
-    found = jnp.zeros(len(origins), jnp.int32).at[origins].set(1)
+    found = jnp.zeros(origins.shape[0], jnp.int32).at[origins].set(1)
     return jnp.sum(found, dtype=jnp.int32)
 
 
@@ -35,7 +35,7 @@ def nothing_kept(x: jax.Array, num_steps: int, save_every: int | None) -> tuple[
         return None, None
     slots = -(-num_steps // save_every)
     trajectory = jnp.zeros((slots + 1, *x.shape), x.dtype).at[0].set(x)
-    return trajectory, jnp.zeros((slots, len(x)), jnp.int32)
+    return trajectory, jnp.zeros((slots, x.shape[0]), jnp.int32)
 
 
 def keep(
@@ -56,7 +56,7 @@ def keep(
         return kept
     # Every step writes to the next slot. The last write is the one that the slot is for.
     (trajectory, descent), slot = kept, n // save_every
-    before = jnp.where(n % save_every == 0, jnp.arange(len(x), dtype=jnp.int32), descent[slot])
+    before = jnp.where(n % save_every == 0, jnp.arange(x.shape[0], dtype=jnp.int32), descent[slot])
     return trajectory.at[slot + 1].set(x), descent.at[slot].set(before[ancestors])
 
 
@@ -116,5 +116,5 @@ def exchange(
     total = jnp.where(usable, log_weights + gain, 0)
     chosen = jax.random.categorical(key, jnp.where(jnp.isnan(total), -jnp.inf, total))
     j = jnp.where(usable, chosen, 0).astype(jnp.int32)
-    everyone = jnp.arange(len(x), dtype=jnp.int32)
+    everyone = jnp.arange(x.shape[0], dtype=jnp.int32)
     return everyone.at[0].set(j).at[j].set(0)

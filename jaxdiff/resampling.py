@@ -275,7 +275,7 @@ def log_mean_weight(log_weights: jax.Array) -> jax.Array:
     Source: Jarzynski 1997, Phys. Rev. Lett. 78, 2690.
     """
     usable = jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)
-    return logsumexp(usable) - jnp.log(len(usable))
+    return logsumexp(usable) - jnp.log(usable.shape[0])
 
 
 def draw(key: jax.Array, log_weights: jax.Array, x: jax.Array, num: int) -> jax.Array:

@@ -305,7 +305,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("residual systematic stratified multinomial", "what rounding leaves is lost", "value + jnp.where(is_largest, over, 0)", "value + 0 * over", "test_resampling.py::test_expected_copies_add_up"),
         ("effective_sample_size", "without its square", "jnp.sum(weights) ** 2 / jnp.where(squares", "jnp.sum(weights) / jnp.where(squares", "test_resampling.py::test_effective_sample_size_of_small_weights"),
         ("effective_sample_size draw", "NaN is a weight", "usable = log_weights > -jnp.inf", "usable = log_weights != -jnp.inf", "test_resampling.py::test_nan_is_no_weight"),
-        ("log_mean_weight", "a mean over the rows that are left", "- jnp.log(len(usable))", "- jnp.log(jnp.sum(usable > -jnp.inf))", "test_resampling.py::test_nan_is_no_weight"),
+        ("log_mean_weight", "a mean over the rows that are left", "- jnp.log(usable.shape[0])", "- jnp.log(jnp.sum(usable > -jnp.inf))", "test_resampling.py::test_nan_is_no_weight"),
         ("log_mean_weight", "NaN is a weight", "jnp.where(jnp.isnan(log_weights), -jnp.inf, log_weights)", "log_weights", "test_resampling.py::test_nan_is_no_weight"),
         ("draw", "whatever the weights", "_expected_copies(jnp.asarray(log_weights), num * stride)", "_expected_copies(jnp.zeros(len(log_weights)), num * stride)", "test_resampling.py::test_draw"),
         ("draw", "a row without a weight", "jnp.where(jnp.any(log_weights > -jnp.inf), drawn, jnp.nan)", "drawn", "test_resampling.py::test_no_row_has_a_weight"),
@@ -640,7 +640,12 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     "jaxdiff/data/parts.py": [
         ("prepared", "a changed file is not read again", "entry is None or entry.stamp != stamp or entry.reason", "entry is None or entry.reason", "test_folder.py::test_preparing_goes_on_where_it_was_stopped"),
     ],
+    "jaxdiff/data/saved_set.py": [
+        ("find", "rows without a label have the last one", "if number is None or number < 0:", "if number is None:", "test_folder.py::test_a_saved_set_has_its_classes_and_its_own_held_out_split"),
+        ("is_saved", "a set of one split is none", 'MARKS = ("dataset_dict.json", "state.json")', 'MARKS = ("dataset_dict.json",)', "test_folder.py::test_saved_sets_that_are_refused"),
+    ],
     "jaxdiff/data/pictures.py": [
+        ("decoded", "two pictures of one kind of pixels are one", "hashlib.sha256(content)", "hashlib.sha256(b'')", "test_folder.py::test_a_saved_set_of_one_split_is_held_out_by_content"),
         ("read", "16 bits cut off", "((levels * 255 + 32767) // 65535)", "levels.clip(0, 255)", "test_folder.py::test_a_picture_of_any_mode_becomes_eight_bit_colours[16 bits]"),
         ("read", "an orientation the wrong way round", '6: "ROTATE_270"', '6: "ROTATE_90"', "test_folder.py::test_a_picture_stands_upright[6]"),
         ("read", "without a filter", "library.Resampling.BICUBIC", "library.Resampling.NEAREST", "test_folder.py::test_a_picture_is_cropped_in_the_middle_and_resized_without_aliasing"),
@@ -696,6 +701,9 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/interop/_diffusers.py": [
         ("diffusers", "zeros on both sides of a stride", "padding=options.downsample_padding", "padding=1", "test_interop.py::test_the_outputs_are_those_of_torch"),
+    ],
+    "jaxdiff/interop/_program.py": [
+        ("export_sampler", "all rows have the noise of the first", "kernel=kernel, ts=times, first=index", "kernel=kernel, ts=times, first=0 * index", "test_program.py::test_it_draws_what_the_library_draws[3]"),
     ],
     "jaxdiff/interop/_safetensors.py": [
         ("load", "a header may ask for more than the file has", "if end != size - 8 - length:", "if end < size - 8 - length:", "test_interop.py::test_damaged_headers_are_refused[huge]"),

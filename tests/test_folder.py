@@ -1,6 +1,8 @@
 """Pictures of one's own: every format by its rule, what is refused by name, a split that stays, and a run on them."""
 
 import dataclasses
+import hashlib
+import io
 import os
 import re
 import struct
@@ -631,3 +633,80 @@ def test_a_mistaken_folder_is_named_and_nothing_is_written(name: str, tmp_path: 
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         train.main(dataclasses.replace(TINY, run=tmp_path / "run", **options))
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+# --- a set that the library `datasets` has saved -----------------------------------------------------------------------
+
+
+def pets(root: Path, *, num: int = 12, test: int = 4) -> Path:
+    """A set of pictures with two classes; train has one picture that is none, and a label that is missing."""
+    library = pytest.importorskip("datasets")
+
+    def part(first: int, many: int, *, broken: bool) -> object:
+        rows = [png_of(number) for number in range(first, first + many)]
+        labels = [number % 2 for number in range(many)]
+        if broken:
+            rows[1], labels[2] = b"no picture", -1
+        kinds = {"photo": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])}
+        values = {"photo": [{"bytes": row, "path": None} for row in rows], "kind": labels}
+        features = library.Features(kinds | {"text": library.Value("string")})
+        return library.Dataset.from_dict(values | {"text": ["?"] * many}, features=features)
+
+    splits = {"train": part(0, num, broken=True)}
+    if test:
+        splits |= {"test": part(100, test, broken=False), "other": part(200, 3, broken=False)}
+    library.DatasetDict(splits).save_to_disk(str(root))
+    return root
+
+
+def png_of(number: int) -> bytes:
+    stream = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (9, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_saved_set_has_its_classes_and_its_own_held_out_split(tmp_path: Path) -> None:
+    root = pets(tmp_path / "pets")
+    found = folder.load(root, 8)
+    assert found.classes == ("cat", "dog")
+    assert found.skipped == {
+        "train/00000001": "expected a PNG, JPEG, WebP or BMP file, got none of them, or its first bytes alone",
+        "train/00000002": "has no label, in a set with classes",
+    }
+    train, test = found.dataset.train, found.dataset.test
+    assert (train.num_examples, test.num_examples) == (10, 4)
+    expected = {pictures.decoded(png_of(100 + n), "", 8).pixels.tobytes(): n % 2 for n in range(4)}
+    assert {
+        x.tobytes(): label for x, label in zip(test.images, test.labels, strict=True)
+    } == expected
+    # It is prepared once, and its fingerprint follows its content.
+    assert folder.load(root, 8).fingerprint == found.fingerprint
+    assert folder.load(pets(tmp_path / "more", num=13), 8).fingerprint != found.fingerprint
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_saved_set_of_one_split_is_held_out_by_content(tmp_path: Path) -> None:
+    found = folder.load(pets(tmp_path / "pets", num=60, test=0), 8)
+    contents = [hashlib.sha256(png_of(n)).hexdigest() for n in range(60) if n not in (1, 2)]
+    held = sum(int(each[:8], 16) < 0.1 * 16**8 for each in contents)
+    assert found.dataset.test.num_examples == held > 0
+
+
+@pytest.mark.filterwarnings("default")
+def test_saved_sets_that_are_refused(tmp_path: Path) -> None:
+    library = pytest.importorskip("datasets")
+    library.Dataset.from_dict({"x": [1, 2]}).save_to_disk(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"none: expected one column of pictures .* got 0 among x"):
+        folder.load(tmp_path / "none", 8)
+    features = library.Features({"photo": library.Image()})
+    photos = [None, *({"bytes": png_of(n), "path": None} for n in range(3))]
+    library.Dataset.from_dict({"photo": photos}, features=features).save_to_disk(
+        str(tmp_path / "absent")
+    )
+    skipped = {"train/00000000": "expected a picture in the set itself, got none"}
+    assert folder.load(tmp_path / "absent", 8).skipped == skipped
+    (tmp_path / "none" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="none: expected a set that datasets has saved"):
+        folder.load(tmp_path / "none", 8)

@@ -753,7 +753,7 @@ def test_it_is_measured_conditioned_and_interpolated(folder: Path) -> None:
     )  # fmt: skip
     assert {row["kind"] for row in found["probability"]} == {"lower", "upper"}
     assert found["dataset"] == "digits"
-    assert report.main(report.Options(run=folder)).exists()
+    assert report.main(report.Options(runs=(folder,))).exists()
     drawn = posterior.main(
         posterior.Options(
             run=folder, dataset="digits", images=1, calibration=0,

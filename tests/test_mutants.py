@@ -18,7 +18,7 @@ COVERED = (
     "prediction", "resampling",
     "sampling", "schedules", "testing", "training", "work", "zoo",
     "data.digits", "data.folder", "data.held_out", "data.idx", "data.images", "data.mnist", "data.on_disk", "data.parts", "data.pictures",
-    "data.pipeline", "data.reading", "data.table", "data.tfds", "data.toy",
+    "data.pipeline", "data.reading", "data.saved_set", "data.table", "data.tfds", "data.toy",
 )  # fmt: skip
 
 

@@ -137,12 +137,12 @@ def imports(folder: str) -> set[str]:
 
 def test_what_is_imported_is_declared() -> None:
     core = names(PROJECT["dependencies"])
-    everything = core | names(EXTRAS["all"]) | {"jaxdiff"}
+    everything = core | names(EXTRAS["all"]) | names(EXTRAS["play"]) | {"jaxdiff"}
     # optimistix comes with diffrax; _library is a loop over the libraries of `train`.
     assert imports("jaxdiff") - everything <= {"optimistix", "-library"}
     assert imports("experiments") <= everything | {"reproduce-2015"}
     for part in ("data", "interop", "models", "zoo"):
-        lazy = {"tensorflow-datasets", "pillow"} if part == "data" else set()
+        lazy = {"tensorflow-datasets", "datasets", "pillow"} if part == "data" else set()
         assert imports(f"jaxdiff/{part}") - lazy <= core | {"jaxdiff"}
 
 

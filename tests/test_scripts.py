@@ -231,11 +231,15 @@ def test_evaluation(
         )  # it knows the mean, of the training split
         assert np.isfinite(row["x_0_error"])
     assert "recognised" in capsys.readouterr().out
-    report.write(tiny_run, {"steps": 6}, result["denoising"])
-    page = (tiny_run / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
-    assert page.count("data:image/gif;base64,") == 1
-    assert "http" not in page  # nothing to fetch
+    page = report.main(report.Options(runs=(tiny_run,))).read_text()
+    shown = len(re.findall(r"<img src=", page))
+    assert shown == len(list(tiny_run.glob("*.png")))  # each picture of the folder
+    assert page.count('<input type="range"') == 1
+    assert not re.search(r"https?://|src=\"[^d]", page)  # nothing to fetch
+    assert f"{result['recognised']:.1%} +- {result['recognised_se']:.1%}" in page
+    assert "jaxdiff train digits --run" in page
+    both = report.main(report.Options(runs=(tiny_run, tiny_run), output=tiny_run / "both.html"))
+    assert both.read_text().count(f"{result['recognised']:.1%} +- ") >= 2
 
 
 @pytest.mark.slow
@@ -802,7 +806,7 @@ def test_a_command_says_what_it_takes_with_its_defaults(
     module = importlib.import_module(f"jaxdiff.cli.{command}")
     options = PRESETS["mnist"][1] if command == "train" else module.Options
     for name in named(options):
-        assert f"--{name}" in page or f"--no-{name}" in page or name == "run", name
+        assert f"--{name}" in page or f"--no-{name}" in page or name in ("run", "runs"), name
     if command == "train":  # the preset's own
         for default in ("4000", "runs/mnist", "0.999"):
             assert f"(default: {default})" in " ".join(page.split()), default

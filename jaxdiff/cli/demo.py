@@ -34,6 +34,7 @@ def main(options: Options) -> bool:
     none = Probability(examples=0)
     evaluation = evaluate.main(evaluate.Options(run=options.run, probability=none))
     ended = time.monotonic()
+    figures = {name: value for name, value in evaluation.items() if not isinstance(value, list)}
     summary = {
         "dataset": config.dataset,
         "steps": config.steps,
@@ -41,8 +42,7 @@ def main(options: Options) -> bool:
         "training_seconds_this_call": round(trained - began, 1),
         "evaluation_seconds": round(ended - trained, 1),
         "machine": machine.describe(),
-    } | report.figures(evaluation)
+    } | figures
     training.write_json(options.run / "summary.json", summary)
-    report.write(options.run, summary, evaluation["denoising"])
-    print(f"look at {options.run / 'report.html'}")
+    report.main(report.Options(runs=(options.run,)))
     return True

@@ -9,8 +9,17 @@ import numpy as np
 import tyro
 
 from jaxdiff import training
-from jaxdiff.cli import pictures, tables
-from jaxdiff.runs import denoising, estimates, loading, quality, require, samplers, sampling
+from jaxdiff.cli import pictures, tables, typed
+from jaxdiff.runs import (
+    denoising,
+    estimates,
+    loading,
+    machine,
+    quality,
+    require,
+    samplers,
+    sampling,
+)
 from jaxdiff.runs.probability import Probability
 
 
@@ -153,6 +162,8 @@ def main(options: Options) -> dict[str, Any]:
     result: dict[str, Any] = {
         "step": run.trained.step,
         "dataset": run.dataset.name,
+        "command": typed(),
+        "machine": machine.describe(),
         "denoising": rows,
     }
     if options.probability.examples:

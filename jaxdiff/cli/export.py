@@ -1,6 +1,11 @@
 """Pack a run's averaged parameters, and its spread, into a file that `jaxdiff.pretrained` can ship.
 
 jaxdiff export runs/mnist --output jaxdiff/zoo/mnist.npz
+
+With --program it writes a sampler with its network instead: a file that runs where JAX is, without
+jaxdiff (`interop.export_sampler` says how). Any network can be written so.
+
+jaxdiff export runs/mine --program digits.stablehlo --guidance 1.5
 """
 
 import dataclasses
@@ -9,15 +14,33 @@ import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
-from jaxdiff import models, training, zoo
-from jaxdiff.runs import loading, loop, problems
+from jaxdiff import interop, models, training, zoo
+from jaxdiff.runs import loading, loop, problems, require, samplers, sampling
 from jaxdiff.runs.config import as_json
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The sampler of a program."""
+
+    guidance: float = 1.0
+    """Classifier-free guidance: 1 is the model, more follows the label harder."""
+    sampler: samplers.SamplerName = samplers.DEFAULT
+    """As `jaxdiff sample` takes it."""
+    steps: int = samplers.STEPS
+    """Number of steps."""
+    noise: float = 0.0
+    """The sampler's own noise: 0 is the probability-flow ODE."""
+    grid: samplers.GridName = "uniform"
+    """Where the steps are."""
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ("cpu", "cuda", "tpu")
+    """Where the program is to run."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,17 @@ class Options:
     """Which run, and where to."""
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run that `jaxdiff train` made, of images, with a schedule that is not learned."""
+    """Folder of a run that `jaxdiff train` made, of images, with a schedule that is not learned. A
+    program may be of any network, mnist too."""
     output: Path | None = None
     """The file; RUN/NAME.npz of the data set's name if not given."""
     source: str = ""
     """Where the data come from, and their licence, to be kept in the file."""
+    program: Path | None = None
+    """Write the sampler with its network to this file instead: StableHLO, with its batch size
+    free."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = dataclasses.field(default_factory=Sampling)
+    """Of the program."""
 
 
 def about(run: loading.Run, source: str) -> dict[str, Any]:
@@ -60,16 +89,45 @@ def about(run: loading.Run, source: str) -> dict[str, Any]:
     }
 
 
+def write_program(trained: zoo.Trained, options: Sampling, file: Path) -> Path:
+    """Write the sampler of a network to a file."""
+    content = interop.export_sampler(
+        trained,
+        kernel=lambda denoiser, schedule: samplers.make_kernel(
+            options.sampler,
+            denoiser,
+            schedule,
+            options.noise,
+            variance=sampling.reverse_variance(trained),
+        ),
+        ts=samplers.make_grid(trained.schedule, options.grid, options.steps),
+        guidance=options.guidance,
+        platforms=options.platforms,
+    )
+    with training.atomic(file) as draft:
+        draft.write_bytes(content)
+    print(f"{file}: {len(content) / 1e6:.2f} MB for {', '.join(options.platforms)}")
+    labels = "" if trained.num_classes is None else ", label [B] int32"
+    print(f"inputs: seed [] uint32, index [B] uint32{labels}")
+    return file
+
+
 def main(options: Options) -> Path:
+    require.counts(options.sampling, steps=1)
+    require.numbers(options.sampling, guidance=require.FINITE, noise=require.NOT_NEGATIVE)
+    samplers.require_noise(options.sampling.sampler, options.sampling.noise)
+    if options.program is None and options.sampling != Sampling():
+        raise ValueError(f"sampling: expected none without --program, got {options.sampling}")
     run = loading.load_run(options.run)
+    if options.program is not None:
+        return write_program(run.trained, options.sampling, options.program)
     output = options.output or run.folder / f"{run.dataset.name}.npz"
     if output.suffix != ".npz":
         raise ValueError(f"output: expected a name that ends in .npz, got {output}")
     arrays: dict[str, Any] = {zoo.ABOUT: json.dumps(about(run, options.source))} | zoo.pack(
         run.trained.params
     )
-    train, _ = run.dataset.head("train", problems.SPREAD_IMAGES)
-    arrays |= zoo.pack_spread(problems.spread_of(run, train))
+    arrays |= zoo.pack_spread(problems.spread_of(run))
     with training.atomic(output) as draft:
         np.savez_compressed(draft, **arrays)
     content = output.read_bytes()

@@ -1,103 +1,206 @@
-"""Write a run's pictures and figures as one HTML page, with nothing to fetch.
+"""Write a run's pictures and figures as one HTML page, or compare several runs on one.
 
-The figures are those of the last `jaxdiff evaluate`. Pictures that do not exist are left out.
+jaxdiff report runs/mine
+jaxdiff report runs/mine runs/other
+
+The figures are those of the last `jaxdiff evaluate`, and the posteriors those of `jaxdiff
+posterior`. Pictures that do not exist are left out. The page fetches nothing.
 """
 
-import base64
-import html
+import dataclasses
+import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Annotated, Any
 
+import jax
 import tyro
 
-from jaxdiff.runs import loading, records
+from jaxdiff.cli import report_page as html
+from jaxdiff.runs import config as configs
+from jaxdiff.runs import loading, machine, records
 from jaxdiff.training import atomic
 
-PICTURES = {
-    "samples.png": "Samples of the model, one class after the other, next to real digits it was "
-    "trained on.",
-    "reverse.gif": "The reverse process: noise becoming digits.",
-    "forward.png": "The forward process: digits dissolving, q(x_t | x_0).",
-    "loss.png": "The training loss and the held-out loss of the averaged parameters.",
-    "denoising.png": "The error of the denoised image on held-out digits, by noise level, beside "
-    "two denoisers without a network.",
+FORWARD = "The forward process: real examples dissolve."
+LOSS = "The loss in training, and on held-out examples."
+DENOISING = (
+    "The error of the denoised example on held-out data, by noise level, beside two denoisers "
+    "without a network."
+)
+NEIGHBOURS = "Samples above their nearest training examples."
+TERMS = "Where the bits go: the bound's terms by noise level, and their sum."
+CROOKS = "Log weights of forward and reverse paths, around log p of each example."
+PATHS = "The bound, by the number of paths."
+POSTERIOR = {
+    "posterior.png": "What is seen, samples of the posterior, their mean and their deviation.",
+    "calibration.png": "Ranks of the truth among posterior samples: flat if they are right.",
+    "decision.png": "Methods beside each other at equal network calls.",
 }
-
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>jaxdiff: $title</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #222 } img { max-width: 100%; image-rendering: pixelated; border: 1px solid #ddd }
-  figure { margin: 2rem 0 } figcaption { color: #555 }
-  table { border-collapse: collapse } td, th { padding: .2rem .8rem; border-bottom: 1px solid #ddd;
-  text-align: left }
-</style>
-<h1>$title</h1>
-<table>$summary</table>
-$figures
-<h2>Denoising error on held-out data</h2>
-<table>$denoising</table>
-</html>
-""")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which run to report."""
+    """Which runs to report."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Folder of a run, or of a network from elsewhere, as `jaxdiff evaluate` left it."""
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    """Folders of runs, or of networks from elsewhere, as `jaxdiff evaluate` left them. Several are
+    compared on one page."""
+    output: Path | None = None
+    """The page; RUN/report.html of one run, comparison.html beside the first of several, if not
+    given."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run with what was measured of it."""
+
+    run: loading.Run
+    found: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.run.folder.name
+
+    @property
+    def lead(self) -> str:
+        """What it is, in a sentence."""
+        trained, config = self.run.trained, self.run.config
+        size = sum(leaf.size for leaf in jax.tree.leaves(trained.params)) / 1e6
+        return (
+            f"A network of {size:.2f} million parameters, trained on {config.dataset} for "
+            f"{trained.step} updates of {config.batch_size} examples (seed {config.seed})."
+        )
 
 
 def main(options: Options) -> Path:
-    """Write report.html into the run's folder."""
-    run = loading.load_run(options.run)
-    config, path = run.config, run.folder / "evaluation.json"
+    """Write the page."""
+    if not options.runs:
+        raise ValueError("runs: expected at least one folder of a run, got none")
+    evaluated = [load(folder) for folder in options.runs]
+    first = evaluated[0].run.folder
+    if len(evaluated) == 1:
+        return write(evaluated[0], options.output or first / "report.html")
+    output = options.output or first.parent / "comparison.html"
+    with atomic(output) as draft:
+        draft.write_text(comparison(evaluated))
+    print(f"look at {output}")
+    return output
+
+
+def load(folder: Path) -> Evaluated:
+    """Load a run and its evaluation."""
+    run = loading.load_run(folder)
+    path = run.folder / "evaluation.json"
     if not path.exists():
         raise FileNotFoundError(
-            f"run: {options.run} is not evaluated yet; call `jaxdiff evaluate {options.run}`"
+            f"run: {folder} is not evaluated yet; call `jaxdiff evaluate {folder}`"
         )
-    found = records.read_json(path)
-    chosen = {"dataset": config.dataset, "steps": found["step"], "seed": config.seed}
-    write(run.folder, chosen | figures(found), found["denoising"])
-    print(f"look at {run.folder / 'report.html'}")
-    return run.folder / "report.html"
+    return Evaluated(run, records.read_json(path))
 
 
-def figures(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """The single figures of an evaluation; its tables are left out."""
-    return {name: value for name, value in evaluation.items() if not isinstance(value, list)}
+def write(one: Evaluated, output: Path) -> Path:
+    """Write the report of one run."""
+    with atomic(output) as draft:
+        draft.write_text(report(one))
+    print(f"look at {output}")
+    return output
 
 
-def write(run: Path, summary: dict[str, Any], denoising: list[dict[str, float]]) -> None:
-    """Write report.html into a run folder."""
-    figures = "\n".join(
-        _figure(run / name, text) for name, text in PICTURES.items() if (run / name).exists()
-    )
-    rows = "\n".join(_row(name.replace("_", " "), value) for name, value in summary.items())
-    head = "<tr>" + "".join(f"<th>{name.replace('_', ' ')}</th>" for name in denoising[0]) + "</tr>"
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{value:.4g}</td>" for value in row.values()) + "</tr>"
-        for row in denoising
-    )
-    page = PAGE.substitute(
-        title=html.escape(run.name), summary=rows, figures=figures, denoising=head + body
-    )
-    with atomic(run / "report.html") as draft:
-        draft.write_text(page)
+def report(one: Evaluated) -> str:
+    """The page of one run: pictures first."""
+    folder, found, config = one.run.folder, one.found, one.run.config
+    samples = html.picture(folder / "samples.png", "Left: samples. Right: real examples.")
+    sections = [
+        html.section("Samples", samples, html.slider(folder / "reverse.gif")),
+        html.section(
+            "Are they good?",
+            html.figures([found], [one.name]),
+            html.picture(folder / "neighbours.png", NEIGHBOURS),
+        ),
+        html.section(
+            "The probability of held-out data",
+            html.probabilities([found], [one.name]),
+            html.picture(folder / "terms.png", TERMS),
+            html.beside(
+                [
+                    html.picture(folder / "crooks.png", CROOKS),
+                    html.picture(folder / "paths.png", PATHS),
+                ]
+            ),
+        ),
+        html.section("Posteriors", *_posteriors(folder)),
+        html.section(
+            "Training",
+            html.beside(
+                [
+                    html.picture(folder / "loss.png", LOSS),
+                    html.picture(folder / "denoising.png", DENOISING),
+                ]
+            ),
+            html.denoising(found["denoising"]),
+            html.picture(folder / "forward.png", FORWARD),
+        ),
+        html.section(
+            "Do it again",
+            html.code(repeat(one)),
+            html.folded("Configuration", json.dumps(json.loads(configs.as_json(config)), indent=1)),
+            html.folded("Machine of the evaluation", found.get("machine", machine.describe())),
+        ),
+    ]
+    return html.page(one.name, one.lead, sections)
 
 
-def _figure(path: Path, text: str) -> str:
-    kind = {".png": "image/png", ".gif": "image/gif"}[path.suffix]
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img src="data:{kind};base64,{encoded}" alt="{path.stem}">'
-    return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
+def repeat(one: Evaluated) -> str:
+    """The commands that make the run and measure it again."""
+    trained_here = one.run.config.run == one.run.folder
+    lines = [f"jaxdiff train {shlex.join(configs.arguments(one.run.config))}"] * trained_here
+    return "\n".join([*lines, one.found.get("command", f"jaxdiff evaluate {one.run.folder}")])
 
 
-def _row(name: str, value: Any) -> str:
-    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(shown)}</td></tr>"
+def _posteriors(folder: Path) -> list[str]:
+    """The pictures of each task and method."""
+    found = []
+    for place in sorted((folder / "posterior").glob("*/")):
+        shown = [html.picture(place / name, words) for name, words in POSTERIOR.items()]
+        if any(shown):
+            found += [f"<h3>{place.name}</h3>", *shown]
+    return found
+
+
+def comparison(runs: list[Evaluated]) -> str:
+    """The page of several runs, side by side."""
+    names, found = [one.name for one in runs], [one.found for one in runs]
+    if len(set(names)) < len(names):
+        names = [str(one.run.folder) for one in runs]
+
+    def all_of(file: str) -> str:
+        return html.beside(
+            [
+                html.picture(one.run.folder / file, name)
+                for one, name in zip(runs, names, strict=True)
+            ]
+        )
+
+    sections = [
+        html.section("Samples", all_of("samples.png")),
+        html.section("Are they good?", html.figures(found, names)),
+        html.section("The probability of held-out data", html.probabilities(found, names)),
+        html.section("Training", all_of("loss.png"), all_of("denoising.png")),
+        html.section(
+            "What differs", html.table(["", *names], differences([one.run.config for one in runs]))
+        ),
+        html.section("Do it again", html.code("\n".join(repeat(one) for one in runs))),
+    ]
+    return html.page("Comparison", "; ".join(names), sections)
+
+
+def differences(config: list[configs.Config]) -> list[list[str]]:
+    """The options of runs that are not the same in all, a row each."""
+    flat = [configs.flat(dataclasses.replace(one, run=Path())) for one in config]
+    return [
+        [name, *(str(one[name]) for one in flat)]
+        for name in flat[0]
+        if len({str(one[name]) for one in flat}) > 1
+    ]

@@ -70,10 +70,7 @@ def check(options: Options) -> None:
     require.seed(options.seed)
     require.counts(options, num=1, steps=1, batch_size=1, labels=0)
     require.numbers(options, guidance=require.FINITE, noise=require.NOT_NEGATIVE)
-    if options.noise and not samplers.SAMPLERS[options.sampler].noise:
-        raise ValueError(
-            f"noise: expected none with --sampler {options.sampler}, which has no such option"
-        )
+    samplers.require_noise(options.sampler, options.noise)
 
 
 def main(options: Options) -> None:

@@ -3,6 +3,8 @@
     PHOTOS/cat/1.jpg  PHOTOS/cat/2.png  PHOTOS/dog/3.webp      a folder a class
     PHOTOS/1.jpg      PHOTOS/2.png                             or none
 
+A folder that the `datasets` library has saved is read by its columns (`saved_set`).
+
 The cache holds parts of PART pictures each. A part that is written stays, so that preparing goes on
 where it was stopped, and a file that is added is the only one to be read.
 """
@@ -10,13 +12,14 @@ where it was stopped, and a file that is added is the only one to be read.
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from jaxdiff import _checks
-from jaxdiff.data import pictures, tfds
+from jaxdiff.data import pictures, saved_set, tfds
 from jaxdiff.data.held_out import HELD_OUT, TRAIN, by_content
 from jaxdiff.data.images import ImageDataset, Split
 from jaxdiff.data.on_disk import OnDisk
@@ -66,6 +69,9 @@ def load(
     Held out are those whose content has a hash in the lowest tenth. So a file keeps its side when
     others are added, and copies of a picture are on one side.
 
+    A set that `datasets.save_to_disk` has written has the classes of its labels, and its own
+    held-out split.
+
     Links are followed to files inside of the folder alone. A file that cannot be read, that is too
     small or too large, is skipped. Hidden files, and files with other endings, are passed over.
 
@@ -81,7 +87,9 @@ def load(
       Folder.
     Raises:
       FileNotFoundError: there is no such folder.
-      ValueError: fewer than two pictures can be read, or an option is not known.
+      ValueError: fewer than two pictures can be read, an option is not known, or a set of
+        `datasets` is damaged or has another number of columns of pictures than one.
+      ModuleNotFoundError: `datasets` is not installed, and the folder needs it.
     """
     _checks.positive_int("size", size)
     _checks.choice("colour", colour, ("auto", "grey", "rgb"))
@@ -89,9 +97,15 @@ def load(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"folder: expected a folder of pictures, got {root}")
-    files, skipped, others = _find(root)
+    saved = saved_set.find(root, size, fit) if saved_set.is_saved(root) else None
+    others = 0
+    if saved is not None:
+        files, skipped, read = saved.stamps, dict(saved.skipped), saved.read
+    else:
+        files, skipped, others = _find(root)
+        read = partial(_read, root, size=size, fit=fit)
     cache = _cache(root, size, fit, data_dir)
-    entries = prepared(root, files, cache, size, fit) if files else {}
+    entries = prepared(root.name, files, read, cache, size) if files else {}
     skipped |= {name: entry.reason for name, entry in entries.items() if entry.reason}
     names = [name for name, entry in entries.items() if not entry.reason]
     # In the order of names the first ones, which many figures take, would be of one class.
@@ -105,17 +119,37 @@ def load(
             f"{root}: expected at least 2 pictures that differ, one of them to hold out, "
             f"got {len(names)} of one kind"
         )
-    classes, labels = _classes(root, names)
+    classes, labels = _classes(root, names) if saved is None else _labelled(saved, names)
     grey = colour == "grey" or (colour == "auto" and all(entry.grey for entry in kept))
     marks = [[name, content] for name, content in zip(names, contents, strict=True)]
     fingerprint = _digest([VERSION, size, fit, grey, *marks])
     images = _images(kept, (size, size, 1 if grey else 3), fingerprint)
-    whole, test = Split(images, labels), by_content(contents)
+    whole, test = Split(images, labels), _held_out(saved, names, contents)
     parts = {"train": whole.take(np.flatnonzero(~test)), "test": whole.take(np.flatnonzero(test))}
     if tfds.fits(in_memory, images.nbytes):
         parts = {name: Split(part.images[:], part.labels) for name, part in parts.items()}
     dataset = ImageDataset(root.resolve().name, parts, num_classes=len(classes) or None)
     return Folder(dataset, classes, fingerprint, skipped, others, cache)
+
+
+def _read(root: Path, name: str, *, size: int, fit: pictures.Fit) -> pictures.Picture:
+    return pictures.read(root / name, size, fit)
+
+
+def _labelled(
+    saved: saved_set.Saved, names: list[str]
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """The classes of a saved set, and the label of each picture."""
+    labels = np.array([saved.labels[name] for name in names], np.int32) if saved.classes else None
+    return saved.classes, labels
+
+
+def _held_out(saved: saved_set.Saved | None, names: list[str], contents: list[str]) -> np.ndarray:
+    """Whether each picture is held out: by a saved set's own split, or by its content."""
+    if saved is None or not saved.held_out:
+        return by_content(contents)
+    test = np.array([name in saved.held_out for name in names])
+    return by_content(contents) if test.all() or not test.any() else test
 
 
 def shown(name: str) -> str:

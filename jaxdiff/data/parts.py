@@ -41,16 +41,20 @@ class Entry(NamedTuple):
 
 
 def prepared(
-    root: Path, files: dict[str, Stamp], cache: Path, size: int, fit: pictures.Fit
+    title: str,
+    files: dict[str, Stamp],
+    read: Callable[[str], pictures.Picture],
+    cache: Path,
+    size: int,
 ) -> dict[str, Entry]:
     """Read the files that are new or have changed; the others come from the cache.
 
     Args:
-      root: the folder of the files.
-      files: name in the folder -> size and time of the file.
+      title: what is prepared, for the progress bar.
+      files: name of each file -> its size and time.
+      read: (name) -> Picture; raises ValueError or OSError where it cannot be read.
       cache: the folder of the parts.
       size: side S of the pictures.
-      fit: how they are brought to it, as in `pictures.read`.
     Returns:
       Entry of each name, in the order of files.
     Raises:
@@ -63,12 +67,12 @@ def prepared(
         with (
             pictures.quiet(),
             tqdm(total=len(files), initial=len(files) - len(fresh), unit="pictures",
-                 desc=f"preparing {root.name}", delay=1, disable=None) as progress,
+                 desc=f"preparing {title}", delay=1, disable=None) as progress,
         ):  # fmt: skip
             for start in range(0, len(fresh), PART):
                 names = fresh[start : start + PART]
                 made = []
-                for one in workers.map(lambda name: _one(root / name, size, fit), names):
+                for one in workers.map(lambda name: _one(name, read, size), names):
                     made.append(one)
                     progress.update()
                 part = _write(cache, {name: files[name] for name in names}, made)
@@ -93,12 +97,12 @@ class _Made(NamedTuple):
     reason: str
 
 
-def _one(path: Path, size: int, fit: pictures.Fit) -> _Made:
+def _one(name: str, read: Callable[[str], pictures.Picture], size: int) -> _Made:
     """Read one file; what cannot be read has a reason."""
     try:
-        return _Made(*pictures.read(path, size, fit), "")
+        return _Made(*read(name), "")
     except ValueError as error:
-        reason = str(error).removeprefix(f"{path}: ")
+        reason = str(error).partition(f"{name}: ")[2] or str(error)
     except OSError as error:  # it vanished, or may not be read
         reason = f"{REFUSED} ({error.strerror or type(error).__name__})"
     return _Made(np.zeros((size, size, 3), np.uint8), "", reason)

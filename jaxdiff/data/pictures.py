@@ -66,8 +66,23 @@ def read(path: Path, size: int, fit: Fit = "crop") -> Picture:
         raise ValueError(f"{path}: expected a file, got a folder, a pipe or a device")
     if not 0 < status.st_size <= MOST_BYTES:
         raise ValueError(f"{path}: expected 1 byte to 1 GiB, got {status.st_size} bytes")
-    content = path.read_bytes()
-    with _readable(path):
+    return decoded(path.read_bytes(), path, size, fit)
+
+
+def decoded(content: bytes, name: str | Path, size: int, fit: Fit = "crop") -> Picture:
+    """Read the content of a picture file, as `read` does.
+
+    Args:
+      content: of the file.
+      name: of the file, for errors.
+      size: side S of the square.
+      fit: "crop" or "stretch".
+    Returns:
+      Picture.
+    Raises:
+      ValueError: as in `read`.
+    """
+    with _readable(name):
         pixels = _pixels(content, size, fit)
     return Picture(pixels, hashlib.sha256(content).hexdigest())
 
@@ -85,7 +100,7 @@ class _Refused(ValueError):
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: str | Path) -> Iterator[None]:
     """Turn any error of decoding into one that names the file."""
     try:
         yield

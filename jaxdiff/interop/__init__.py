@@ -2,6 +2,7 @@
 
 trained = jd.interop.diffusers("ddpm-cifar10-32")  # samples, likelihoods and posteriors of it
 jd.interop.save(trained, "mine", data="...", licence="...")
+content = jd.interop.export_sampler(trained)  # runs where JAX is, without jaxdiff
 """
 
 from os import PathLike
@@ -9,11 +10,21 @@ from pathlib import Path
 
 from jaxdiff.interop._adm import guided_diffusion
 from jaxdiff.interop._diffusers import diffusers, is_diffusers, scheduler
+from jaxdiff.interop._program import export_sampler
 from jaxdiff.interop._saved import is_saved, load, save
 from jaxdiff.interop._scheduler import Scheduler
 from jaxdiff.zoo import Trained
 
-__all__ = ["Scheduler", "diffusers", "guided_diffusion", "load", "recognised", "save", "scheduler"]
+__all__ = [
+    "Scheduler",
+    "diffusers",
+    "export_sampler",
+    "guided_diffusion",
+    "load",
+    "recognised",
+    "save",
+    "scheduler",
+]
 
 
 def recognised(folder: str | PathLike) -> Trained | None:

@@ -245,6 +245,44 @@ def as_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), default=str)
 
 
+def flat(config: Any, before: str = "") -> dict[str, Any]:
+    """All options by their names on the command line, such as network.channels."""
+    found: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        value = getattr(config, each.name)
+        name = f"{before}{each.name}"
+        found |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return found
+
+
+def arguments(config: Config) -> list[str]:
+    """The arguments of `jaxdiff train` that make a configuration: the nearest preset, and the rest.
+
+    Args:
+      config: of a run.
+    Returns:
+      The name of a preset and options, as a shell takes them.
+    """
+    wanted = flat(config)
+
+    def others(preset: str) -> dict[str, Any]:
+        given = flat(PRESETS[preset][1])
+        return {name: value for name, value in wanted.items() if value != given[name]}
+
+    nearest = min(PRESETS, key=lambda preset: len(others(preset)))
+    words = [nearest]
+    for name, value in others(nearest).items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            place, _, last = option.rpartition(".")
+            word = last if value else f"no-{last}"
+            words.append(f"--{place}.{word}" if place else f"--{word}")
+        else:
+            many = value if isinstance(value, tuple) else (value,)
+            words += [f"--{option}", *map(str, many)]
+    return words
+
+
 def from_fields(fields: Any, run: Path) -> Config:
     """The configuration that `as_json` wrote; the run may have moved to another folder."""
     return dataclasses.replace(records.read(Config, fields), run=run)

@@ -99,18 +99,18 @@ def make_problem(task: Task, run: loading.Run, options: Particles) -> Problem:
     mean, stds = (jnp.asarray(v, jnp.float32) for v in (flat.mean(0), flat.std(0, ddof=1)))
     small = flat.shape[1] <= LARGEST
     covariance = jnp.asarray(np.cov(flat, rowvar=False), jnp.float32) if small else None
-    spread = spread_of(run, train) if options.spread == "measured" else None
+    spread = spread_of(run) if options.spread == "measured" else None
     return Problem(task, run.trained.schedule, options, std, mean, stds, covariance, spread)
 
 
 SPREAD_IMAGES = 1000
 
 
-def spread_of(run: loading.Run, train: np.ndarray) -> posterior.Spread:
+def spread_of(run: loading.Run) -> posterior.Spread:
     """The network's own spread, or that of a run, measured once and kept in its folder."""
     if run.trained.spread is not None:
         return run.trained.spread
-    x = jnp.asarray(train[:SPREAD_IMAGES])
+    x = jnp.asarray(run.dataset.head("train", SPREAD_IMAGES)[0])
     trained = run.trained
     made_of = cache.digest(["spread", 1, trained.settings], (trained.params, trained.schedule, x))
 

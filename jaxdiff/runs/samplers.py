@@ -61,6 +61,12 @@ def make_kernel(
     return SAMPLERS[name].make(denoiser, schedule, noise)
 
 
+def require_noise(name: str, noise: float) -> None:
+    """Refuse noise for a sampler that has no such option."""
+    if noise and not SAMPLERS[name].noise:
+        raise ValueError(f"noise: expected none with --sampler {name}, which has no such option")
+
+
 def make_grid(schedule: jd.Schedule, grid: str, steps: int) -> jax.Array:
     """The times that a sampler visits, by the name of the grid."""
     if grid in ("uniform", "quadratic"):

@@ -119,6 +119,11 @@ def require_finite(x: np.ndarray) -> None:
         )
 
 
+def reverse_variance(trained: Trained) -> str:
+    """The variance of a network's own ancestral steps."""
+    return trained.variance or ("learned" if trained.learned_variance else "small")
+
+
 def pure_noise(
     key: jax.Array, schedule: jd.Schedule, shape: tuple[int, ...], ts: jax.Array, *, first: Any = 0
 ) -> jax.Array:
@@ -149,7 +154,7 @@ def program(
     [S, devices, per_device, *D].
     """
     event = trained.event_shape
-    variance = variance or trained.variance or ("learned" if trained.learned_variance else "small")
+    variance = variance or reverse_variance(trained)
     key_prior, key_run = jax.random.split(key_of(seed, "samples"))
 
     def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
