@@ -4,8 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/installed
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 RUN ?= runs/demo
+SPHINX := $(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all --doctree-dir build/doctrees
 
-.PHONY: demo test test-slow mutants check bench lock clean
+.PHONY: demo test test-slow mutants check docs docs-check bench lock clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxdiff needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 ...")'
@@ -30,6 +31,16 @@ check: $(STAMP)  ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+.venv/docs: $(STAMP)
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+	@touch $@
+
+docs: .venv/docs  ## the site: build/docs/index.html (installs the docs extra); a warning is an error
+	$(SPHINX) --builder html docs build/docs
+
+docs-check: docs  ## the site, and that each public name has its page and each link its end
+	$(BIN)/python docs/extensions/check.py build/docs
 
 bench: $(STAMP)  ## speed beside PyTorch (installs the bench extra)
 	$(BIN)/pip install --quiet "torch>=2.8"

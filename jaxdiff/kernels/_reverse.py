@@ -86,6 +86,7 @@ def _field(denoised: Any, name: str) -> jax.Array:
     return value
 
 
+# Variances of a reverse step, by name.
 VARIANCES = {
     "small": Partial(small),
     "large": Partial(large),

@@ -11,7 +11,9 @@ from jaxdiff._functions import known_ahead
 from jaxdiff.forward import level, no_noise, rates
 from jaxdiff.schedules import Schedule
 
+# What a network may predict.
 PREDICTIONS = ("eps", "x0", "v", "score", "velocity", "edm")
+# The predictions that `convert` turns into each other.
 CONVERTIBLE = PREDICTIONS[:5]
 # The names of diffusers, and some of papers.
 ELSEWHERE = {

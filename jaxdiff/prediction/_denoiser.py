@@ -130,6 +130,7 @@ class DynamicThreshold:
         return (jnp.clip(x_0, -bound, bound) * (limit / bound)).astype(x_0.dtype)
 
 
+# What keeps a denoised image within [-1, 1], by name.
 THRESHOLDS: dict[str, Callable] = {"static": clip, "dynamic": dynamic_threshold}
 
 

@@ -166,6 +166,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
 
 
+# What each preset is for, and its configuration, by name.
 PRESETS: dict[str, tuple[str, Config]] = {
     "digits": (
         "scikit-learn's 8x8 handwritten digits, inside the package: minutes on two cores",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows
 from jaxdiff._tree import one_line
 
+# The log-SNR of a schedule lies between minus this and this.
 LOG_SNR_LIMIT = 80.0
 TINY = math.exp(-LOG_SNR_LIMIT / 2)  # an amplitude; its square is still a normal float32
 

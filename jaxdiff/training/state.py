@@ -10,6 +10,7 @@ import optax
 
 from jaxdiff import _checks, _rows
 
+# The name of the mapped axis over the devices.
 AXIS = "devices"
 
 

@@ -28,6 +28,7 @@ __all__ = [
 
 ABOUT = "about"  # the name, in a file, of everything besides the parameters
 
+# The hash of each file that ships, by the network's name.
 SHA256: dict[str, str] = {
     "mnist": "d77ff4e3a42abbb3f4c9689a55c62163088b3f72d194c3f28bfaa3ed3110fd56",
 }

@@ -1,0 +1,114 @@
+"""The site: its code runs, its commands parse, and its table of equations is complete."""
+
+import importlib
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import public
+import pytest
+import sources
+import tyro
+
+import jaxdiff as jd
+from jaxdiff import cli
+from jaxdiff.cli import distributed
+
+DOCS = Path(__file__).parents[1] / "docs"
+UNET2D = DOCS.parent / "tests" / "data" / "interop"
+# Pages whose networks take more than a few seconds to compile.
+SLOW = {"how-to/bits", "how-to/kernel", "how-to/observation"}
+PAGES = {
+    str(path.relative_to(DOCS).with_suffix("")): path.read_text()
+    for path in sorted(DOCS.rglob("*.md"))
+    if "reference" not in path.parts
+}
+
+
+def blocks(text: str, language: str) -> list[tuple[int, str]]:
+    """The blocks of code in one language, each with the number of its first line."""
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: match.start(1)].count("\n"), match[1]) for match in found]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+        for page, text in PAGES.items()
+        if blocks(text, "python")
+    ],
+)
+def test_the_code_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocks of a page continue each other, in a folder that holds a network of diffusers."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(UNET2D, tmp_path / "unet2d")
+    names: dict = {"__name__": page}
+    for line, code in blocks(PAGES[page], "python"):
+        # An error names the page and the line.
+        exec(compile("\n" * line + code, str(DOCS / f"{page}.md"), "exec"), names)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if re.search(r"^jaxdiff ", text, re.MULTILINE)]
+)
+def test_the_commands_of_a_page_parse(page: str) -> None:
+    """Each command has the options that the page gives it."""
+    for _, text in blocks(PAGES[page], "(?:bash|console)"):
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["jaxdiff"]:
+                continue
+            _, arguments = distributed.take(words[2:])
+            module = importlib.import_module(f"jaxdiff.cli.{words[1]}")
+            assert words[1] in cli.COMMANDS, line
+            if hasattr(module, "parse"):
+                module.parse(arguments, line)
+            else:
+                tyro.cli(module.Options, args=arguments, prog=line)
+
+
+SCHEDULE = jd.schedules.cosine()
+X, KEY = jnp.zeros((4, 2)), jax.random.key(0)
+DENOISER = jd.oracles.gaussian(jnp.zeros(2), jnp.ones(())).denoiser(SCHEDULE)
+KERNEL = jd.kernels.ddim(DENOISER, SCHEDULE)
+MISTAKES: list[Callable] = [
+    lambda: jd.draw(jax.random.PRNGKey(0), DENOISER, SCHEDULE, (4, 2)),
+    lambda: jd.sample(KEY, KERNEL, X, jnp.arange(999, 0, -20)),
+    lambda: jd.sample(KEY, KERNEL, X, jnp.linspace(0, 1, 5)),
+    lambda: jd.q_sample(SCHEDULE, X, 500, X),
+    lambda: jd.q_sample(SCHEDULE, X.astype("uint8"), 0.5, X),
+    lambda: jd.q_sample(SCHEDULE, X, 0.5, X[:2]),
+    lambda: jd.draw(KEY, jd.pretrained("mnist").denoiser(), SCHEDULE, (4, 1, 28, 28)),
+    lambda: jd.make_denoiser(lambda x, t: x, SCHEDULE, "epsilon"),
+    lambda: jd.prediction.check_start(jd.schedules.rectified_flow(), "eps"),
+    lambda: jd.draw(KEY, DENOISER, "cosine", (4, 2)),
+    lambda: jd.draw(KEY, DENOISER, SCHEDULE, (4, 2), kernel=KERNEL),
+    lambda: jd.pretrained("mnist").denoiser(guidance=2.0),
+    lambda: jd.pretrained("mnist").denoiser(jnp.array([11])),
+    lambda: jd.load("runs/none"),
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_page_of_errors_has_the_messages(mistake: Callable) -> None:
+    with pytest.raises((ValueError, TypeError, FileNotFoundError)) as raised:
+        mistake()
+    assert str(raised.value).partition("\n")[0] in PAGES["errors"]
+
+
+def test_each_public_name_says_what_it_is() -> None:
+    assert [name for name in set(public.homes().values()) if not public.summary(name)] == []
+
+
+def test_each_function_has_its_equation_and_its_test() -> None:
+    """What `make docs` refuses too, where Sphinx is installed."""
+    assert len(sources.origins()) > 250
