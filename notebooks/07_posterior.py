@@ -148,7 +148,7 @@ figure.tight_layout()
 # %%
 mnist = jd.pretrained("mnist")
 digits = jd.draw(
-    keys[7], mnist.denoiser(jnp.array([3, 5])), mnist.schedule, (2, *mnist.event_shape)
+    keys[7], mnist.denoiser(jnp.array([8, 2])), mnist.schedule, (2, *mnist.event_shape)
 ).x
 digits = data.to_unit(data.from_unit(digits, mnist.levels), mnist.levels)
 observed = jd.observations.half(mnist.event_shape, "top")
