@@ -196,7 +196,7 @@ strips = {
 }
 figure, axes = plt.subplots(4, 12, figsize=(11, 4))
 for row, (name, strip) in zip(axes, strips.items(), strict=True):
-    shown = [strip[k][i] for i in (3, 8) for k in range(6)]
+    shown = [strip[k][i] for i in (3, 0) for k in range(6)]
     for axis, x in zip(row, shown, strict=True):
         axis.imshow(np.asarray(x)[..., 0], cmap="gray", vmin=-1, vmax=1)
         axis.set(xticks=[], yticks=[])
@@ -205,7 +205,7 @@ figure.tight_layout()
 
 # %% [markdown]
 # *Two strips side by side, from noise to the end. Top row: the shipped network, asked
-# for a 3 and an 8.*
+# for a 3 and a 0.*
 #
 # How near are the results to digits? We take the distance to the nearest of the 120
 # digits, and divide it by the same distance of fresh digits.
