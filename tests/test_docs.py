@@ -57,12 +57,41 @@ def test_the_code_of_a_page_runs(
         exec(compile("\n" * line + code, str(DOCS / f"{page}.md"), "exec"), names)
 
 
+README = DOCS.parent / "README.md"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that holds a run, and a network of diffusers."""
+    matplotlib.use("Agg")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(UNET2D, tmp_path / "ddpm-cifar10-32")
+    jd.interop.save(jd.pretrained("mnist"), tmp_path / "runs" / "mine", data="MNIST", licence="-")
+    names: dict = {}
+    for line, code in blocks(README.read_text(), "python"):
+        exec(compile("\n" * line + code, str(README), "exec"), names)
+    assert names["draws"].x.shape == (10, 28, 28, 1)
+    assert names["density"].shape == (2,)
+
+
+def test_the_readme_leads_to_pages_that_exist() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README.read_text())
+    assert len(links) > 30
+    assert [link for link in links if not (DOCS.parent / link).exists()] == []
+
+
 @pytest.mark.parametrize(
-    "page", [page for page, text in PAGES.items() if re.search(r"^jaxdiff ", text, re.MULTILINE)]
+    "page",
+    [
+        "README",
+        *(page for page, text in PAGES.items() if re.search(r"^jaxdiff ", text, re.MULTILINE)),
+    ],
 )
 def test_the_commands_of_a_page_parse(page: str) -> None:
     """Each command has the options that the page gives it."""
-    for _, text in blocks(PAGES[page], "(?:bash|console)"):
+    whole = README.read_text() if page == "README" else PAGES[page]
+    for _, text in blocks(whole, "(?:bash|console)"):
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] != ["jaxdiff"]:
