@@ -122,8 +122,8 @@ print(f"trained on labels: all pixels between {grey.min():.3f} and {grey.max():.
 # sigmoid ends at 1.
 #
 # **3. One noise level.** The network was trained at $\sigma = 0.5$. We measure it at
-# other levels, beside the shipped network. For this comparison the sigmoid is removed:
-# we train the same convolutions with outputs in [-1, 1].
+# other levels, beside the shipped network. For this comparison the sigmoid is repaired:
+# we train the same convolutions with outputs that are stretched to [-1, 1].
 
 
 # %%

@@ -183,11 +183,11 @@ for T, values in production.items():
 
 # %%
 figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
-bins = np.linspace(-12, 10, 70)
+bins = np.linspace(-24, 10, 90)
 for T, color in ((20, "C1"), (80, "C0")):
     f, r = works[T]
     axes[0].hist(
-        -f, bins, density=True, histtype="step", color=color, label=f"{T}: -W_F"
+        -f, bins, density=True, histtype="step", color=color, label=f"{T} steps: -W_F"
     )
     axes[0].hist(
         r, bins, density=True, alpha=0.35, color=color, label=f"{T} steps: W_R"
@@ -200,6 +200,7 @@ axes[1].loglog(numbers, [gaps[T][1] for T in numbers], "s-", label="reverse")
 axes[1].loglog(numbers, [110 / T for T in numbers], "k:", label="slope -1")
 axes[1].set(xlabel="steps", title="dissipated work, nats")
 axes[1].set_xticks(numbers, numbers)
+axes[1].set_yticks([1, 2, 5, 10, 20], [1, 2, 5, 10, 20])
 axes[1].minorticks_off()
 axes[1].legend(fontsize=8)
 for T, values in production.items():
@@ -212,8 +213,8 @@ figure.tight_layout()
 # %% [markdown]
 # - The work of both directions crosses at the exact value. Slow paths are sharper.
 # - The dissipated work of both directions falls as $1 / T$ once the paths are slow.
-# - Near the noise (left) a step costs nothing. The work is lost where the narrowest
-#   direction of the data becomes visible and later. There a grid needs its steps.
+# - Near the noise (left) a step costs nothing. The work is lost from a log-SNR of about
+#   0 on, where the data become visible. There a grid needs its steps.
 #
 # ## Exercise
 #
