@@ -1,9 +1,12 @@
 """The site: its code runs, its commands parse, and its table of equations is complete."""
 
 import importlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,18 +64,16 @@ README = DOCS.parent / "README.md"
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-def test_the_code_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder that holds a run, and a network of diffusers."""
-    matplotlib.use("Agg")
-    monkeypatch.chdir(tmp_path)
+def test_the_code_of_the_readme_runs(tmp_path: Path) -> None:
+    """As one script, compiled as for users, in a folder that holds a run and a network of diffusers."""
     shutil.copytree(UNET2D, tmp_path / "ddpm-cifar10-32")
     jd.interop.save(jd.pretrained("mnist"), tmp_path / "runs" / "mine", data="MNIST", licence="-")
-    names: dict = {}
-    for line, code in blocks(README.read_text(), "python"):
-        exec(compile("\n" * line + code, str(README), "exec"), names)
-    assert names["draws"].x.shape == (10, 28, 28, 1)
-    assert names["density"].shape == (2,)
+    script = "".join(code for _, code in blocks(README.read_text(), "python"))
+    script += "assert draws.x.shape == (10, 28, 28, 1) and density.shape == (2,)\n"
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=1800,
+        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
 
 
 def test_the_readme_leads_to_pages_that_exist() -> None:
@@ -141,3 +142,20 @@ def test_each_public_name_says_what_it_is() -> None:
 def test_each_function_has_its_equation_and_its_test() -> None:
     """What `make docs` refuses too, where Sphinx is installed."""
     assert len(sources.origins()) > 250
+
+
+def structure(text: str) -> list[str]:
+    """What a translation keeps: levels of headings, code, links, pictures and rows of tables."""
+    code = re.findall(r"^```.*?^```$", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+", rest, re.MULTILINE)
+    links = sorted(re.findall(r"\]\(([^)]+)\)", rest.replace("README.zh-CN.md", "README.md")))
+    rows = re.findall(r"^\|", rest, re.MULTILINE)
+    bullets = re.findall(r"^- ", rest, re.MULTILINE)
+    words = sorted(re.findall(r"`[^`\n]+`", rest))
+    return [*code, *headings, *links, *rows, *bullets, *words]
+
+
+def test_the_chinese_readme_is_in_step() -> None:
+    chinese = README.with_name("README.zh-CN.md").read_text()
+    assert structure(chinese) == structure(README.read_text())
