@@ -35,6 +35,7 @@ import numpy as np
 import jaxdiff as jd
 
 plt.rcParams["figure.dpi"] = 72
+np.set_printoptions(precision=3, suppress=True)
 
 weights = jnp.array([0.5, 0.3, 0.2])
 means = jnp.array([[-1.5, 0.3], [1.0, 1.5], [1.2, -1.3]])

@@ -178,8 +178,8 @@ for kind, values in table.items():
 # %% [markdown]
 # An error of $\epsilon$ is multiplied by $\sigma_t / \alpha_t$. It is harmless near the
 # data and large near the noise. An error of $x_0$ stays as it is. An error of $v$ is
-# multiplied by $\sigma_t$, which is small near the data and never more than 1. So most
-# of the course uses $v$.
+# multiplied by $\sigma_t$, which is small near the data and never more than 1. So
+# chapter 4 and the shipped network of chapter 8 use $v$.
 #
 # ## Exercise
 #

@@ -35,6 +35,7 @@ import jaxdiff as jd
 from jaxdiff import data
 
 plt.rcParams["figure.dpi"] = 72
+np.set_printoptions(precision=3, suppress=True)
 
 keys = jax.random.split(jax.random.key(0), 12)
 weights = jnp.array([0.5, 0.3, 0.2])

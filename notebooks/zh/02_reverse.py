@@ -16,14 +16,12 @@
 # %% [markdown]
 # # 2. 反向过程
 #
-# 反向过程从噪声开始，到数据结束。
-# 每一步它都问*去噪器*（denoiser）：
+# 反向过程从噪声开始，到数据结束。每一步它都问*去噪器*（denoiser）：
 # 给定 $x_t$，$x_0$ 的均值是多少？
 #
 # $$D(x_t, t) = E[x_0 \mid x_t].$$
 #
-# 这一章在精确去噪器已知的数据上比较几种去噪器：
-# 数据是平面上的三个簇。
+# 这一章在精确去噪器已知的数据上比较几种去噪器：数据是平面上的三个簇。
 
 # %%
 from itertools import pairwise
@@ -36,6 +34,7 @@ import numpy as np
 import jaxdiff as jd
 
 plt.rcParams["figure.dpi"] = 72
+np.set_printoptions(precision=3, suppress=True)
 
 weights = jnp.array([0.5, 0.3, 0.2])
 means = jnp.array([[-1.5, 0.3], [1.0, 1.5], [1.2, -1.3]])
@@ -65,10 +64,8 @@ print("shares of real points", shares(real), "inside a cluster", inside(real))
 # %% [markdown]
 # ## 朴素的想法：一个线性层，没有 t
 #
-# 朴素的网络是一个线性层，它不知道时间。
-# 我们用最好的方法拟合它：
-# 对所有时刻的 $(x_t, x_0)$ 做最小二乘。
-# 然后把它一次又一次地作用在噪声上。
+# 朴素的网络是一个线性层，它不知道时间。我们用最好的方法拟合它：
+# 对所有时刻的 $(x_t, x_0)$ 做最小二乘。然后把它一次又一次地作用在噪声上。
 
 # %%
 x_0 = mixture.sample(key_data, (20_000,))
@@ -85,16 +82,12 @@ print("mean", x.mean(0), "deviation", x.std(0), "real deviation", real.std(0))
 # %% [markdown]
 # ## 它差在哪里
 #
-# 所有的点都落到同一个位置。
-# 最小二乘得到的层把每个点拉向数据的均值，
+# 所有的点都落到同一个位置。最小二乘得到的层把每个点拉向数据的均值，
 # 五十次之后就什么也不剩了。
 #
-# 也许这一层只是缺少时间？
-# 每个 $t$ 的最优线性去噪器有解析解：
-# 它就是*一个*正态分布的精确去噪器，
-# 这个正态分布与数据有相同的均值和协方差。
-# 因此我们可以在真正的反向过程里使用它，
-# 而且知道会得到什么。
+# 也许这一层只是缺少时间？每个 $t$ 的最优线性去噪器有解析解：
+# 它就是*一个*正态分布的精确去噪器，这个正态分布与数据有相同的均值和协方差。
+# 因此我们可以在真正的反向过程里使用它，而且知道会得到什么。
 
 # %%
 mean = weights @ means
@@ -115,9 +108,7 @@ for name, run in runs.items():
     print(f"{name:7s} shares {shares(run.x)}, inside a cluster {inside(run.x):.1%}")
 
 # %% [markdown]
-# 线性去噪器得到一团云。
-# 它有数据的均值和协方差，
-# 但大部分点落在簇与簇之间。
+# 线性去噪器得到一团云。它有数据的均值和协方差，但大部分点落在簇与簇之间。
 # 精确去噪器得到三个簇，而且比例正确。
 
 # %%
@@ -141,16 +132,12 @@ figure.tight_layout()
 #
 # 在 jaxdiff 里，采样器由三部分组成。
 #
-# - *去噪器*是一个函数
-#   $(x_t, t) \mapsto E[x_0 \mid x_t]$。
+# - *去噪器*是一个函数 $(x_t, t) \mapsto E[x_0 \mid x_t]$。
 # - *核*（kernel）是从 $t$ 到更小的 $s$ 的一步。
 # - *网格*（grid）列出从 1 到 0 的时刻。
 #
-# `jd.sample` 在网格上运行核，
-# 整个过程编译成一个 scan。
-# 去噪器精确时，误差只来自步长。
-# 我们以 400 步的结果为基准来测量误差。
-# 所有采样器从相同的噪声出发。
+# `jd.sample` 在网格上运行核，整个过程编译成一个 scan。去噪器精确时，误差只来自步长。
+# 我们以 400 步的结果为基准来测量误差。所有采样器从相同的噪声出发。
 
 # %%
 samplers = {
@@ -188,21 +175,17 @@ plt.xticks(calls, calls)
 plt.legend()
 plt.minorticks_off()
 # %% [markdown]
-# DDIM 的误差与调用次数成反比。
-# 另外两种方法的阶更高。
-# UniPC-2 用 20 次调用，
+# DDIM 的误差与调用次数成反比。另外两种方法的阶更高。UniPC-2 用 20 次调用，
 # 就比 DDIM 用 40 次调用更接近解。
 #
 # ## 练习
 #
-# DDIM 的一步先从 $x_t$ 中取出噪声，
-# 再按 $s$ 的水平放回去：
+# DDIM 的一步先从 $x_t$ 中取出噪声，再按 $s$ 的水平放回去：
 #
 # $$\hat\epsilon = \frac{x_t - \alpha_t D(x_t, t)}{\sigma_t}, \qquad
 #   x_s = \alpha_s D(x_t, t) + \sigma_s \hat\epsilon.$$
 #
-# 请自己写出这个循环，
-# 并在 20 步上与 `jd.kernels.ddim` 比较。
+# 请自己写出这个循环，并在 20 步上与 `jd.kernels.ddim` 比较。
 #
 # 下一个单元格是答案。
 

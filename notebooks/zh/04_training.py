@@ -18,9 +18,8 @@
 # %% [markdown]
 # # 4. 训练
 #
-# 训练就是拟合去噪器。损失决定网络学到什么。
-# 这一章比较两种损失：
-# 一种可以降到零，另一种不可能降到零。
+# 训练就是拟合去噪器。损失决定网络学到什么。这一章比较两种损失：一种可以降到零，
+# 另一种不可能降到零。
 #
 # 数据仍然是三个簇。精确去噪器给出任何网络都无法低于的最小损失。
 
@@ -84,8 +83,7 @@ print(f"loss at the start {copier_losses[0]:.4f}, at the end {copier_losses[-1]:
 # %% [markdown]
 # ## 它差在哪里
 #
-# 恒等映射的损失是 0，而恒等映射对数据一无所知。
-# 网络非常接近恒等映射。
+# 恒等映射的损失是 0，而恒等映射对数据一无所知。网络非常接近恒等映射。
 # 我们像生成器那样给它噪声，它又把噪声还给我们。
 
 # %%
@@ -106,8 +104,7 @@ print(f"inside a cluster: noise {inside(noise):.1%}, copies {inside(copied):.1%}
 # %% [markdown]
 # ## 正确的做法：输入里没有的目标
 #
-# 去噪损失给每个样本抽取一个时刻和一份噪声。
-# 网络看到 $x_t$，必须说出混合的是什么。
+# 去噪损失给每个样本抽取一个时刻和一份噪声。网络看到 $x_t$，必须说出混合的是什么。
 # 预测 $v$、权重为 1 时，损失是
 #
 # $$L = E_{t, x_0, \epsilon} \frac{1}{d} \lVert v_\theta(x_t, t) - v \rVert^2,$$
@@ -115,9 +112,8 @@ print(f"inside a cluster: noise {inside(noise):.1%}, copies {inside(copied):.1%}
 # $$x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad
 #   v = \alpha_t \epsilon - \sigma_t x_0.$$
 #
-# `jd.losses.simple` 就是这个损失：
-# 它是随机数键、网络、调度和数据的纯函数。
-# `training.denoising_loss` 把它变成训练步所需要的形式。
+# `jd.losses.simple` 就是这个损失：它是随机数键、网络、
+# 调度和数据的纯函数。`training.denoising_loss` 把它变成训练步所需要的形式。
 
 # %%
 params, losses = train(
@@ -150,14 +146,10 @@ for name, apply in {
     print(f"{name:9s} {means_of_loss[name]:.4f} +- {errors_of_loss[name]:.4f}")
 
 # %% [markdown]
-# 精确去噪器的损失远大于零。
-# 剩下的是噪声中谁也无法知道的部分。
-# 网络与它相差不到百分之一。
-# 三者之中恒等映射最差。
+# 精确去噪器的损失远大于零。剩下的是噪声中谁也无法知道的部分。
+# 网络与它相差不到百分之一。三者之中恒等映射最差。
 #
-# 所以损失的大小本身说明不了什么。
-# 在下限已知的地方，请与下限比较，
-# 并且要看样本。
+# 所以损失的大小本身说明不了什么。在下限已知的地方，请与下限比较，并且要看样本。
 
 # %%
 denoiser = jd.make_denoiser(network, schedule, "v")
@@ -188,10 +180,8 @@ figure.tight_layout()
 # ## 覆盖整个区间的时刻
 #
 # 独立的随机时刻会碰巧留下空隙，
-# 因此一个批次的损失有噪声。
-# `low_discrepancy_times` 抽取的时刻也是均匀分布的，
-# 但在一个批次内间隔均匀。
-# 我们用两种方法各把同一批次的损失重复 200 次。
+# 因此一个批次的损失有噪声。`low_discrepancy_times` 抽取的时刻也是均匀分布的，
+# 但在一个批次内间隔均匀。我们用两种方法各把同一批次的损失重复 200 次。
 
 # %%
 repeated = jax.random.split(key_loss, 200)
@@ -216,13 +206,11 @@ deviation = {
 print(deviation)
 
 # %% [markdown]
-# 标准差小了十分之一，而且没有代价。
-# `training.denoising_loss` 使用这样的时刻。
+# 标准差小了十分之一，而且没有代价。`training.denoising_loss` 使用这样的时刻。
 #
 # ## 练习
 #
-# 恒等映射作为去噪器说 $D(x_t, t) = x_t$。
-# 请写出它的 $x_0$ 均方误差的解析式，
+# 恒等映射作为去噪器说 $D(x_t, t) = x_t$。请写出它的 $x_0$ 均方误差的解析式，
 # 用 $\alpha_t$、$\sigma_t$ 和 $E\lVert x_0 \rVert^2$ 表示。
 # 在三个时刻与 `jd.losses.denoising_error` 比较。
 #

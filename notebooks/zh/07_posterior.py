@@ -18,15 +18,11 @@
 # %% [markdown]
 # # 7. 分布的乘积
 #
-# 扩散模型是先验 $p(x_0)$，
-# 观测 $y$ 有似然 $p(y \mid x_0)$。
-# 后验是它们的乘积，
+# 扩散模型是先验 $p(x_0)$，观测 $y$ 有似然 $p(y \mid x_0)$。后验是它们的乘积，
 #
 # $$p(x_0 \mid y) = \frac{p(x_0)\, p(y \mid x_0)}{p(y)}.$$
 #
-# 这一章从后验中抽样：
-# 先在真相已知的平面上，
-# 再对只看见一半的数字。
+# 这一章从后验中抽样：先在真相已知的平面上，再对只看见一半的数字。
 
 # %%
 import jax
@@ -38,6 +34,7 @@ import jaxdiff as jd
 from jaxdiff import data
 
 plt.rcParams["figure.dpi"] = 72
+np.set_printoptions(precision=3, suppress=True)
 
 keys = jax.random.split(jax.random.key(0), 12)
 weights = jnp.array([0.5, 0.3, 0.2])
@@ -65,8 +62,7 @@ print("shares: prior", weights, "posterior", shares(truth))
 # %% [markdown]
 # ## 朴素的想法：加噪声，去噪一次
 #
-# 朴素的“后验样本”取一些数据，
-# 加上噪声，再去噪一次。
+# 朴素的“后验样本”取一些数据，加上噪声，再去噪一次。
 
 # %%
 data_points = mixture.sample(keys[1], (num,))
@@ -79,14 +75,11 @@ print("shares: naive", shares(naive))
 # %% [markdown]
 # ## 它差在哪里
 #
-# 观测根本没有出现。
-# 所以各簇的比例就是先验的比例：
-# 有一半的点落在被观测排除的簇里。
+# 观测根本没有出现。所以各簇的比例就是先验的比例：有一半的点落在被观测排除的簇里。
 # 而且去噪一次得到的是均值，不是样本。
 #
-# 扩散后验采样（DPS）确实使用了 $y$。
-# 它沿着去噪状态处似然的梯度前进。
-# 这是一种近似，无论多少步都有偏差。
+# 扩散后验采样（DPS）确实使用了 $y$。它沿着去噪状态处似然的梯度前进。这是一种近似，
+# 无论多少步都有偏差。
 
 # %%
 observation = jd.observations.linear(lambda x: A @ x, y, noise_std, event_shape=(2,))
@@ -103,10 +96,8 @@ print("shares: DPS", shares(dps), "deviation", dps.std(0), "exact", truth.std(0)
 # %% [markdown]
 # ## 正确的做法：带权重的粒子
 #
-# `posterior.twisted` 以类似的方式引导粒子，
-# 并用权重修正引导。
-# 粒子数增加时，样本收敛到后验。
-# 权重还给出证据 $p(y)$ 的无偏估计。
+# `posterior.twisted` 以类似的方式引导粒子，并用权重修正引导。粒子数增加时，
+# 样本收敛到后验。权重还给出证据 $p(y)$ 的无偏估计。
 
 # %%
 kernel = jd.posterior.twisted(denoiser, schedule, observation, prior_std=1.4)
@@ -137,23 +128,18 @@ for axis, (name, x) in zip(axes, sets.items(), strict=True):
 figure.tight_layout()
 
 # %% [markdown]
-# *灰线：与 $y$ 完全一致的点。
-# 数字是到精确后验的距离，
+# *灰线：与 $y$ 完全一致的点。数字是到精确后验的距离，
 # “exact posterior” 的数字是这个距离的下限。*
 
 # %% [markdown]
-# DPS 把太多的点放进了上面的簇。
-# 带权重的粒子几乎与精确样本一样近。
+# DPS 把太多的点放进了上面的簇。带权重的粒子几乎与精确样本一样近。
 #
 # ## 数字的一半
 #
-# 随 jaxdiff 提供的网络是手写数字的先验。
-# 这里它先画出两个数字。
-# 我们看见它们的上半部分，带有少量噪声。
-# `posterior.draw` 运行多个独立的系统，
-# 每个系统有四个粒子，并各返回一个样本。
-# `mnist.spread` 说明 $x_0$
-# 可能离网络的回答多远。
+# 随 jaxdiff 提供的网络是手写数字的先验。这里它先画出两个数字。
+# 我们看见它们的上半部分，带有少量噪声。`posterior.draw` 运行多个独立的系统，
+# 每个系统有四个粒子，
+# 并各返回一个样本。`mnist.spread` 说明 $x_0$ 可能离网络的回答多远。
 
 # %%
 mnist = jd.pretrained("mnist")
@@ -220,19 +206,14 @@ for axis, title in zip(axes[0], ["truth", "seen", *6 * ["draw"]], strict=True):
 figure.tight_layout()
 
 # %% [markdown]
-# 样本与看见的一半在噪声范围内一致：
-# 残差大约是一个标准差。
-# 看不见的一半每个样本都不同。
+# 样本与看见的一半在噪声范围内一致：残差大约是一个标准差。看不见的一半每个样本都不同。
 # 朴素方法得到的图像是别的数字。
 #
 # ## 练习
 #
-# 如果先验容易抽样，后验样本就不需要扩散。
-# 请从混合分布抽取 20,000 个点，
-# 用似然给每个点加权。
-# 估计 $\log p(y)$ 和各簇的比例。
-# 有效样本量有多大？
-# `observation(x)` 是一个点的对数似然。
+# 如果先验容易抽样，后验样本就不需要扩散。请从混合分布抽取 20,000 个点，
+# 用似然给每个点加权。估计 $\log p(y)$ 和各簇的比例。
+# 有效样本量有多大？`observation(x)` 是一个点的对数似然。
 #
 # 下一个单元格是答案。
 
@@ -246,9 +227,7 @@ print(f"log p(y) {estimate:.3f}, exact {log_evidence:.3f}")
 print("shares", shares(chosen), f"effective sample size {size:.0f} of 20000")
 
 # %% [markdown]
-# 在平面上这样做可行。
-# 在数字的 784 维空间里，
-# 先验的样本几乎没有一个有正确的上半部分。
+# 在平面上这样做可行。在数字的 784 维空间里，先验的样本几乎没有一个有正确的上半部分。
 # 所以粒子必须在途中得到引导。
 #
 # ## 本章的结论
