@@ -179,10 +179,11 @@ def notebooks() -> set[Path]:
     Returns:
       The copies.
     """
-    folder = DOCS / "course"
+    folder, home = DOCS / "course", ROOT / "notebooks"
     copies = set()
-    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        copy = folder / source.name
+    for source in sorted([*home.glob("*.ipynb"), *home.glob("zh/*.ipynb")]):
+        copy = folder / source.relative_to(home)
+        copy.parent.mkdir(exist_ok=True)
         if not copy.exists() or copy.read_bytes() != source.read_bytes():
             shutil.copyfile(source, copy)
         copies.add(copy)
@@ -192,7 +193,7 @@ def notebooks() -> set[Path]:
 def generate(app: Sphinx) -> None:
     """Write all pages, and remove those of what is there no more."""
     made = reference() | sources_page() | command_line() | notebooks()
-    old = {*(DOCS / "reference").iterdir(), *(DOCS / "course").glob("*.ipynb")}
+    old = {*(DOCS / "reference").iterdir(), *(DOCS / "course").rglob("*.ipynb")}
     for path in old - made:
         path.unlink()
 
