@@ -28,6 +28,7 @@ DENOISING = (
     "The error of the denoised example on held-out data, by noise level, beside two denoisers "
     "without a network."
 )
+STRIPS = "Above: strips between held-out examples. Below: one latent in every class."
 NEIGHBOURS = "Samples above their nearest training examples."
 TERMS = "Where the bits go: the bound's terms by noise level, and their sum."
 CROOKS = "Log weights of forward and reverse paths, around log p of each example."
@@ -113,7 +114,12 @@ def report(one: Evaluated) -> str:
     folder, found, config = one.run.folder, one.found, one.run.config
     samples = html.picture(folder / "samples.png", "Left: samples. Right: real examples.")
     sections = [
-        html.section("Samples", samples, html.slider(folder / "reverse.gif")),
+        html.section(
+            "Samples",
+            samples,
+            html.slider(folder / "reverse.gif"),
+            html.picture(folder / "interpolation.png", STRIPS),
+        ),
         html.section(
             "Are they good?",
             html.figures([found], [one.name]),
