@@ -548,6 +548,8 @@ CONFIGURATIONS = [
         "channels: expected a multiple of two, 2, got 3",
     ),
     ({"channels": 0}, ValueError, "channels: expected a positive int, got 0"),
+    ({"num_blocks": 10**9}, ValueError, "num_blocks, multipliers: expected at most 1024 blocks"),
+    ({"multipliers": (1,) * 600, "num_blocks": 2}, ValueError, "got 1200"),
     ({"channels": 8.0}, TypeError, "channels: expected a positive int, got 8.0"),
     ({"multipliers": ()}, ValueError, "multipliers: expected at least one level"),
     ({"multipliers": (1, 0)}, ValueError, "multipliers: expected a positive int, got 0"),
@@ -575,6 +577,13 @@ CONFIGURATIONS = [
 def test_bad_configurations(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make("unet", **options)
+
+
+def test_a_depth_that_cannot_be_traced() -> None:
+    with pytest.raises(
+        ValueError, match="depth: expected at most 1024 blocks in all, got 10000000"
+    ):
+        models.mlp(depth=10**9)
 
 
 def test_bad_mlp_width() -> None:

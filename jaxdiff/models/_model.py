@@ -175,6 +175,24 @@ def _init(module: nn.Module, key: jax.Array, event_shape: tuple[int, ...]) -> Pa
     return jax.tree.unflatten(structure, scaled)
 
 
+# A network is traced block by block: far more of them would never end. Published ones have some
+# hundred.
+MOST_BLOCKS = 1024
+
+
+def check_blocks(name: str, num: int) -> None:
+    """Require a number of blocks that can be traced.
+
+    Args:
+      name: of the option.
+      num: blocks of the whole network.
+    Raises:
+      ValueError: there are too many.
+    """
+    if num > MOST_BLOCKS:
+        raise ValueError(f"{name}: expected at most {MOST_BLOCKS} blocks in all, got {num}")
+
+
 def check_dropout(rate: Any) -> None:
     """Require a share of activations to drop."""
     if isinstance(rate, bool) or not isinstance(rate, int | float):

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 
 from jaxdiff import _checks
 from jaxdiff.models import _layers
-from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, check_dropout, shared
+from jaxdiff.models._model import (
+    DTYPES,
+    TIME_EMBEDDINGS,
+    Model,
+    check_blocks,
+    check_dropout,
+    shared,
+)
 
 
 class MLP(nn.Module):
@@ -79,6 +86,7 @@ def mlp(
     """
     for name, value in {"width": width, "depth": depth}.items():
         _checks.positive_int(name, value)
+    check_blocks("depth", depth)
     if num_classes is not None:
         _checks.positive_int("num_classes", num_classes)
     if width % 8:

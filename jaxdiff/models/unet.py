@@ -11,7 +11,14 @@ import numpy as np
 
 from jaxdiff import _checks
 from jaxdiff.models import _layers
-from jaxdiff.models._model import DTYPES, TIME_EMBEDDINGS, Model, check_dropout, shared
+from jaxdiff.models._model import (
+    DTYPES,
+    TIME_EMBEDDINGS,
+    Model,
+    check_blocks,
+    check_dropout,
+    shared,
+)
 
 MOST_FOURIER = 23  # float32 has 24 bits: it cannot show a finer wave
 
@@ -203,6 +210,7 @@ def _check(unet: UNet) -> None:
         )
     if not unet.multipliers:
         raise ValueError("multipliers: expected at least one level, got none")
+    check_blocks("num_blocks, multipliers", unet.num_blocks * len(unet.multipliers))
     check_dropout(unet.dropout)
     for exponent in unet.fourier:
         if isinstance(exponent, bool) or not isinstance(exponent, int | np.integer):
