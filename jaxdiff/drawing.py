@@ -23,6 +23,7 @@ def draw(
     kernel: Callable[[Callable, Schedule], Kernel] = kernels.unipc,
     ts: Any = None,
     first: Any = 0,
+    save_every: int | None = None,
     progress: bool = False,
 ) -> Samples:
     """Draw samples of the distribution that a denoiser has learned.
@@ -41,6 +42,7 @@ def draw(
       ts: decreasing times in [0, 1], [num_steps + 1], such as `grids.log_snr(schedule, 50)`; None
         for `grids.uniform(20)`.
       first: index of the first sample, so that chunks join up.
+      save_every: None, or keep the state every so many steps, as `sample` does.
       progress: whether to show a progress bar, as `sample` does.
     Returns:
       Samples: x is [B, *D], in the default floating dtype.
@@ -71,8 +73,6 @@ def draw(
     _checks.grid("ts", ts)
     ts = jnp.asarray(ts)
     key_prior, key_run = jax.random.split(key)
-    x_init = prior_sample(key_prior, schedule, shape, first=first)
-    # Exactly 1 where the grid begins at t = 1.
-    x_init = x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)
+    x_init = prior_sample(key_prior, schedule, shape, t=ts[0], first=first)
     made = kernel(denoiser, schedule)
-    return sample(key_run, made, x_init, ts, first=first, progress=progress)
+    return sample(key_run, made, x_init, ts, first=first, save_every=save_every, progress=progress)

@@ -52,31 +52,33 @@ class Samples(NamedTuple):
 
 
 def prior_sample(
-    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, first: Any = 0
+    key: jax.Array, schedule: Schedule, shape: tuple[int, ...], *, t: Any = 1.0, first: Any = 0
 ) -> jax.Array:
-    """Draw the state at t = 1 from the noise it has become: N(0, sigma_1^2 I).
+    """Draw the state at the start of a grid from the noise it has become: N(0, sigma_t^2 I).
 
     Args:
       key: typed PRNG key.
       schedule: the noise schedule.
       shape: [B, *D].
+      t: time at which the grid starts, [], in [0, 1].
       first: index of the first sample, an integer of 32 bits without sign; sample i depends on
         (key, first + i) alone, so that chunks join up.
     Returns:
       x_init, [B, *D], default floating dtype.
     Raises:
-      ValueError: shape has no batch axis, first is out of range, or the key's impl is rbg, whose
-        draws depend on the batch.
-      TypeError: key is not a typed key, or first is not an integer.
+      ValueError: shape has no batch axis, t or first is out of range, or the key's impl is rbg,
+        whose draws depend on the batch.
+      TypeError: key is not a typed key, t is an integer array, or first is not an integer.
     Source: Ho et al. 2020, arXiv:2006.11239, Algorithm 2, line 1; sigma_1 for families that do not
     preserve variance.
     """
     _checks.one_key("key", key)
     if not isinstance(shape, tuple) or len(shape) < 1:
         raise ValueError(f"shape: expected a tuple [B, *D], got {shape}")
+    _checks.time("t", t)
     like = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
     noise = _rows.normal(_rows.keys(key, shape[0], first=first), like)
-    return schedule.sigma(1.0).astype(noise.dtype) * noise
+    return schedule.sigma(t).astype(noise.dtype) * noise
 
 
 def sample(

@@ -195,7 +195,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("exchange", "the weights are forgotten", "log_weights + gain, 0)", "gain, 0)", "test_lineages.py::test_a_path_goes_on_from_a_past_that_fits"),
     ],
     "jaxdiff/sampling.py": [
-        ("prior_sample", "of unit variance", "schedule.sigma(1.0).astype(noise.dtype) * noise", "noise", "test_sampling.py::test_prior_has_the_schedules_scale"),
+        ("prior_sample", "of unit variance", "schedule.sigma(t).astype(noise.dtype) * noise", "noise", "test_sampling.py::test_prior_has_the_schedules_scale"),
         ("sample run", "weights reset without adding to log Z", "jnp.where(resampled, log_mean_weight(log_weights), 0)", "0", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
         ("sample run", "the last weights not in log Z", "log_evidence = log_evidence + log_mean_weight(log_weights)\n", "log_evidence = log_evidence + 0\n", "test_sampling.py::test_evidence_of_a_gaussian_integral"),
         ("sample run", "the carry is not resampled", "carry, x = jax.tree.map(lambda leaf: _rows.pick(leaf, ancestors), (carry, x))", "x = _rows.pick(x, ancestors)", "test_sampling.py::test_resampling_takes_the_carry_along"),
@@ -313,8 +313,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/drawing.py": [
         ("draw", "one key for the noise and the run", "key_prior, key_run = jax.random.split(key)", "key_prior = key_run = key", "test_drawing.py::test_it_is_prior_sample_and_sample"),
-        ("draw", "a later start begins with the noise of t = 1", "x_init * (schedule.sigma(ts[0]) / schedule.sigma(1.0)).astype(x_init.dtype)", "x_init * 1", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
-        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first, progress", "x_init, ts, progress", "test_drawing.py::test_chunks_join_up"),
+        ("draw", "a later start begins with the noise of t = 1", "shape, t=ts[0], first=first)", "shape, first=first)", "test_drawing.py::test_a_grid_that_begins_later_begins_with_its_noise"),
+        ("draw", "every chunk runs with the first one's keys", "x_init, ts, first=first, save_every", "x_init, ts, save_every", "test_drawing.py::test_chunks_join_up"),
     ],
     "jaxdiff/observations.py": [
         ("linear", "the spread is forgotten", "residual.dtype) * variance", "residual.dtype) * 0 * variance", "test_observations.py::test_log_density_and_gain_by_matrices"),

@@ -22,7 +22,6 @@ from jaxdiff.runs import (
     loading,
     posteriors,
     problems,
-    sampling,
     tasks,
 )
 from jaxdiff.runs.config import PRESETS, Network
@@ -102,7 +101,7 @@ def test_grids_begin_where_next_to_no_signal_is_left(schedule: str, start: float
     )
     least = max(start, float(made.log_snr(1.0)))
     np.testing.assert_allclose(made.log_snr(problem.ts[0]), least, rtol=1e-4)
-    x = sampling.pure_noise(jax.random.key(0), made, (1, 20_000), problem.ts)
+    x = jd.prior_sample(jax.random.key(0), made, (1, 20_000), t=problem.ts[0])
     np.testing.assert_allclose(
         np.std(x), made.sigma(problem.ts[0]), rtol=0.025
     )  # 5 standard errors

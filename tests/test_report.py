@@ -11,7 +11,8 @@ from PIL import Image
 
 from jaxdiff.cli import report_page as html
 from jaxdiff.cli import train
-from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, Optimizer, arguments, flat
+from jaxdiff.runs.config import PRESETS, Config, Diffusion, Network, Optimizer, arguments
+from jaxdiff.runs.records import flat
 
 configs = st.builds(
     Config,

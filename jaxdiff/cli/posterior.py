@@ -46,7 +46,7 @@ class Options:
     """What is observed: all but the middle, the top half, everything in noise, blurred, in blocks,
     a random projection, photon counts, or the class."""
     method: methods.MethodName = "twisted"
-    """How the posterior is drawn; the README says which to use when."""
+    """How the posterior is drawn; docs/choosing says which to use when."""
     compare: bool = False
     """Compare methods at equal network calls."""
     among: tuple[methods.MethodName, ...] = ()

@@ -204,7 +204,7 @@ def comparison(runs: list[Evaluated]) -> str:
 
 def differences(config: list[configs.Config]) -> list[list[str]]:
     """The options of runs that are not the same in all, a row each."""
-    flat = [configs.flat(dataclasses.replace(one, run=Path())) for one in config]
+    flat = [records.flat(dataclasses.replace(one, run=Path())) for one in config]
     return [
         [name, *(str(one[name]) for one in flat)]
         for name in flat[0]

@@ -30,7 +30,7 @@ class Options:
     guidance: float = 1.0
     """Classifier-free guidance: 1 is the model, more follows the label harder (needs a label)."""
     sampler: samplers.SamplerName = samplers.DEFAULT
-    """unipc_2 is the one to start with, ancestral is DDPM's; the README says which to use when."""
+    """unipc_2 is the one to start with, ancestral is DDPM's; docs/choosing has the others."""
     steps: int = samplers.STEPS
     """Number of steps, each one network call (heun, dpmpp_2s and corrected: two)."""
     noise: float = 0.0

@@ -23,7 +23,7 @@ from jaxdiff.data import pictures, saved_set, tfds
 from jaxdiff.data.held_out import HELD_OUT, TRAIN, by_content
 from jaxdiff.data.images import ImageDataset, Split
 from jaxdiff.data.on_disk import OnDisk
-from jaxdiff.data.parts import Entry, Stamp, prepared
+from jaxdiff.data.parts import Entry, Found, Stamp, prepared
 
 Colour = Literal["auto", "grey", "rgb"]
 
@@ -97,21 +97,17 @@ def load(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"folder: expected a folder of pictures, got {root}")
-    saved = saved_set.find(root, size, fit) if saved_set.is_saved(root) else None
-    others = 0
-    if saved is not None:
-        files, skipped, read = saved.stamps, dict(saved.skipped), saved.read
-    else:
-        files, skipped, others = _find(root)
-        read = partial(_read, root, size=size, fit=fit)
+    found = (saved_set.find if saved_set.is_saved(root) else _find)(root, size, fit)
     cache = _cache(root, size, fit, data_dir)
-    entries = prepared(root.name, files, read, cache, size) if files else {}
-    skipped |= {name: entry.reason for name, entry in entries.items() if entry.reason}
+    entries = prepared(root.name, found, cache, size) if found.stamps else {}
+    skipped = found.skipped | {
+        name: entry.reason for name, entry in entries.items() if entry.reason
+    }
     names = [name for name, entry in entries.items() if not entry.reason]
     # In the order of names the first ones, which many figures take, would be of one class.
     names.sort(key=lambda name: (entries[name].content, name))
     if len(names) < 2:
-        raise ValueError(_too_few(root, len(names), skipped, others))
+        raise ValueError(_too_few(root, len(names), skipped, found.others))
     kept = [entries[name] for name in names]
     contents = [entry.content for entry in kept]
     if len(set(contents)) == 1:
@@ -119,36 +115,22 @@ def load(
             f"{root}: expected at least 2 pictures that differ, one of them to hold out, "
             f"got {len(names)} of one kind"
         )
-    classes, labels = _classes(root, names) if saved is None else _labelled(saved, names)
+    classes, labels = found.classes(names)
     grey = colour == "grey" or (colour == "auto" and all(entry.grey for entry in kept))
     marks = [[name, content] for name, content in zip(names, contents, strict=True)]
     fingerprint = _digest([VERSION, size, fit, grey, *marks])
     images = _images(kept, (size, size, 1 if grey else 3), fingerprint)
-    whole, test = Split(images, labels), _held_out(saved, names, contents)
+    whole, test = Split(images, labels), _held_out(found.held_out, names, contents)
     parts = {"train": whole.take(np.flatnonzero(~test)), "test": whole.take(np.flatnonzero(test))}
     if tfds.fits(in_memory, images.nbytes):
         parts = {name: Split(part.images[:], part.labels) for name, part in parts.items()}
     dataset = ImageDataset(root.resolve().name, parts, num_classes=len(classes) or None)
-    return Folder(dataset, classes, fingerprint, skipped, others, cache)
+    return Folder(dataset, classes, fingerprint, skipped, found.others, cache)
 
 
-def _read(root: Path, name: str, *, size: int, fit: pictures.Fit) -> pictures.Picture:
-    return pictures.read(root / name, size, fit)
-
-
-def _labelled(
-    saved: saved_set.Saved, names: list[str]
-) -> tuple[tuple[str, ...], np.ndarray | None]:
-    """The classes of a saved set, and the label of each picture."""
-    labels = np.array([saved.labels[name] for name in names], np.int32) if saved.classes else None
-    return saved.classes, labels
-
-
-def _held_out(saved: saved_set.Saved | None, names: list[str], contents: list[str]) -> np.ndarray:
-    """Whether each picture is held out: by a saved set's own split, or by its content."""
-    if saved is None or not saved.held_out:
-        return by_content(contents)
-    test = np.array([name in saved.held_out for name in names])
+def _held_out(own: frozenset[str], names: list[str], contents: list[str]) -> np.ndarray:
+    """Whether each picture is held out: by a part of its own if there is one, or by its content."""
+    test = np.array([name in own for name in names])
     return by_content(contents) if test.all() or not test.any() else test
 
 
@@ -176,9 +158,13 @@ def _cache(root: Path, size: int, fit: str, data_dir: str | os.PathLike | None) 
     return place.expanduser().absolute() / "folders" / _digest([VERSION, str(whole), size, fit])
 
 
-def _find(root: Path) -> tuple[dict[str, Stamp], dict[str, str], int]:
-    """The picture files by name with their stamps, what is skipped, and the number of others."""
-    files, skipped, others = {}, {}, 0
+def _find(root: Path, size: int, fit: pictures.Fit) -> Found:
+    """The picture files of a folder, without reading them."""
+    files: dict[str, Stamp] = {}
+    skipped, others = {}, 0
+
+    def read(name: str) -> pictures.Picture:
+        return pictures.read(root / name, size, fit)
 
     def failed(error: OSError) -> None:
         skipped[os.path.relpath(error.filename, root)] = f"cannot be listed ({error.strerror})"
@@ -202,7 +188,7 @@ def _find(root: Path) -> tuple[dict[str, Stamp], dict[str, str], int]:
                 files[place] = (status.st_size, status.st_mtime_ns)
             except (OSError, RuntimeError) as error:  # a link to nothing, or to itself
                 skipped[place] = f"cannot be read ({getattr(error, 'strerror', None) or error})"
-    return dict(sorted(files.items())), skipped, others
+    return Found(dict(sorted(files.items())), read, skipped, others, partial(_classes, root))
 
 
 def _too_few(root: Path, num: int, skipped: dict[str, str], others: int) -> str:

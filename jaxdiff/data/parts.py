@@ -28,6 +28,27 @@ REFUSED = "cannot be read"
 Stamp = tuple[int, int]  # a file's size and its time in nanoseconds
 
 
+class Found(NamedTuple):
+    """Pictures that may be read, wherever they lie.
+
+    Fields:
+      stamps: name of each picture -> what changes when it does, such as its size and time.
+      read: (name) -> Picture; raises ValueError or OSError where it cannot be read.
+      skipped: the reason for each name that is not to be read.
+      others: how many files are no pictures.
+      classes: (names) -> the names of the classes in the order of their labels, and the label of
+        each picture, int32; () and None without classes.
+      held_out: the names of a held-out part of their own; empty if there is none.
+    """
+
+    stamps: dict[str, Stamp]
+    read: Callable[[str], pictures.Picture]
+    skipped: dict[str, str]
+    others: int
+    classes: Callable[[list[str]], tuple[tuple[str, ...], np.ndarray | None]]
+    held_out: frozenset[str] = frozenset()
+
+
 class Entry(NamedTuple):
     """A file as it was prepared: a row of a part's pixels, or the reason why it was skipped."""
 
@@ -40,27 +61,20 @@ class Entry(NamedTuple):
     row: int
 
 
-def prepared(
-    title: str,
-    files: dict[str, Stamp],
-    read: Callable[[str], pictures.Picture],
-    cache: Path,
-    size: int,
-) -> dict[str, Entry]:
+def prepared(title: str, found: Found, cache: Path, size: int) -> dict[str, Entry]:
     """Read the files that are new or have changed; the others come from the cache.
 
     Args:
       title: what is prepared, for the progress bar.
-      files: name of each file -> its size and time.
-      read: (name) -> Picture; raises ValueError or OSError where it cannot be read.
+      found: the pictures.
       cache: the folder of the parts.
       size: side S of the pictures.
     Returns:
-      Entry of each name, in the order of files.
+      Entry of each name, in the order of its stamps.
     Raises:
       OSError: the cache cannot be written.
     """
-    known = _known(cache, size)
+    files, known = found.stamps, _known(cache, size)
     fresh = [name for name, stamp in files.items() if _is_fresh(known.get(name), stamp)]
     workers = ThreadPoolExecutor(_machine.cores())  # Pillow decodes and resizes without Python
     try:
@@ -72,7 +86,7 @@ def prepared(
             for start in range(0, len(fresh), PART):
                 names = fresh[start : start + PART]
                 made = []
-                for one in workers.map(lambda name: _one(name, read, size), names):
+                for one in workers.map(lambda name: _one(name, found.read, size), names):
                     made.append(one)
                     progress.update()
                 part = _write(cache, {name: files[name] for name in names}, made)

@@ -6,36 +6,17 @@ elsewhere is skipped.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from jaxdiff._extras import needs
 from jaxdiff.data import pictures
 from jaxdiff.data.held_out import HELD_OUT, TRAIN
+from jaxdiff.data.parts import Found, Stamp
 
-Stamp = tuple[int, int]
 MARKS = ("dataset_dict.json", "state.json")
-
-
-class Saved(NamedTuple):
-    """A set on disk.
-
-    Fields:
-      stamps: name of each row -> what changes when the set does.
-      read: (name) -> Picture; raises ValueError or OSError.
-      skipped: the reason for each row that has no label in a set with classes.
-      labels: name of each row -> its label; empty without classes.
-      classes: the names of the classes, in the order of their labels.
-      held_out: the names of the rows of its held-out split; empty if it has none.
-    """
-
-    stamps: dict[str, Stamp]
-    read: Callable[[str], pictures.Picture]
-    skipped: dict[str, str]
-    labels: dict[str, int]
-    classes: tuple[str, ...]
-    held_out: frozenset[str]
 
 
 def is_saved(root: Path) -> bool:
@@ -49,7 +30,7 @@ def is_saved(root: Path) -> bool:
     return any((root / mark).is_file() for mark in MARKS)
 
 
-def find(root: Path, size: int, fit: pictures.Fit) -> Saved:
+def find(root: Path, size: int, fit: pictures.Fit) -> Found:
     """Look at a set without reading its pictures.
 
     The splits are train (or the only one there is) and the first of test, validation, valid, val,
@@ -60,7 +41,7 @@ def find(root: Path, size: int, fit: pictures.Fit) -> Saved:
       size: side S of the pictures.
       fit: how they are brought to it, as in `pictures.read`.
     Returns:
-      Saved.
+      Found; a row without a label is skipped if the set has classes.
     Raises:
       ValueError: the folder is damaged, or it holds no column of pictures or more than one.
       ModuleNotFoundError: `datasets` is not installed (extra `datasets`).
@@ -79,18 +60,16 @@ def find(root: Path, size: int, fit: pictures.Fit) -> Saved:
     rows = {
         name: part.cast_column(picture, library.Image(decode=False)) for name, part in used.items()
     }
-    stamps, skipped, labels = {}, {}, {}
+    stamps: dict[str, Stamp] = {}
+    skipped, labels = {}, {}
     for name, part in used.items():
         mark = int(hashlib.sha256(part._fingerprint.encode()).hexdigest()[:12], 16)
-        classes = part[label] if label else [0] * len(part)
-        for n, number in enumerate(classes):
+        for n, number in enumerate(part[label] if label else [0] * len(part)):
             row = f"{name}/{n:08d}"
             if number is None or number < 0:
                 skipped[row] = "has no label, in a set with classes"
                 continue
-            stamps[row] = (n, mark)
-            labels[row] = int(number)
-    names = tuple(splits[train].features[label].names) if label else ()
+            stamps[row], labels[row] = (n, mark), number
 
     def read(name: str) -> pictures.Picture:
         split, _, n = name.rpartition("/")
@@ -99,8 +78,14 @@ def find(root: Path, size: int, fit: pictures.Fit) -> Saved:
             raise ValueError(f"{name}: expected a picture in the set itself, got none")
         return pictures.decoded(content, name, size, fit)
 
-    some = frozenset(name for name in stamps if name.startswith(f"{held}/"))
-    return Saved(stamps, read, skipped, labels if label else {}, names, some)
+    def classes(names: list[str]) -> tuple[tuple[str, ...], np.ndarray | None]:
+        if label is None:
+            return (), None
+        found = splits[train].features[label].names
+        return tuple(found), np.array([labels[name] for name in names], np.int32)
+
+    own = frozenset(name for name in stamps if name.startswith(f"{held}/"))
+    return Found(stamps, read, skipped, 0, classes, own)
 
 
 def _columns(root: Path, library: Any, part: Any) -> tuple[str, str | None]:

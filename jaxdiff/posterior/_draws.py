@@ -119,9 +119,7 @@ def draw(
 
     def one(key: jax.Array, path: Any) -> tuple[jax.Array, Any, Samples]:
         key_prior, key_run, key_draw = jax.random.split(key, 3)
-        x_init = prior_sample(key_prior, schedule, (rows, *shape[1:]))
-        # Exactly 1 where the grid begins at t = 1.
-        x_init = x_init * (schedule.sigma(grid[0]) / schedule.sigma(1.0)).astype(x_init.dtype)
+        x_init = prior_sample(key_prior, schedule, (rows, *shape[1:]), t=grid[0])
         samples = run(
             key_run, kernel, x_init, grid, resample=scheme, reference=path,
             rejoin=rejoin and path is not None, save_every=1 if sweeps else None,

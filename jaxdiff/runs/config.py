@@ -245,16 +245,6 @@ def as_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), default=str)
 
 
-def flat(config: Any, before: str = "") -> dict[str, Any]:
-    """All options by their names on the command line, such as network.channels."""
-    found: dict[str, Any] = {}
-    for each in dataclasses.fields(config):
-        value = getattr(config, each.name)
-        name = f"{before}{each.name}"
-        found |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-    return found
-
-
 def arguments(config: Config) -> list[str]:
     """The arguments of `jaxdiff train` that make a configuration: the nearest preset, and the rest.
 
@@ -263,10 +253,10 @@ def arguments(config: Config) -> list[str]:
     Returns:
       The name of a preset and options, as a shell takes them.
     """
-    wanted = flat(config)
+    wanted = records.flat(config)
 
     def others(preset: str) -> dict[str, Any]:
-        given = flat(PRESETS[preset][1])
+        given = records.flat(PRESETS[preset][1])
         return {name: value for name, value in wanted.items() if value != given[name]}
 
     nearest = min(PRESETS, key=lambda preset: len(others(preset)))

@@ -165,17 +165,12 @@ def _sampler(player: Player, sampler: str, steps: int, num: int, plain: bool) ->
     """The compiled sampler of (params, key, label, guidance); `plain` leaves the guidance out."""
     trained = player.run.trained
     ts = samplers.make_grid(trained.schedule, "uniform", steps)
-    variance = sampling.reverse_variance(trained)
 
     @jax.jit
     def program(params: Any, key: jax.Array, label: Any, guidance: jax.Array) -> jax.Array:
-        denoiser = trained.with_params(params).denoiser(label, 1.0 if plain else guidance)
-        kernel = samplers.make_kernel(sampler, denoiser, trained.schedule, 0.0, variance=variance)
-        key_prior, key_run = jax.random.split(key)
-        shape = (num, *trained.event_shape)
-        x_init = sampling.pure_noise(key_prior, trained.schedule, shape, ts)
-        trajectory = jd.sample(key_run, kernel, x_init, ts, save_every=1).trajectory
-        assert trajectory is not None  # asked for
-        return trajectory
+        return sampling.states(
+            trained.with_params(params), key, num, ts, label=label, sampler=sampler,
+            guidance=1.0 if plain else guidance, save_every=1,
+        )  # fmt: skip
 
     return program

@@ -68,7 +68,7 @@ def from_the_model(run: loading.Run, problem: Problem, *, num: int, seed: int) -
         def one(key: jax.Array) -> jax.Array:
             key_prior, key_run = jax.random.split(key)
             shape = (1, *run.dataset.event_shape)
-            x_init = sampling.pure_noise(key_prior, problem.schedule, shape, ts)
+            x_init = jd.prior_sample(key_prior, problem.schedule, shape, t=ts[0])
             return jd.sample(key_run, kernel, x_init, ts).x[0]
 
         return jax.vmap(one)(keys)
@@ -201,7 +201,7 @@ def _program(run: loading.Run, problem: Problem, name: str, size: Size) -> Any:
             }
         key_prior, key_run = jax.random.split(key)
         shape = (size.systems * size.rows, *event)
-        x_init = sampling.pure_noise(key_prior, schedule, shape, ts)
+        x_init = jd.prior_sample(key_prior, schedule, shape, t=ts[0])
         samples = jd.sample(key_run, kernel, x_init, ts, resample=resample)
         return {name: getattr(samples, name) for name in ARRAYS} | {
             "lineages": samples.lineages[-1]

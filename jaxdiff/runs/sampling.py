@@ -124,15 +124,39 @@ def reverse_variance(trained: Trained) -> str:
     return trained.variance or ("learned" if trained.learned_variance else "small")
 
 
-def pure_noise(
-    key: jax.Array, schedule: jd.Schedule, shape: tuple[int, ...], ts: jax.Array, *, first: Any = 0
+def states(
+    trained: Trained,
+    key: jax.Array,
+    num: int,
+    ts: jax.Array,
+    *,
+    label: Any = None,
+    guidance: Any = 1.0,
+    sampler: str = samplers.DEFAULT,
+    noise: float = 0.0,
+    threshold: Any = None,
+    variance: str | None = None,
+    save_every: int | None = None,
+    first: Any = 0,
 ) -> jax.Array:
-    """The model's state at the start of a grid: normal noise of the width sigma there."""
-    return (
-        schedule.sigma(ts[0])
-        / schedule.sigma(1.0)
-        * jd.prior_sample(key, schedule, shape, first=first)
-    )
+    """The saved states of samples by a sampler's name, [S, num, *D], to be compiled."""
+
+    def kernel(denoiser: Any, schedule: jd.Schedule) -> jd.Kernel:
+        steps = variance or reverse_variance(trained)
+        return samplers.make_kernel(sampler, denoiser, schedule, noise, variance=steps)
+
+    trajectory = jd.draw(
+        key,
+        trained.denoiser(label, guidance, threshold=threshold),
+        trained.schedule,
+        (num, *trained.event_shape),
+        kernel=kernel,
+        ts=ts,
+        first=first,
+        save_every=len(ts) - 1 if save_every is None else save_every,
+    ).trajectory
+    assert trajectory is not None  # asked for
+    return trajectory
 
 
 def program(
@@ -153,17 +177,13 @@ def program(
     `first` holds the number of each device's first sample. The sampler returns the saved states,
     [S, devices, per_device, *D].
     """
-    event = trained.event_shape
-    variance = variance or reverse_variance(trained)
-    key_prior, key_run = jax.random.split(key_of(seed, "samples"))
+    key = key_of(seed, "samples")
 
-    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array | None:
-        denoiser = trained.with_params(params).denoiser(
-            label, guidance=guidance, threshold=threshold
-        )
-        kernel = samplers.make_kernel(sampler, denoiser, trained.schedule, noise, variance=variance)
-        x_init = pure_noise(key_prior, trained.schedule, (per_device, *event), ts, first=first)
-        every = len(ts) - 1 if save_every is None else save_every
-        return jd.sample(key_run, kernel, x_init, ts, first=first, save_every=every).trajectory
+    def chunk(params: Any, first: jax.Array, label: jax.Array | None) -> jax.Array:
+        return states(
+            trained.with_params(params), key, per_device, ts, label=label, guidance=guidance,
+            sampler=sampler, noise=noise, threshold=threshold, variance=variance,
+            save_every=save_every, first=first,
+        )  # fmt: skip
 
     return jax.pmap(chunk, in_axes=(None, 0, 0), out_axes=1, devices=jax.local_devices())
