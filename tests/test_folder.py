@@ -638,13 +638,13 @@ def test_a_mistaken_folder_is_named_and_nothing_is_written(name: str, tmp_path: 
 # --- a set that the library `datasets` has saved -----------------------------------------------------------------------
 
 
-def pets(root: Path, *, num: int = 12, test: int = 4) -> Path:
+def pets(root: Path, *, num: int = 12, test: int = 4, shift: int = 0) -> Path:
     """A set of pictures with two classes; train has one picture that is none, and a label that is missing."""
     library = pytest.importorskip("datasets")
 
     def part(first: int, many: int, *, broken: bool) -> object:
         rows = [png_of(number) for number in range(first, first + many)]
-        labels = [number % 2 for number in range(many)]
+        labels = [(number + shift) % 2 for number in range(many)]
         if broken:
             rows[1], labels[2] = b"no picture", -1
         kinds = {"photo": library.Image(), "kind": library.ClassLabel(names=["cat", "dog"])}
@@ -684,6 +684,8 @@ def test_a_saved_set_has_its_classes_and_its_own_held_out_split(tmp_path: Path) 
     # It is prepared once, and its fingerprint follows its content.
     assert folder.load(root, 8).fingerprint == found.fingerprint
     assert folder.load(pets(tmp_path / "more", num=13), 8).fingerprint != found.fingerprint
+    # Labels stand beside the pictures here, and not in their names.
+    assert folder.load(pets(tmp_path / "other", shift=1), 8).fingerprint != found.fingerprint
 
 
 @pytest.mark.filterwarnings("default")

@@ -118,7 +118,8 @@ def load(
     classes, labels = found.classes(names)
     grey = colour == "grey" or (colour == "auto" and all(entry.grey for entry in kept))
     marks = [[name, content] for name, content in zip(names, contents, strict=True)]
-    fingerprint = _digest([VERSION, size, fit, grey, *marks])
+    labelled = [found.labels[name] for name in names if found.labels]
+    fingerprint = _digest([VERSION, size, fit, grey, *marks, *labelled])
     images = _images(kept, (size, size, 1 if grey else 3), fingerprint)
     whole, test = Split(images, labels), _held_out(found.held_out, names, contents)
     parts = {"train": whole.take(np.flatnonzero(~test)), "test": whole.take(np.flatnonzero(test))}

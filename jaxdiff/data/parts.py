@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ class Found(NamedTuple):
       classes: (names) -> the names of the classes in the order of their labels, and the label of
         each picture, int32; () and None without classes.
       held_out: the names of a held-out part of their own; empty if there is none.
+      labels: name of each picture -> its label, where its name does not say it; else empty.
     """
 
     stamps: dict[str, Stamp]
@@ -47,6 +49,7 @@ class Found(NamedTuple):
     others: int
     classes: Callable[[list[str]], tuple[tuple[str, ...], np.ndarray | None]]
     held_out: frozenset[str] = frozenset()
+    labels: Mapping[str, int] = MappingProxyType({})
 
 
 class Entry(NamedTuple):

@@ -85,7 +85,7 @@ def find(root: Path, size: int, fit: pictures.Fit) -> Found:
         return tuple(found), np.array([labels[name] for name in names], np.int32)
 
     own = frozenset(name for name in stamps if name.startswith(f"{held}/"))
-    return Found(stamps, read, skipped, 0, classes, own)
+    return Found(stamps, read, skipped, 0, classes, own, labels if label else {})
 
 
 def _columns(root: Path, library: Any, part: Any) -> tuple[str, str | None]:
