@@ -156,15 +156,26 @@ def work_of(options: Options, device: str | None) -> pair.Work:
 
 
 def flops(program: Any, *arguments: Any) -> float:
-    """Operations of a function by XLA's cost analysis, before XLA changes the program."""
+    """Operations of a function by XLA's cost analysis, before XLA changes the program.
+
+    XLA's backends for GPUs do not count, so the arguments lie on a CPU.
+    """
     return float(program.lower(*arguments).cost_analysis()["flops"])
 
 
 def forward_flops(work: pair.Work) -> float:
     """Operations of one network call for a batch."""
-    model, params = pair.jax_model(work)
-    x, t = jnp.zeros((work.batch, *work.shape)), jnp.full(work.batch, 0.5)
-    return flops(jax.jit(model.apply), params, x, t)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model, params = pair.jax_model(work)
+        x, t = jnp.zeros((work.batch, *work.shape)), jnp.full(work.batch, 0.5)
+        return flops(jax.jit(model.apply), params, x, t)
+
+
+def update_flops(work: pair.Work) -> float:
+    """Operations of one update."""
+    device = jax.local_devices(backend="cpu")[0]
+    with jax.default_device(device):
+        return flops(*pair.update_of(work, [device]))
 
 
 def training_job(work: pair.Work) -> Job:
@@ -172,7 +183,7 @@ def training_job(work: pair.Work) -> Job:
     return Job(
         "training", work, work.batch * work.updates, 1,
         partial(pair.jax_train, work), partial(pair.torch_train, work),
-        lambda: flops(*pair.update_of(work)) * work.updates,
+        lambda: update_flops(work) * work.updates,
     )  # fmt: skip
 
 
@@ -242,6 +253,7 @@ JOBS: dict[str, tuple[tuple[str, ...], Callable[[pair.Work], Job]]] = {
 
 def measure(job: Job, rounds: int, until: float, *, with_torch: bool) -> dict[str, Any]:
     """Time a job; its line of the table."""
+    operations = None if job.flops is None else job.flops()
     sides = {"jaxdiff": job.ours()}
     if with_torch and job.theirs is not None:
         sides["torch"] = job.theirs()
@@ -253,9 +265,9 @@ def measure(job: Job, rounds: int, until: float, *, with_torch: bool) -> dict[st
     row["calls_per_second"] = job.images * job.calls / seconds["jaxdiff"]
     if "torch" in times:
         row |= pair.summary(job.name, times["jaxdiff"], times["torch"])
-    if job.flops is not None:
+    if operations is not None:
         peak = peak_of(jax.devices()[0].device_kind, job.work.dtype)
-        row["flops_per_second"] = job.flops() / seconds["jaxdiff"]
+        row["flops_per_second"] = operations / seconds["jaxdiff"]
         row["share_of_peak"] = None if peak is None else row["flops_per_second"] / peak
     return row
 

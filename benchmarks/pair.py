@@ -99,18 +99,22 @@ def check_equal(work: Work) -> float:
     return error
 
 
-def update_of(work: Work) -> tuple[Any, Any, Any]:
-    """`training.make_step` on the devices, its state and a batch: Adam, and a parameter average."""
+def update_of(work: Work, devices: list[jax.Device] | None = None) -> tuple[Any, Any, Any]:
+    """`training.make_step` on devices, its state and a batch: Adam, and a parameter average.
+
+    The devices are those of the work if not given.
+    """
+    devices = work.devices if devices is None else devices
     model, params = jax_model(work)
     optimizer = optax.adam(RATE)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
         return jd.losses.simple(rows.keys, Partial(model.apply, params), SCHEDULE, x_0)
 
-    update = training.map_step(training.make_step(loss, optimizer), work.devices)
+    update = training.map_step(training.make_step(loss, optimizer), devices)
     state = training.init_state(jax.random.key(1), params, optimizer)
     x_0 = np.random.default_rng(0).uniform(-1, 1, (work.batch, *work.shape)).astype(np.float32)
-    return update, training.replicate(state, work.devices), training.shard(x_0, work.devices)
+    return update, training.replicate(state, devices), training.shard(x_0, devices)
 
 
 def jax_train(work: Work) -> Run:

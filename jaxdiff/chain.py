@@ -21,7 +21,15 @@ import jax.numpy as jnp
 from jaxdiff import _checks, _rows, decoders
 from jaxdiff._functions import known_ahead
 from jaxdiff._tree import as_function, put, pytree, static
-from jaxdiff.forward import level, levels, q_between, q_likelihood, q_posterior, q_step
+from jaxdiff.forward import (
+    level,
+    levels,
+    q_between,
+    q_likelihood,
+    q_posterior,
+    q_step,
+    renewed,
+)
 from jaxdiff.kernels import Kernel, p_given
 from jaxdiff.kernels._kernel import Algorithm, is_clean, lift
 from jaxdiff.kernels._reverse import step_variance, variance_function
@@ -235,8 +243,8 @@ def q_variance(schedule: Schedule, x: jax.Array, s: Any, t: Any) -> jax.Array:
     Returns:
       An array that broadcasts against x.
     """
-    _, sigma_t, lambda_t = level(schedule, t, x)
-    return -(sigma_t**2) * jnp.expm1(lambda_t - level(schedule, s, x).log_snr)
+    level_t = level(schedule, t, x)
+    return level_t.sigma**2 * renewed(level_t, level(schedule, s, x))
 
 
 def log_ends(chain: Chain, x_0: jax.Array, first: jax.Array, last: jax.Array) -> jax.Array:

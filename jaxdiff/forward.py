@@ -76,6 +76,26 @@ def no_noise(log_snr: jax.Array) -> jax.Array:
     return log_snr > -2 * math.log(jnp.finfo(log_snr.dtype).eps)
 
 
+def renewed(level_t: Level, level_s: Level) -> jax.Array:
+    """Return the share of the noise at time t that is younger than time s.
+
+        1 - SNR_t / SNR_s = -expm1(lambda_t - lambda_s)
+
+    A compiler may round the log-SNR of one time in two ways. So a gap of a few units in the last
+    place is none: the variance of such a step is 0 and not a little below. At an s that is really
+    later the share is negative, and a standard deviation made of it is NaN.
+
+    Args:
+      level_t: the schedule at t.
+      level_s: the schedule at s, less noisy.
+    Returns:
+      Floating array that broadcasts against the state.
+    """
+    gap = level_t.log_snr - level_s.log_snr
+    rounding = 16 * jnp.finfo(gap.dtype).eps * (1 + jnp.abs(level_t.log_snr))
+    return -jnp.expm1(jnp.where(gap <= rounding, jnp.minimum(gap, 0), gap))
+
+
 def rates(schedule: Schedule, t: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Evaluate the schedule's time derivatives at t, broadcasting against x.
 
@@ -136,9 +156,9 @@ def q_step(schedule: Schedule, x_s: jax.Array, s: Any, t: Any, eps: jax.Array) -
     _checks.floating("x_s", x_s)
     _checks.floating("eps", eps)
     _checks.same_shape("eps", eps, "x_s", x_s)
-    (alpha_t, sigma_t, lambda_t), (alpha_s, _, lambda_s) = levels(schedule, x_s, t, s)
-    noise = sigma_t * jnp.sqrt(-jnp.expm1(lambda_t - lambda_s))
-    return (alpha_t / alpha_s * x_s + noise * eps).astype(x_s.dtype)
+    level_t, level_s = levels(schedule, x_s, t, s)
+    noise = level_t.sigma * jnp.sqrt(renewed(level_t, level_s))
+    return (level_t.alpha / level_s.alpha * x_s + noise * eps).astype(x_s.dtype)
 
 
 def q_posterior(schedule: Schedule, x_t: jax.Array, x_0: jax.Array, t: Any, s: Any) -> Normal:
@@ -180,10 +200,10 @@ def q_between(x_t: jax.Array, x_0: jax.Array, level_t: Level, level_s: Level) ->
     Returns:
       Normal over x_s: mean and variance, both [B, *D], dtype of x_t.
     """
-    (alpha_t, sigma_t, lambda_t), (alpha_s, sigma_s, lambda_s) = level_t, level_s
-    kept = -jnp.expm1(lambda_t - lambda_s)
-    mean = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * kept * x_0
-    variance = jnp.broadcast_to(sigma_s**2 * kept, mean.shape)
+    (alpha_t, sigma_t, _), (alpha_s, sigma_s, _) = level_t, level_s
+    new = renewed(level_t, level_s)
+    mean = alpha_t / alpha_s * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * new * x_0
+    variance = jnp.broadcast_to(sigma_s**2 * new, mean.shape)
     return Normal(mean.astype(x_t.dtype), variance.astype(x_t.dtype))
 
 

@@ -84,9 +84,11 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/forward.py": [
         ("q_sample", "sigma^2 for sigma", "alpha * x_0 + sigma * eps", "alpha * x_0 + sigma**2 * eps", "test_forward.py::test_q_sample_is_affine"),
-        ("q_step", "the variance at the wrong end of the step", "noise = sigma_t * jnp.sqrt(", "noise = level(schedule, s, x_s).sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
-        ("q_between q_posterior", "the variance at the wrong end of the step", "sigma_s**2 * kept, mean.shape", "sigma_t**2 * kept, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
-        ("q_posterior", "alpha_t for alpha_s", "x_t + alpha_s * kept * x_0", "x_t + alpha_t * kept * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_step", "the variance at the wrong end of the step", "noise = level_t.sigma * jnp.sqrt(", "noise = level_s.sigma * jnp.sqrt(", "test_forward.py::test_steps_compose_to_q_sample"),
+        ("renewed", "no rounding is foreseen", "gap <= rounding, jnp.minimum(gap, 0), gap", "gap <= rounding, gap, gap", "test_forward.py::test_rounding_of_a_log_snr_makes_no_negative_variance"),
+        ("renewed", "a wrong order is hidden", "gap <= rounding, jnp.minimum(gap, 0), gap", "gap <= rounding, jnp.minimum(gap, 0), jnp.minimum(gap, 0)", "test_forward.py::test_rounding_of_a_log_snr_makes_no_negative_variance"),
+        ("q_between q_posterior", "the variance at the wrong end of the step", "sigma_s**2 * new, mean.shape", "sigma_t**2 * new, mean.shape", "test_forward.py::test_posterior_is_ddpm_equation_7"),
+        ("q_posterior", "alpha_t for alpha_s", "x_t + alpha_s * new * x_0", "x_t + alpha_t * new * x_0", "test_forward.py::test_posterior_is_ddpm_equation_7"),
         ("q_likelihood", "a standard deviation for a variance", "jnp.exp(-log_snr), x_t.shape", "jnp.exp(-log_snr / 2), x_t.shape", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.05]"),
         ("rates", "alpha' and sigma' exchanged", "return _rows.expand(d_alpha, x), _rows.expand(d_sigma, x)", "return _rows.expand(d_sigma, x), _rows.expand(d_alpha, x)", "test_prediction.py::test_velocity_is_dx_dt"),
         ("level", "half of the log-SNR", "in (alpha, sigma, log_snr)))", "in (alpha, sigma, log_snr / 2)))", "test_forward.py::test_posterior_is_ddpm_equation_7"),
@@ -208,7 +210,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     # --- the chain, its bounds and its probability -----------------------------------------------------------------
     "jaxdiff/chain.py": [
         ("prior_kl", "without its half", "jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2 / 2", "jnp.exp(level(schedule, t, x_0).log_snr) * x_0**2", "test_early_chain.py::test_the_bounds_have_their_exact_means[0.0]"),
-        ("q_variance", "at the wrong end of the step", "return -(sigma_t**2) * jnp.expm1(", "return -(level(schedule, s, x).sigma ** 2) * jnp.expm1(", "test_identities.py::test_the_forward_variance_is_that_of_a_step"),
+        ("q_variance", "at the wrong end of the step", "return level_t.sigma**2 * renewed(", "return level(schedule, s, x).sigma ** 2 * renewed(", "test_identities.py::test_the_forward_variance_is_that_of_a_step"),
         ("log_ends", "the log-determinant dropped", "jnp.broadcast_to(jnp.log(sigma / prior_std), x_0.shape)", "jnp.zeros(x_0.shape)", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("diffusing", "the reverse step from the wrong state", "p = self.chain.p_step(x_t, t, s)\n        residual = (x_s", "p = self.chain.p_step(x_s, t, s)\n        residual = (x_s", "test_early_chain.py::test_the_bounds_hold_the_exact_law[0.0]"),
         ("generating", "the work's sign", "return carry, x_s, log_ratio(noise, p.variance", "return carry, x_s, -log_ratio(noise, p.variance", "test_early_chain.py::test_a_reverse_path_carries_its_own_weight"),

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxdiff as jd
+from jaxdiff.forward import Level, renewed
 
 every = every_schedule()
 shapes = st.sampled_from(
@@ -62,6 +63,23 @@ def test_steps_compose_to_q_sample(name: str, times: list[float]) -> None:
         # atol: alpha_t / alpha_s loses digits where both vanish (1 - t near t = 1).
         np.testing.assert_allclose(mean, alpha, rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(first**2 + second**2, sigma**2, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("log_snr", [-80.0, -0.3, 0.01, 13.0])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_of_a_log_snr_makes_no_negative_variance(log_snr: float, dtype: str) -> None:
+    """A compiler may round the log-SNR of one time in two ways; times in the wrong order stay visible."""
+    with jax.enable_x64(True):
+        earlier = jnp.asarray(log_snr, dtype)
+
+        def share(later: jax.Array) -> float:
+            one = jnp.ones((), dtype)
+            return float(renewed(Level(one, one, later), Level(one, one, earlier)))
+
+        assert share(earlier) == 0
+        assert share(jnp.nextafter(earlier, jnp.asarray(100.0, dtype))) == 0
+        assert 0 < share(jnp.nextafter(earlier, jnp.asarray(-100.0, dtype))) < 1e-4
+        assert share(earlier + 0.01) < 0
 
 
 def bayes(schedule: jd.Schedule, x_t: float, x_0: float, t: float, s: float) -> tuple[float, float]:

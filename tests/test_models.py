@@ -126,6 +126,13 @@ def test_unet_of_levels(event_shape: tuple[int, int, int]) -> None:
     assert float(jnp.max(jnp.abs(shifted - logits))) > 1e-2
 
 
+def test_logits_are_not_rounded_to_bfloat16() -> None:
+    model = make("unet", num_levels=17, level_features=4, dtype="bfloat16")
+    logits = jitted(model)(noisy_params(model, (8, 8, 1)), *batch((8, 8, 1)))
+    rounded = logits.astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.mean(np.asarray(rounded == logits)) < 0.1
+
+
 def test_mlp_shapes() -> None:
     x, t = batch((3,))
     model = make("mlp", learned_variance=True)

@@ -71,7 +71,8 @@ class UNet(nn.Module):
         if self.num_levels is None:
             return h
         h = h.reshape(*x.shape, self.level_features)
-        return _layers.dense(self.num_levels, dtype, "levels")(h)
+        # Eight bits are too few for a logarithm: 20 would become 20 +- 0.06.
+        return _layers.dense(self.num_levels, jnp.promote_types(dtype, jnp.float32), "levels")(h)
 
     def body(self, h: jax.Array, embedding: jax.Array, key: jax.Array | None) -> jax.Array:
         """Down, middle and up; the width changes where the resolution does."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff import _checks, _rows
 from jaxdiff.chain import Chain
-from jaxdiff.forward import level, q_sample, q_step
+from jaxdiff.forward import level, q_sample, q_step, renewed
 from jaxdiff.schedules import Schedule
 
 
@@ -78,12 +78,10 @@ def entropy_bounds(schedule: Schedule, ts: jax.Array, event_size: int) -> Entrop
     _checks.positive_int("event_size", event_size)
     ts = jnp.asarray(ts)
     x = jnp.zeros_like(ts[1:])
-    (_, sigma_s, log_snr_s), (_, sigma_t, log_snr_t) = (
-        level(schedule, times, x) for times in (ts[1:], ts[:-1])
-    )
-    kept = -jnp.expm1(log_snr_t - log_snr_s)
+    level_s, level_t = (level(schedule, times, x) for times in (ts[1:], ts[:-1]))
+    new = renewed(level_t, level_s)
 
     def entropy(sigma: jax.Array) -> jax.Array:
-        return event_size / 2 * jnp.log(2 * jnp.pi * jnp.e * sigma**2 * kept)
+        return event_size / 2 * jnp.log(2 * jnp.pi * jnp.e * sigma**2 * new)
 
-    return EntropyBounds(entropy(sigma_s), entropy(sigma_t))
+    return EntropyBounds(entropy(level_s.sigma), entropy(level_t.sigma))
