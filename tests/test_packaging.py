@@ -40,6 +40,27 @@ def python(code: str, *, program: str = sys.executable, **environment: str) -> s
 # --- what is imported when ------------------------------------------------------------------------
 
 
+def test_a_command_sets_its_process_up_before_jax_is_there() -> None:
+    """It may start the process again, and what it had imported by then would be imported twice."""
+    out = python("""
+import sys, jaxdiff, jaxdiff.cli
+print({"jax", "numpy", "scipy"} & set(sys.modules))
+""")
+    assert out == "set()\n"
+
+
+def test_every_name_of_the_first_level_has_its_home() -> None:
+    out = python("""
+import importlib, types, jaxdiff as jd
+for name in [*jd.__all__, *jd.EXTRA]:
+    found = getattr(jd, name)
+    home = importlib.import_module(f"jaxdiff.{jd.HOMES.get(name, name)}")
+    assert found is (getattr(home, name) if name in jd.HOMES else home), name
+    assert isinstance(found, types.ModuleType) == (name not in jd.HOMES), name
+""")
+    assert out == ""
+
+
 def test_packages_are_there_after_import_and_imported_where_they_are_used() -> None:
     out = python(f"""
 import sys, jaxdiff as jd
