@@ -179,8 +179,10 @@ def _of_values(value: Any) -> str:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        timed = ("seconds", "seconds_an_image", "examples_per_second", "run")
-        return {name: _without_times(v) for name, v in value.items() if name not in timed}
+        timed = ("seconds", "seconds_an_image", "examples_per_second")
+        placed = ("run", "command")
+        left = {name: v for name, v in value.items() if name not in timed + placed}
+        return {name: _without_times(v) for name, v in left.items()}
     return [_without_times(v) for v in value] if isinstance(value, list) else value
 
 

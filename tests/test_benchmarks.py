@@ -32,6 +32,7 @@ def load(name: str) -> Any:
 
 
 posterior = load("posterior")
+calls = load("calls")
 PROBLEM = observed_mixture.make_problem(0, 8, 2)
 TINY = posterior.Options(
     dims=(4,), observed=(1,), methods=("mcgdiff", "dps"), seeds=2, rows=32, calls=12, slices=20
@@ -225,3 +226,22 @@ def test_calibration_tells_right_from_wrong(tmp_path: Path) -> None:
 def test_bad_options(options: dict, match: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=match):
         posterior.main(dataclasses.replace(TINY, output=tmp_path, **options))
+
+
+# Error against calls --------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_solvers_come_near_the_exact_end_of_the_ode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Libraries that are not installed are left out and named."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    options = calls.Options(laws=("mixture",), calls=(8, 32), samples=16, output=tmp_path)
+    few, many = calls.main(options)["rows"]
+    assert set(few) == {"law", "calls", "jaxdiff"}
+    assert min(many["jaxdiff"].values()) < 0.25 * min(few["jaxdiff"].values())
+    assert min(many["jaxdiff"].values()) < 0.01
+    assert max(many["jaxdiff"].values()) < 0.5
+    assert (tmp_path / "calls.png").exists()
+    assert json.loads((tmp_path / "calls.json").read_text())["rows"] == [few, many]
