@@ -100,12 +100,15 @@ def check_equal(work: Work) -> float:
 
 
 def update_of(work: Work, devices: list[jax.Device] | None = None) -> tuple[Any, Any, Any]:
-    """`training.make_step` on devices, its state and a batch: Adam, and a parameter average.
+    """An update of a new network, its state and a batch, on the devices (the work's if None)."""
+    return update_with(work, *jax_model(work), devices=devices)
 
-    The devices are those of the work if not given.
-    """
+
+def update_with(
+    work: Work, model: models.Model, params: Any, *, devices: list[jax.Device] | None = None
+) -> tuple[Any, Any, Any]:
+    """`training.make_step` on devices, its state and a batch: Adam, and a parameter average."""
     devices = work.devices if devices is None else devices
-    model, params = jax_model(work)
     optimizer = optax.adam(RATE)
 
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
