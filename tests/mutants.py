@@ -287,7 +287,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
     ],
     "jaxdiff/work/_entropy.py": [
         ("entropy_production", "the marginals exchanged", "log_marginal(x_s, s) - log_marginal(x_t, t)", "log_marginal(x_t, t) - log_marginal(x_s, s)", "test_early_chain.py::test_exact_steps_produce_no_entropy"),
-        ("entropy_bounds", "the ends of the step exchanged", "EntropyBounds(entropy(sigma_s), entropy(sigma_t))", "EntropyBounds(entropy(sigma_t), entropy(sigma_s))", "test_work.py::test_entropy_bounds_hold_the_true_entropy"),
+        ("entropy_bounds", "the ends of the step exchanged", "EntropyBounds(entropy(level_s.sigma), entropy(level_t.sigma))", "EntropyBounds(entropy(level_t.sigma), entropy(level_s.sigma))", "test_work.py::test_entropy_bounds_hold_the_true_entropy"),
     ],
     # --- moves, resampling, observations, guidance, posteriors -----------------------------------------------------
     "jaxdiff/moves.py": [
