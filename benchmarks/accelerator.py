@@ -175,7 +175,7 @@ def update_flops(work: pair.Work) -> float:
     """Operations of one update."""
     device = jax.local_devices(backend="cpu")[0]
     with jax.default_device(device):
-        return flops(*pair.update_of(work, [device]))
+        return flops(*pair.update_of(work, *pair.jax_model(work), [device]))
 
 
 def training_job(work: pair.Work) -> Job:

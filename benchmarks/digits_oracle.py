@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 import typing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,10 +59,11 @@ class Options:
     """Folder of digits-oracle.json and parts. An interrupted run goes on from parts."""
 
 
-@partial(jax.jit, static_argnames="num_components")
-def law(x: jax.Array, num_components: int = 40) -> jd.oracles.GaussianMixture:
-    """The mixture of digits [N, 8, 8, 1] in [-1, 1]."""
-    return jd.oracles.fitted(jax.random.key(0), x, num_components)
+def law() -> jd.oracles.GaussianMixture:
+    """The mixture of forty normals, fitted to the digits in [-1, 1]."""
+    digits = jd.data.load("digits")
+    x_0 = jd.data.to_unit(jnp.asarray(digits.train.images), digits.levels)
+    return jax.jit(jd.oracles.fitted, static_argnames="num_components")(jax.random.key(0), x_0, 40)
 
 
 def hidden(task: TaskName) -> np.ndarray:
@@ -83,8 +83,7 @@ def size_of(method: methods.Method, setting: methods.Setting, options: Options) 
 
 def measure(name: str, task: TaskName, options: Options) -> dict[str, Any]:
     """Draw for every image, and compare with the exact posterior."""
-    digits = jd.data.load("digits")
-    mixture = law(jd.data.to_unit(jnp.asarray(digits.train.images), digits.levels))
+    mixture = law()
     keys = jax.random.split(jax.random.key(options.seed), 4)
     truths = mixture.sample(keys[0], (options.images,))
     ys = truths + NOISE_STD * jax.random.normal(keys[1], truths.shape)

@@ -3,6 +3,7 @@
 This module imports without torch.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import _machine, models, training
+from jaxdiff.cli import process
 
 RATE = 1e-3
 SCHEDULE = jd.schedules.cosine()
@@ -52,6 +54,12 @@ class Work:
     def devices(self) -> list[jax.Device]:
         """The devices of jaxdiff."""
         return jax.local_devices()[: self.num_devices]
+
+
+def from_a_shell(cache: str) -> dict[str, str]:
+    """The environment of a new process that sets itself up, with a folder of compiled programs."""
+    kept = {name: value for name, value in os.environ.items() if name != process.MARK}
+    return kept | {"JAX_COMPILATION_CACHE_DIR": cache}
 
 
 def jax_model(work: Work) -> tuple[models.Model, Any]:
@@ -99,15 +107,13 @@ def check_equal(work: Work) -> float:
     return error
 
 
-def update_of(work: Work, devices: list[jax.Device] | None = None) -> tuple[Any, Any, Any]:
-    """An update of a new network, its state and a batch, on the devices (the work's if None)."""
-    return update_with(work, *jax_model(work), devices=devices)
-
-
-def update_with(
-    work: Work, model: models.Model, params: Any, *, devices: list[jax.Device] | None = None
+def update_of(
+    work: Work, model: models.Model, params: Any, devices: list[jax.Device] | None = None
 ) -> tuple[Any, Any, Any]:
-    """`training.make_step` on devices, its state and a batch: Adam, and a parameter average."""
+    """`training.make_step` on devices, its state and a batch: Adam, and a parameter average.
+
+    The devices are those of the work if not given.
+    """
     devices = work.devices if devices is None else devices
     optimizer = optax.adam(RATE)
 
@@ -122,7 +128,7 @@ def update_with(
 
 def jax_train(work: Work) -> Run:
     """Updates: noise, forward, backward, Adam, parameter average."""
-    update, state, batch = update_of(work)
+    update, state, batch = update_of(work, *jax_model(work))
     box = [state]
 
     def run() -> None:

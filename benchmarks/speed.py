@@ -10,7 +10,6 @@ if __name__ == "__main__":
     set_up()  # before jax is imported, because it may start the process again
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import training
-from jaxdiff.cli import errors, process
+from jaxdiff.cli import errors
 from jaxdiff.runs import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,9 +76,7 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
     }
 
     def seconds(side: str, cache: str) -> float:
-        environment = {
-            name: value for name, value in os.environ.items() if name != process.MARK
-        } | {"JAX_COMPILATION_CACHE_DIR": cache}
+        environment = pair.from_a_shell(cache)
         began = time.perf_counter()
         subprocess.run([sys.executable, *sides[side]], check=True, env=environment)
         return time.perf_counter() - began

@@ -26,8 +26,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxdiff.cli import process
-
 ROOT = Path(__file__).resolve().parents[1]
 WORKER = "JAXDIFF_STARTUP_BEGAN"  # when the process was started, seconds
 
@@ -61,7 +59,7 @@ def worker() -> None:
         model, params = pair.jax_model(speed.WORK)
         jax.block_until_ready(params)
     with stage("the state and a batch, to the devices"):
-        update, state, batch = pair.update_with(speed.WORK, model, params)
+        update, state, batch = pair.update_of(speed.WORK, model, params)
         jax.block_until_ready((state, batch))
     with stage("tracing the update"):
         traced = update.trace(state, batch)
@@ -77,8 +75,9 @@ def worker() -> None:
 
 def start(cache: str) -> dict[str, float]:
     """Start a worker with a folder of compiled programs; its stages."""
-    environment = {name: value for name, value in os.environ.items() if name != process.MARK}
-    environment |= {"JAX_COMPILATION_CACHE_DIR": cache, WORKER: str(time.time())}
+    import pair
+
+    environment = pair.from_a_shell(cache) | {WORKER: str(time.time())}
     done = subprocess.run(
         [sys.executable, __file__], check=True, env=environment, capture_output=True, text=True
     )

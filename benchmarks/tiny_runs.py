@@ -174,16 +174,14 @@ def copy(source: Path, target: Path) -> Path:
 
 
 def _of_values(value: Any) -> str:
-    return _sha(json.dumps(_without_times(value), sort_keys=True).encode())
+    return _sha(json.dumps(_without_own(value), sort_keys=True).encode())
 
 
-def _without_times(value: Any) -> Any:
+def _without_own(value: Any) -> Any:
     if isinstance(value, dict):
-        timed = ("seconds", "seconds_an_image", "examples_per_second")
-        placed = ("run", "command")
-        left = {name: v for name, v in value.items() if name not in timed + placed}
-        return {name: _without_times(v) for name, v in left.items()}
-    return [_without_times(v) for v in value] if isinstance(value, list) else value
+        own = ("seconds", "seconds_an_image", "examples_per_second", "run", "command")
+        return {name: _without_own(v) for name, v in value.items() if name not in own}
+    return [_without_own(v) for v in value] if isinstance(value, list) else value
 
 
 def _sha(content: bytes) -> str:

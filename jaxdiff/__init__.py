@@ -1,8 +1,8 @@
 """jaxdiff: functional JAX diffusion models, proved against closed-form oracles.
 
-Everything is imported where it is first used. So `import jaxdiff` takes no time, a command can set
-its process up before jax is there, and nobody needs a network, data or training library who does
-not use it.
+Everything is imported where it is first used. So `import jaxdiff` takes no time, and a command can
+set up its process before jax is imported. The core works without the libraries of networks, data
+and training.
 """
 
 import importlib

@@ -82,8 +82,8 @@ def renewed(level_t: Level, level_s: Level) -> jax.Array:
         1 - SNR_t / SNR_s = -expm1(lambda_t - lambda_s)
 
     A compiler may round the log-SNR of one time in two ways. So a gap of a few units in the last
-    place is none: the variance of such a step is 0 and not a little below. At an s that is really
-    later the share is negative, and a standard deviation made of it is NaN.
+    place counts as none, and the share is 0. If s is truly later than t, the share is negative, and
+    its root is NaN.
 
     Args:
       level_t: the schedule at t.

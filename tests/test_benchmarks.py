@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import calibration
+import calls
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,6 @@ def load(name: str) -> Any:
 
 
 posterior = load("posterior")
-calls = load("calls")
 PROBLEM = observed_mixture.make_problem(0, 8, 2)
 TINY = posterior.Options(
     dims=(4,), observed=(1,), methods=("mcgdiff", "dps"), seeds=2, rows=32, calls=12, slices=20

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+import calls
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import asymmetric_mixture
@@ -14,9 +14,9 @@ from jaxdiff import kernels, metrics
 diffusers = pytest.importorskip(
     "diffusers", reason="an optional comparison: pip install diffusers torch"
 )
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-CALLS, NUM, T = 10, 20_000, 1000
+CALLS, NUM, T = 10, 20_000, calls.NUM_STEPS
 BETAS = {
     "num_train_timesteps": T,
     "beta_start": 1e-4,
@@ -42,7 +42,7 @@ OURS = {
     "unipc_3": (lambda d, s: kernels.unipc(d, s, 3), 1),
     "heun": (kernels.heun, 2),
 }
-SCHEDULE = jd.schedules.from_betas(jd.schedules.linear_betas(T))
+SCHEDULE = calls.SCHEDULE
 GRIDS = {
     "uniform": jd.grids.uniform,
     "quadratic": jd.grids.quadratic,
@@ -52,18 +52,10 @@ GRIDS = {
 
 
 def theirs(scheduler: Any, x: np.ndarray) -> np.ndarray:
-    """A run of theirs with the oracle for a network: eps at the integer or fractional step it asks for."""
-    denoiser = jax.jit(asymmetric_mixture().denoiser(SCHEDULE))
+    """A run of theirs with the oracle for a network."""
     two_calls = isinstance(scheduler, diffusers.HeunDiscreteScheduler)
     scheduler.set_timesteps(CALLS // 2 if two_calls else CALLS)
-    state = torch.tensor(x) * float(scheduler.init_noise_sigma)
-    for step in scheduler.timesteps:
-        t = (float(step) + 1) / T  # their step i is our time (i + 1) / T
-        x_t = jnp.asarray(scheduler.scale_model_input(state, step).numpy())
-        x_0 = denoiser(x_t, jnp.asarray(t, jnp.float32))
-        eps = jd.prediction.from_x_0(SCHEDULE, x_0, x_t, t, prediction="eps")
-        state = scheduler.step(torch.tensor(np.asarray(eps)), step, state).prev_sample
-    return state.numpy()
+    return calls.run_scheduler(scheduler, jax.jit(asymmetric_mixture().denoiser(SCHEDULE)), x)
 
 
 @pytest.mark.filterwarnings("default")  # theirs are theirs
@@ -78,10 +70,10 @@ def test_the_best_here_is_no_worse_at_ten_calls(capsys: pytest.CaptureFixture) -
             theirs(make(), np.asarray(x_init)), exact
         ).value
     denoiser = mixture.denoiser(SCHEDULE)
-    for name, (make, calls) in OURS.items():
+    for name, (make, cost) in OURS.items():
         for grid, times in GRIDS.items():
             x = jd.sample(
-                jax.random.key(3), make(denoiser, SCHEDULE), x_init, times(CALLS // calls)
+                jax.random.key(3), make(denoiser, SCHEDULE), x_init, times(CALLS // cost)
             ).x
             found["jaxdiff"][f"{name}, {grid}"] = metrics.sliced_wasserstein(x, exact).value
     with capsys.disabled():
