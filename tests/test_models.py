@@ -379,18 +379,26 @@ def test_forward_and_reverse_mode_agree(kind: str, x64: None) -> None:
     np.testing.assert_allclose(forward, reverse, rtol=1e-10)  # rounding
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_convolution_is_the_plain_one_to_the_second_derivative(stride: int, x64: None) -> None:
+def plain_convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    order = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=order
+    )
+
+
+@pytest.mark.parametrize(("stride", "sides"), [(1, (5, 4)), (2, (5, 4)), (1, (12, 10))])
+def test_convolution_is_the_plain_one_to_the_second_derivative(
+    stride: int, sides: tuple[int, int], x64: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two images at a time, where the images are large enough for blocks.
+    monkeypatch.setattr(_layers, "BLOCK", 2 * 3 * (2 + 3) * 120)
     x, kernel = (
         jax.random.normal(jax.random.key(i), shape)
-        for i, shape in enumerate([(2, 5, 4, 2), (3, 3, 2, 3)])
+        for i, shape in enumerate([(6, *sides, 2), (3, 3, 2, 3)])
     )
 
     def plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        order = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(
-            x, kernel, (stride, stride), "SAME", dimension_numbers=order
-        )
+        return plain_convolution(x, kernel, stride)
 
     def ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return _layers.convolve(x, kernel, (stride, stride), "SAME")
@@ -398,11 +406,39 @@ def test_convolution_is_the_plain_one_to_the_second_derivative(stride: int, x64:
     def derivatives(f: Callable) -> Any:
         g = lambda x, kernel: jnp.sum(jnp.sin(f(x, kernel)))  # noqa: E731
         first = jax.grad(g, (0, 1))(x, kernel)
+        each = jax.vmap(jax.grad(g, 1), (0, None))(x[:, None], kernel)
         tangent = jax.jvp(lambda x: f(x, kernel), (x,), (x + 1,))[1]
-        return f(x, kernel), first, tangent, jax.hessian(g, (0, 1))(x, kernel)
+        slope = jax.jvp(lambda kernel: f(x, kernel), (kernel,), (kernel + 1,))[1]
+        second = jax.hessian(lambda k: g(x, k))(kernel)
+        mixed = jax.jvp(jax.grad(g, (0, 1)), (x, kernel), (x + 1, kernel + 1))[1]
+        return f(x, kernel), first, each, tangent, slope, second, mixed
 
     one, other = jax.jit(lambda: (derivatives(ours), derivatives(plain)))()
     chex.assert_trees_all_close(one, other, rtol=1e-12, atol=1e-12)  # rounding
+
+
+def test_a_kernel_s_gradient_keeps_only_the_images() -> None:
+    x, kernel = jnp.ones((8, 16, 16, 4)), jnp.ones((3, 3, 4, 4))
+    _, pull = jax.vjp(lambda kernel: _layers.convolve(x, kernel, (1, 1), "SAME"), kernel)
+    assert sum(leaf.size for leaf in jax.tree.leaves(pull)) <= x.size + 2 * kernel.size
+
+
+def test_a_kernel_s_gradient_in_bfloat16_is_summed_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_layers, "BLOCK", 1)  # one image at a time
+    x = jax.random.uniform(jax.random.key(0), (512, 32, 16, 1), minval=0.5)
+    kernel = jnp.zeros((3, 3, 1, 1))
+
+    def gradient(convolve: Callable, dtype: str) -> jax.Array:
+        return jax.grad(
+            lambda kernel: jnp.sum(convolve(x.astype(dtype), kernel.astype(dtype)), dtype="float32")
+        )(kernel)
+
+    ours = lambda x, kernel: _layers.convolve(x, kernel, (1, 1), "SAME")  # noqa: E731
+    exact = gradient(plain_convolution, "float32")
+    # One rounding to bfloat16 is 2^-9 at most; a sum of 512 terms would lose several percent.
+    np.testing.assert_allclose(gradient(ours, "bfloat16"), exact, rtol=0.004)
 
 
 def test_second_derivatives() -> None:
