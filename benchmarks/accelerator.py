@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import pair
 import tyro
 from jax.tree_util import Partial
@@ -155,35 +154,12 @@ def work_of(options: Options, device: str | None) -> pair.Work:
     )  # fmt: skip
 
 
-def flops(program: Any, *arguments: Any) -> float:
-    """Operations of a function by XLA's cost analysis, before XLA changes the program.
-
-    XLA's backends for GPUs do not count, so the arguments lie on a CPU.
-    """
-    return float(program.lower(*arguments).cost_analysis()["flops"])
-
-
-def forward_flops(work: pair.Work) -> float:
-    """Operations of one network call for a batch."""
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        model, params = pair.jax_model(work)
-        x, t = jnp.zeros((work.batch, *work.shape)), jnp.full(work.batch, 0.5)
-        return flops(jax.jit(model.apply), params, x, t)
-
-
-def update_flops(work: pair.Work) -> float:
-    """Operations of one update."""
-    device = jax.local_devices(backend="cpu")[0]
-    with jax.default_device(device):
-        return flops(*pair.update_of(work, *pair.jax_model(work), [device]))
-
-
 def training_job(work: pair.Work) -> Job:
     """Updates of the parameters."""
     return Job(
         "training", work, work.batch * work.updates, 1,
         partial(pair.jax_train, work), partial(pair.torch_train, work),
-        lambda: update_flops(work) * work.updates,
+        lambda: pair.update_flops(work) * work.updates,
     )  # fmt: skip
 
 
@@ -193,7 +169,7 @@ def sampling_job(name: str, kernel: Callable, theirs: str, steps: int) -> Callab
         name, work, work.batch, steps,
         partial(pair.jax_sample, work, kernel, steps),
         partial(pair.torch_sample, work, theirs, steps),
-        lambda: forward_flops(work) * steps,
+        lambda: pair.forward_flops(work) * steps,
     )  # fmt: skip
 
 

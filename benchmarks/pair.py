@@ -107,6 +107,30 @@ def check_equal(work: Work) -> float:
     return error
 
 
+def flops(program: Any, *arguments: Any) -> float:
+    """Operations of a function by XLA's cost analysis, before XLA changes the program.
+
+    XLA's backends for GPUs do not count, so the arguments lie on a CPU.
+    """
+    return float(program.lower(*arguments).cost_analysis()["flops"])
+
+
+def forward_flops(work: Work) -> float:
+    """Operations of one network call for a batch."""
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model, params = jax_model(work)
+        x, t = jnp.zeros((work.batch, *work.shape)), jnp.full(work.batch, 0.5)
+        return flops(jax.jit(model.apply), params, x, t)
+
+
+def update_flops(work: Work) -> float:
+    """Operations of one update: the output, the gradient of what goes in, and that of the weights.
+
+    A layer takes as many for each. XLA counts a loop once, so the update's own program says less.
+    """
+    return 3 * forward_flops(work)
+
+
 def update_of(
     work: Work, model: models.Model, params: Any, devices: list[jax.Device] | None = None
 ) -> tuple[Any, Any, Any]:
