@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import observed_mixture
 import pytest
-from helpers import slow
+from helpers import rejects, slow
 
 import jaxdiff as jd
 from jaxdiff import training
@@ -245,3 +245,52 @@ def test_the_solvers_come_near_the_exact_end_of_the_ode(
     assert max(many["jaxdiff"].values()) < 0.5
     assert (tmp_path / "calls.png").exists()
     assert json.loads((tmp_path / "calls.json").read_text())["rows"] == [few, many]
+
+
+# Speed --------------------------------------------------------------------------------------------------------------
+
+speed, growth = load("speed"), load("growth")
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (speed.by_terms, speed.STEPS),
+        (speed.density, 4 * speed.ODE_STEPS),
+        # The start has a call of its own.
+        (lambda *arguments: speed.posterior(spread(), *arguments), speed.STEPS),
+    ],
+    ids=["by_terms", "density", "posterior"],
+)
+def test_a_job_is_timed_beside_as_many_network_calls(job: Any, expected: int) -> None:
+    called = []
+
+    def net(x: jax.Array, t: Any) -> jax.Array:
+        jax.debug.callback(lambda: called.append(1))
+        return 0.5 * x
+
+    compute = jax.jit(lambda key, x: job(net, key, x))
+    jax.block_until_ready(compute(jax.random.key(0), jnp.full((2, 4, 4, 1), 0.3)))
+    jax.effects_barrier()
+    assert len(called) == expected
+
+
+def spread() -> Any:
+    """Measured on noise: any one has the same calls."""
+    schedule = speed.pair.SCHEDULE
+    data = jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
+    denoiser = jd.make_denoiser(lambda x, t: 0.5 * x, schedule, "eps")
+    return jd.posterior.spread_of(jax.random.key(1), denoiser, schedule, data)
+
+
+def test_the_fitted_power_is_that_of_the_largest_sizes() -> None:
+    sizes = np.array([1.0, 8.0, 16.0, 32.0])
+    seconds = 0.1 * sizes**1.7
+    seconds[0] = 5  # overhead
+    assert growth.power(sizes, seconds) == pytest.approx(1.7)
+
+
+test_bad_sizes = rejects({
+    "few": (lambda: growth.main(growth.Options(side=(8, 16))), ValueError, "side: expected at least 3 sizes in increasing order"),
+    "order": (lambda: growth.main(growth.Options(batch=(8, 4, 16))), ValueError, "batch: expected at least 3 sizes in increasing order"),
+})  # fmt: skip
