@@ -11,13 +11,14 @@ if __name__ == "__main__":
     set_up()  # before jax is imported, because it may start the process again
 
 import functools
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ STEPS = 50
 ODE_STEPS = 10  # of four calls
 PARTICLES = 64
 MATRIX = 2048  # side of the product that shows the peak
+SIDES = ("jaxdiff", "torch")
+OVERHEAD_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,10 @@ def plain(net: Callable, x: jax.Array) -> jax.Array:
     return net(x)
 
 
-def pushed(net: Callable, x: jax.Array) -> jax.Array:
-    """One call, and one Jacobian-vector product."""
-    return jnp.add(*jax.jvp(net, (x,), (x,)))
+def pulled(net: Callable, x: jax.Array) -> jax.Array:
+    """One call, and one vector-Jacobian product."""
+    y, pull = jax.vjp(net, x)
+    return y + pull(x)[0]
 
 
 def by_terms(net: Any, key: jax.Array, x: jax.Array) -> jax.Array:
@@ -156,7 +160,7 @@ def posterior(spread: Any, net: Any, key: jax.Array, x: jax.Array) -> jax.Array:
     ).x
 
 
-def overheads(rounds: int) -> list[dict[str, Any]]:
+def overheads(rounds: int) -> Iterator[dict[str, Any]]:
     """Time likelihoods and a posterior in turn with as many bare network calls."""
     model, params = pair.jax_model(WORK)
     denoiser = jd.make_denoiser(Partial(model.apply, params), pair.SCHEDULE, "eps")
@@ -168,27 +172,23 @@ def overheads(rounds: int) -> list[dict[str, Any]]:
         (f"bound by {STEPS} terms", WORK, by_terms, once, WORK.batch),
         (
             f"ODE, {ODE_STEPS} steps, a probe", WORK, density,
-            functools.partial(calls, 4 * ODE_STEPS, pushed), WORK.batch,
+            functools.partial(calls, 4 * ODE_STEPS, pulled), WORK.batch,
         ),
         (
             f"twisted, {PARTICLES} x {STEPS}", systems, functools.partial(posterior, spread),
             once, len(WORK.devices),
         ),
     ]  # fmt: skip
-    rows = []
     for name, work, ours, bare, images in jobs:
         sides = {"jaxdiff": on_all_devices(work, ours), "bare": on_all_devices(work, bare)}
         times = pair.race(sides, rounds, name=name)
         row = pair.summary(name, times["bare"], times["jaxdiff"])
-        rows.append({
-            "name": name,
-            "images_per_second": images / statistics.median(times["jaxdiff"]),
-            **{key: row[key] for key in ("ratio", "ratio_min", "ratio_max")},
-        })  # fmt: skip
-    return rows
+        ratios = {key: row[key] for key in ("ratio", "ratio_min", "ratio_max")}
+        rate = images / statistics.median(times["jaxdiff"])
+        yield {"name": name, "images_per_second": rate} | ratios
 
 
-def start_up(rounds: int) -> list[dict[str, Any]]:
+def start_up(rounds: int) -> Iterator[dict[str, Any]]:
     """Time a process from its start to the end of its first update, without a cache and with it."""
     sides = {
         "jaxdiff": [__file__, "--first-step"],
@@ -212,10 +212,9 @@ def start_up(rounds: int) -> list[dict[str, Any]]:
             cold.append(seconds("jaxdiff", cache))
             warm.append(seconds("jaxdiff", cache))
             theirs.append(seconds("torch", cache))
-    return [
-        pair.summary("start-up, cold", cold, theirs),
-        pair.summary("start-up, cached", warm, theirs),
-    ]
+    if rounds:
+        yield pair.summary("start-up, cold", cold, theirs)
+        yield pair.summary("start-up, cached", warm, theirs)
 
 
 def picture(rows: list[dict[str, Any]], label: str, path: Path) -> None:
@@ -238,25 +237,34 @@ def picture(rows: list[dict[str, Any]], label: str, path: Path) -> None:
         figure.savefig(draft, dpi=120)
 
 
-def beside_torch(options: Options, most: float) -> list[dict[str, Any]]:
-    """Training of both networks, and samples; most is the machine's peak, printed as 100%."""
-    rows = []
+def beside_torch(rounds: int) -> Iterator[dict[str, Any]]:
+    """Training of both networks, and samples."""
     for name, work in (("", WORK), (", second network", SECOND)):
         sides = (pair.jax_train(work), pair.torch_train(work))
-        title = f"training{name}, batch {work.batch}"
-        rows.append(race(title, sides, options.rounds, pair.update_flops(work)))
+        yield race(f"training{name}, batch {work.batch}", sides, rounds, pair.update_flops(work))
     for batch in (1, 16, 64):
-        rounds = max(3, options.rounds // (1 if batch < 64 else 3))
         work = replace(WORK, batch=batch)
         sides = (
             pair.jax_sample(work, jd.kernels.ddim, STEPS), pair.torch_sample(work, "ddim", STEPS),
         )  # fmt: skip
         operations = STEPS * pair.forward_flops(work)
-        rows.append(race(f"DDIM-{STEPS}, batch {batch}", sides, rounds, operations))
-    return [
-        row | {f"{side}_share": row[f"{side}_flops"] / most for side in ("jaxdiff", "torch")}
-        for row in rows
-    ]
+        few = max(3, rounds // (1 if batch < 64 else 3))
+        yield race(f"DDIM-{STEPS}, batch {batch}", sides, few, operations)
+
+
+def text(row: dict[str, Any], most: float) -> str:
+    """A line of the table; most is the machine's peak."""
+    if "images_per_second" in row:
+        return (
+            f"{row['name']:36}{row['images_per_second']:10.3g} images/s, {row['ratio']:.3f} times "
+            f"its bare network calls ({row['ratio_min']:.3f} to {row['ratio_max']:.3f})"
+        )
+    span = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
+    shares = ", ".join(
+        f"{row[f'{side}_flops'] / most:.0%}" for side in SIDES if f"{side}_flops" in row
+    )
+    seconds = "".join(f"{row[f'{side}_seconds']:10.3f}" for side in SIDES)
+    return f"{row['name']:36}{seconds}{row['ratio']:8.2f}   {span:15}{shares}"
 
 
 def main(options: Options) -> None:
@@ -277,31 +285,23 @@ def main(options: Options) -> None:
     print(f"outputs agree to {error:.0e}")
     most = peak(options.rounds)
     print(f"peak: {most / 1e9:.0f} GFLOP/s, the faster library's product of matrices")
-    rows = beside_torch(options, most)
-    added = overheads(max(3, options.rounds // 2))
-    rows += start_up(options.start_rounds) if options.start_rounds else []
     print(f"{'':36}{'jaxdiff s':>10}{'torch s':>10}{'ratio':>8}   range          share of the peak")
-    for row in rows:
-        span = f"{row['ratio_min']:.2f} to {row['ratio_max']:.2f}"
-        seconds = f"{row['jaxdiff_seconds']:10.3f}{row['torch_seconds']:10.3f}"
-        shares = ", ".join(
-            f"{row[name]:.0%}" for name in ("jaxdiff_share", "torch_share") if name in row
+    rows = []
+    for row in itertools.chain(
+        beside_torch(options.rounds), overheads(OVERHEAD_ROUNDS), start_up(options.start_rounds)
+    ):
+        print(text(row, most), flush=True)
+        rows.append(row)
+        training.write_json(
+            options.output / "speed.json",
+            {"machine": machine.describe(), "peak": most, "rows": rows},
         )
-        print(f"{row['name']:36}{seconds}{row['ratio']:8.2f}   {span:15}{shares}")
-    print(f"{'':36}{'images/s':>10}   time / that of its bare network calls")
-    for row in added:
-        span = f"{row['ratio']:.3f} ({row['ratio_min']:.3f} to {row['ratio_max']:.3f})"
-        print(f"{row['name']:36}{row['images_per_second']:10.3g}   {span}")
-    training.write_json(
-        options.output / "speed.json",
-        {"machine": machine.describe(), "peak": most, "rows": rows, "overheads": added},
-    )
-    picture(
-        rows,
-        "PyTorch's time / jaxdiff's (above 1: jaxdiff is faster)",
-        options.output / "speed.png",
-    )
-    picture(added, "time / that of the bare network calls", options.output / "overhead.png")
+    for label, file, kind in (
+        ("PyTorch's time / jaxdiff's (above 1: jaxdiff is faster)", "speed.png", False),
+        ("time / that of the bare network calls", "overhead.png", True),
+    ):
+        shown = [row for row in rows if ("images_per_second" in row) == kind]
+        picture(shown, label, options.output / file)
 
 
 if __name__ == "__main__":

@@ -113,19 +113,23 @@ class Flowing(Algorithm):
         return carry, moved.y, moved.divergence
 
 
+# Both traces use products v^T J: XLA's CPU has no fast program for the products J v of convolutions
+# inside a scan (see `models._layers.convolve`).
+
+
 def _exact(denoise: Any, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """D and its divergence, from one Jacobian-vector product a dimension. Rows do not couple."""
+    """D and its divergence, from one vector-Jacobian product a dimension. Rows do not couple."""
     basis = jnp.eye(y[0].size, dtype=y.dtype).reshape(-1, *y.shape[1:])
-    x_0, push = jax.linearize(denoise, y)
+    x_0, pull = jax.vjp(denoise, y)
 
     def diagonal(unit: jax.Array) -> jax.Array:
-        return _rows.event_sum(push(jnp.broadcast_to(unit[None], y.shape)) * unit[None])
+        return _rows.event_sum(pull(jnp.broadcast_to(unit[None], y.shape))[0] * unit[None])
 
     return x_0, jnp.sum(jax.lax.map(diagonal, basis), axis=0)
 
 
 def _hutchinson(denoise: Any, y: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
     """D and v^T (dD/dy) v, averaged over each row's probes."""
-    x_0, push = jax.linearize(denoise, y)
-    products = jax.lax.map(lambda v: _rows.event_sum(push(v) * v), jnp.moveaxis(probes, 1, 0))
+    x_0, pull = jax.vjp(denoise, y)
+    products = jax.lax.map(lambda v: _rows.event_sum(pull(v)[0] * v), jnp.moveaxis(probes, 1, 0))
     return x_0, jnp.mean(products, axis=0)

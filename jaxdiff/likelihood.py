@@ -236,7 +236,7 @@ def ode_log_prob(
       x_0: states at ts[-1], [B, *D], floating.
       key: typed PRNG key of the probes. The probes of row i depend on (key, i) alone. None with
         num_probes = 0.
-      num_probes: 0 for the exact trace, which takes d Jacobian-vector products a call; or the
+      num_probes: 0 for the exact trace, which takes d vector-Jacobian products a call; or the
         number of Hutchinson's probes. A row keeps its probes along the path, so the log-density is
         unbiased up to the error of the solver.
       probe: "rademacher" or "gaussian".

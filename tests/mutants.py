@@ -231,6 +231,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("bits_per_dim", "the volume of one dimension", "nats + event_size * math.log(bin_width)", "nats + math.log(bin_width)", "test_decoders.py::test_dequantisation_counts_its_volume"),
     ],
     "jaxdiff/flow_density.py": [
+        ("_hutchinson", "products that are slow inside a scan", "x_0, pull = jax.vjp(denoise, y)\n    products = jax.lax.map(lambda v: _rows.event_sum(pull(v)[0] * v)", "x_0, push = jax.linearize(denoise, y)\n    products = jax.lax.map(lambda v: _rows.event_sum(push(v) * v)", "test_flow_density.py::test_the_divergence_takes_vector_jacobian_products"),
         ("density", "the ends of the ODE swapped", "size * (jnp.log(end) - jnp.log(start))", "size * (jnp.log(start) - jnp.log(end))", "test_flow_density.py::test_mixture_density_is_exact"),
         ("density", "the prior without 2 pi", "(jnp.log(sigma) + math.log(2 * math.pi) / 2)", "jnp.log(sigma)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
         ("flowing", "Hutchinson's v^T left out", "event_sum(push(v) * v)", "event_sum(push(v))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),

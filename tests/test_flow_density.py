@@ -1,6 +1,7 @@
 """The density of the probability-flow ODE: exact for Gaussians and mixtures, normalised, of its stated order."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,27 @@ def test_order_of_the_density(x64: None) -> None:
     reference, counts = density(1024), np.array([32, 64, 128])
     errors = [np.median(np.abs(density(n) - reference)) for n in counts]
     np.testing.assert_allclose(-np.polyfit(np.log(counts), np.log(errors), 1)[0], 4, atol=0.3)
+
+
+@pytest.mark.parametrize("num_probes", [0, 1])
+def test_the_divergence_takes_vector_jacobian_products(num_probes: int) -> None:
+    """Those of a network are fast inside a scan; a function like this one has no others."""
+
+    @jax.custom_vjp
+    def half(x: jax.Array) -> jax.Array:
+        return x / 2
+
+    half.defvjp(lambda x: (x / 2, None), lambda _, g: (g / 2,))
+    schedule, x_0 = jd.schedules.cosine(), jnp.array([[0.3, -0.2]])
+    ts = jd.grids.log_snr(schedule, 4)
+    key = jax.random.key(0) if num_probes else None
+
+    def density(denoise: Callable) -> jax.Array:
+        return ode_log_prob(
+            lambda x, t: denoise(x), schedule, ts, x_0, key=key, num_probes=num_probes
+        )
+
+    np.testing.assert_allclose(density(half), density(lambda x: x / 2), rtol=1e-6)  # rounding
 
 
 @pytest.mark.slow
