@@ -91,7 +91,6 @@ def _convolve_jvp(
 _convolve.defjvp(_convolve_jvp, symbolic_zeros=True)
 
 
-FEW = 100  # pixels, of which XLA's CPU makes a kernel's gradient well enough
 BLOCK = 400_000  # numbers of one product's two sides, which stay in a core's cache
 
 
@@ -101,14 +100,15 @@ def _in_kernel(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any) -> j
         y[h, w] = sum_i z_i[h + i - 1, w],  z_i[h, w] = sum_j x[h, w + j - 1] kernel[i, j]
 
     The transpose of a convolution in its kernel is one with a window as large as the image, which
-    XLA's CPU does at half its usual rate or less. The transpose of these sums is one matrix product
-    for a few images at a time, [3C, pixels] times [pixels, 3O]: x has three columns side by side,
-    the other side three rows. Accelerators have good programs for the convolution.
+    XLA's CPU does at half its usual rate or less, and inside a scan ten times more slowly. The
+    transpose of these sums is one matrix product for a few images at a time, [3C, pixels] times
+    [pixels, 3O]: x has three columns side by side, the other side three rows. Accelerators have
+    good programs for the convolution.
     """
     images, height, width, channels = x.shape
     outputs = kernel.shape[3]
     plain = kernel.shape[:2] != (3, 3) or strides != (1, 1) or padding != "SAME"
-    if plain or height * width < FEW or jax.default_backend() != "cpu":
+    if plain or jax.default_backend() != "cpu":
         return _plain(x, kernel, strides, padding, "HWIO")
     # Gradients are summed over the blocks in float32 or wider.
     precise = kernel.astype(_rows.state_dtype(kernel.dtype)).transpose(1, 2, 0, 3)
