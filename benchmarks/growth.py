@@ -27,6 +27,7 @@ from jaxdiff.runs import machine, require
 
 ROOT = Path(__file__).resolve().parents[1]
 FITTED = 3
+COLORS = {"update": "C0", "samples": "C1"}
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         1, len(axes), figsize=(12, 3.4), layout="constrained", sharey=True
     )
     for axis, panel in zip(axes, panels, strict=True):
-        for n, row in enumerate(row for row in rows if row["axis"] == axis):
-            label = f"{row['job']}: {axis}^{row['power']:.2f}"
-            panel.plot(row["sizes"], row["seconds"], "o-", color=f"C{n}", label=label)
+        for row in (row for row in rows if row["axis"] == axis):
+            label, color = f"{row['job']}: {axis}^{row['power']:.2f}", COLORS[row["job"]]
+            panel.plot(row["sizes"], row["seconds"], "o-", color=color, label=label)
             last, end = row["sizes"][-1], row["seconds"][-1]
             needed = [end * (size / last) ** NEEDED[axis] for size in row["sizes"]]
-            panel.plot(row["sizes"], needed, ":", color=f"C{n}")
+            panel.plot(row["sizes"], needed, ":", color=color)
         sizes = next(row["sizes"] for row in rows if row["axis"] == axis)
         panel.set(xscale="log", yscale="log", xlabel=axis)
         panel.set_xticks(sizes, map(str, sizes))
@@ -117,7 +118,7 @@ def main(options: Options) -> list[dict[str, Any]]:
             )
     print(machine.describe())
     print("the rest is " + ", ".join(f"{name} {size}" for name, size in BASE.items()))
-    rows = [line(job, axis, options) for job in ("update", "samples") for axis in BASE
+    rows = [line(job, axis, options) for job in COLORS for axis in BASE
             if (job, axis) != ("update", "steps")]  # fmt: skip
     training.write_json(
         options.output / "growth.json", {"machine": machine.describe(), "base": BASE, "rows": rows}
