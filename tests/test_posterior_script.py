@@ -5,6 +5,8 @@ import json
 import typing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -244,6 +246,35 @@ def test_an_option_costs_its_own_images_alone(run: Path, monkeypatch: pytest.Mon
     for path in run.glob("posterior/parts/dps-1-*.npz"):
         path.write_bytes(part.read_bytes()[:50])  # cut short
     assert made("dps") == [1]
+
+
+def test_an_image_costs_the_same_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work before the program is for its own images, not for all with lower numbers."""
+    monkeypatch.setattr(posteriors.sampling, "require_finite", lambda x: None)
+    devices, last, key = jax.local_device_count(), 10**9, jax.random.key(3)
+    likelihoods = {i: {"y": jnp.full(2, i, "float32")} for i in (7, last)}
+    problem = SimpleNamespace(options=SimpleNamespace(at_once=2))
+    run = SimpleNamespace(
+        trained=SimpleNamespace(params=None), dataset=SimpleNamespace(event_shape=())
+    )
+    seen = []
+
+    def program(params: Any, *given: Any) -> dict[str, jax.Array]:
+        seen.append(given)
+        return {"x": jnp.zeros((devices, 2))}
+
+    monkeypatch.setattr(posteriors, "_program", lambda *_: program)
+    make: Any = posteriors._maker
+    parts = make(run, problem, "twisted", None, likelihoods=likelihoods, key=key, labels=None)(
+        [7, last]
+    )
+    assert len(parts) == 2
+    ((keys, given, label),) = seen
+    numbers = np.resize([7, last], 2 * devices)
+    expected = [jax.random.key_data(jax.random.fold_in(key, int(i))) for i in numbers]
+    np.testing.assert_array_equal(jax.random.key_data(keys).reshape(2 * devices, -1), expected)
+    np.testing.assert_array_equal(given["y"][..., 0].ravel(), np.float32(numbers))
+    assert label is None
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -152,13 +152,13 @@ def _maker(
     def make(numbers: list[int]) -> list[dict[str, np.ndarray]]:
         index = np.resize(numbers, places)  # few numbers fill the places again and again
 
-        def spread(leaves: Any) -> Any:
-            stacked = jnp.stack([jnp.asarray(leaves[i]) for i in index])
-            return stacked.reshape(num_devices, at_once, *stacked.shape[1:])
+        def spread(rows: Any) -> jax.Array:
+            return rows.reshape(num_devices, at_once, *rows.shape[1:])
 
-        keys = spread([jax.random.fold_in(key, i) for i in range(max(numbers) + 1)])
-        label = None if labels is None else spread(labels)
-        given = jax.tree.map(lambda *leaves: spread(leaves), *likelihoods)
+        keys = spread(jax.vmap(jax.random.fold_in, (None, 0))(key, index))
+        label = None if labels is None else spread(jnp.asarray(labels[index]))
+        chosen = [likelihoods[i] for i in index]
+        given = jax.tree.map(lambda *leaves: spread(jnp.stack(leaves)), *chosen)
         began = time.monotonic()
         out = jax.tree.map(np.asarray, program(run.trained.params, keys, given, label))
         sampling.require_finite(out["x"].reshape(-1, *run.dataset.event_shape))
