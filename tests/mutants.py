@@ -364,6 +364,8 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("dps_step", "the gradient of the length for that of its square", "- 2 * scale * size_s", "- scale * size_s", "test_approximations.py::test_a_dps_step_is_algorithm_1"),
     ],
     "jaxdiff/guidance/_spread.py": [
+        ("lower_root", "LAPACK's", "    root_of_K = lower_root(K)", "    root_of_K = jnp.linalg.cholesky(K)", "test_spread.py::test_a_sampler_does_not_wait_for_the_threads_of_lapack"),
+        ("lower_root", "the upper half is left as it comes", "jnp.where(jnp.arange(size) < i, 0, rest / jnp.sqrt(rest[i]))", "rest / jnp.sqrt(rest[i])", "test_spread.py::test_the_root_of_a_matrix_and_its_inverse"),
         ("conditioned", "the variance before y", "variance = jnp.broadcast_to(given.variance()[None], x_t.shape)", "variance = jnp.broadcast_to(given.covariance.diagonal()[None], x_t.shape)", "test_spread.py::test_conditioned_is_the_posteriors_denoiser_of_normal_data"),
         ("spread_of", "a mean deviation for a variance", "jnp.mean((rows @ axes.T) ** 2, axis=0)", "jnp.mean(jnp.abs(rows @ axes.T), axis=0)", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),
         ("Spread", "the data's variance forgotten", "shrunk = scale / (1 + scale * jnp.exp(log_snr))", "shrunk = scale / (1 + jnp.exp(log_snr))", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),

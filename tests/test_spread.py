@@ -11,7 +11,7 @@ from helpers import correlated_gaussian, rejects, slow, spread_of_gaussian
 
 import jaxdiff as jd
 from jaxdiff import guidance, observations, posterior
-from jaxdiff.guidance._spread import Covariance, conditioner
+from jaxdiff.guidance._spread import Covariance, conditioner, inverse_of_lower, lower_root
 
 SHAPE, SIZE = (4, 4, 1), 16
 SCHEDULE = jd.schedules.cosine()
@@ -32,6 +32,27 @@ OVERLAPPING: dict[str, Callable[[], observations.Observation]] = {
     "blur": lambda: observations.blur(jnp.asarray(IMAGE), 1.0, 0.2),
     "matrix": lambda: observations.linear(jnp.asarray(ROWS), jnp.ones(3), jnp.asarray(STDS[0, :3, 0])),
 }  # fmt: skip
+
+
+def test_the_root_of_a_matrix_and_its_inverse(x64: None) -> None:
+    factor = RANDOM.normal(size=(3, 20, 30)) * np.geomspace(1, 100, 20)[:, None]
+    matrices = np.eye(20) + factor @ factor.mT
+    roots = np.asarray(jax.vmap(lower_root)(matrices))
+    np.testing.assert_allclose(roots, np.linalg.cholesky(matrices), rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(np.triu(roots, 1), 0)
+    inverses = jax.vmap(inverse_of_lower)(roots)
+    np.testing.assert_allclose(
+        inverses @ roots, np.broadcast_to(np.eye(20), roots.shape), atol=1e-9
+    )
+    assert np.isnan(lower_root(-jnp.eye(2))).any()
+
+
+def test_a_sampler_does_not_wait_for_the_threads_of_lapack() -> None:
+    def root(x_0: jax.Array) -> jax.Array:
+        seen = observations.noisy(x_0, 0.3)
+        return conditioner(seen, covariance(3, 0.1)).inverse_root
+
+    assert "lapack" not in jax.jit(root).lower(jnp.ones(SHAPE)).as_text()
 
 
 def covariance(num_axes: int, rest: float) -> Covariance:
