@@ -234,7 +234,7 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("_hutchinson", "products that are slow inside a scan", "x_0, pull = jax.vjp(denoise, y)\n    products = jax.lax.map(lambda v: _rows.event_sum(pull(v)[0] * v)", "x_0, push = jax.linearize(denoise, y)\n    products = jax.lax.map(lambda v: _rows.event_sum(push(v) * v)", "test_flow_density.py::test_the_divergence_takes_vector_jacobian_products"),
         ("density", "the ends of the ODE swapped", "size * (jnp.log(end) - jnp.log(start))", "size * (jnp.log(start) - jnp.log(end))", "test_flow_density.py::test_mixture_density_is_exact"),
         ("density", "the prior without 2 pi", "(jnp.log(sigma) + math.log(2 * math.pi) / 2)", "jnp.log(sigma)", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
-        ("flowing", "Hutchinson's v^T left out", "event_sum(push(v) * v)", "event_sum(push(v))", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
+        ("flowing", "Hutchinson's v^T left out", "event_sum(pull(v)[0] * v)", "event_sum(pull(v)[0])", "test_early_chain.py::test_the_density_of_the_ode_is_exact"),
     ],
     # --- losses ----------------------------------------------------------------------------------------------------
     "jaxdiff/losses/_chain.py": [
@@ -363,15 +363,17 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("dps_step", "the gradient at the size of x_t alone", "2 * scale * size_s * size_t * slope", "2 * scale * size_t**2 * slope", "test_approximations.py::test_a_dps_step_is_the_same_in_every_family"),
         ("dps_step", "the gradient of the length for that of its square", "- 2 * scale * size_s", "- scale * size_s", "test_approximations.py::test_a_dps_step_is_algorithm_1"),
     ],
+    "jaxdiff/guidance/_triangular.py": [
+        ("lower_root", "the upper half is left as it comes", "jnp.where(jnp.arange(size) < i, 0, rest / jnp.sqrt(rest[i]))", "rest / jnp.sqrt(rest[i])", "test_spread.py::test_the_root_of_a_matrix_and_its_inverse"),
+    ],
     "jaxdiff/guidance/_spread.py": [
         ("lower_root", "LAPACK's", "    root_of_K = lower_root(K)", "    root_of_K = jnp.linalg.cholesky(K)", "test_spread.py::test_a_sampler_does_not_wait_for_the_threads_of_lapack"),
-        ("lower_root", "the upper half is left as it comes", "jnp.where(jnp.arange(size) < i, 0, rest / jnp.sqrt(rest[i]))", "rest / jnp.sqrt(rest[i])", "test_spread.py::test_the_root_of_a_matrix_and_its_inverse"),
         ("conditioned", "the variance before y", "variance = jnp.broadcast_to(given.variance()[None], x_t.shape)", "variance = jnp.broadcast_to(given.covariance.diagonal()[None], x_t.shape)", "test_spread.py::test_conditioned_is_the_posteriors_denoiser_of_normal_data"),
         ("spread_of", "a mean deviation for a variance", "jnp.mean((rows @ axes.T) ** 2, axis=0)", "jnp.mean(jnp.abs(rows @ axes.T), axis=0)", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),
         ("Spread", "the data's variance forgotten", "shrunk = scale / (1 + scale * jnp.exp(log_snr))", "shrunk = scale / (1 + jnp.exp(log_snr))", "test_spread.py::test_the_spread_of_normal_data_is_exact[3]"),
         ("widened", "a standard deviation for a variance", "return self.spread.at(self.schedule, t, x_0.dtype).diagonal()", "return jnp.sqrt(self.spread.at(self.schedule, t, x_0.dtype).diagonal())", "test_spread.py::test_widened_is_the_optimal_variance_of_normal_data"),
         ("Covariance", "a variance for a deviation", "return jnp.sqrt(self.rest) * z +", "return self.rest * z +", "test_spread.py::test_a_covariance_is_its_matrix"),
-        ("conditioner", "the determinant of the axes forgotten", "logs + 2 * jnp.sum(jnp.log(jnp.diagonal(cholesky)))", "1 * logs", "test_spread.py::test_conditioning_is_that_of_normal_laws[mask-5-0.3]"),
+        ("conditioner", "the determinant of the axes forgotten", "logs + 2 * jnp.sum(jnp.log(jnp.diagonal(root_of_K)))", "1 * logs", "test_spread.py::test_conditioning_is_that_of_normal_laws[mask-5-0.3]"),
         ("conditioner", "hidden entries are counted", "jnp.sum(observed * jnp.log(2 * jnp.pi * total))", "jnp.sum(jnp.log(2 * jnp.pi * total))", "test_spread.py::test_conditioning_is_that_of_normal_laws[mask-5-0.3]"),
         ("Conditioner", "what lies beside the axes does not move", "shift = rest * transpose(w)[0]", "shift = 0 * transpose(w)[0]", "test_spread.py::test_conditioning_is_that_of_normal_laws[mask-5-0.3]"),
         ("Conditioner", "y tells nothing of what lies beside the axes", "beside - beside**2 * self.precision", "beside", "test_spread.py::test_conditioning_is_that_of_normal_laws[mask-5-0.3]"),

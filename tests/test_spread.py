@@ -11,7 +11,8 @@ from helpers import correlated_gaussian, rejects, slow, spread_of_gaussian
 
 import jaxdiff as jd
 from jaxdiff import guidance, observations, posterior
-from jaxdiff.guidance._spread import Covariance, conditioner, inverse_of_lower, lower_root
+from jaxdiff.guidance._spread import Covariance, conditioner
+from jaxdiff.guidance._triangular import inverse_of_lower, lower_root
 
 SHAPE, SIZE = (4, 4, 1), 16
 SCHEDULE = jd.schedules.cosine()
