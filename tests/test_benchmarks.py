@@ -257,7 +257,7 @@ speed, growth = load("speed"), load("growth")
     [
         (speed.by_terms, speed.STEPS),
         (speed.density, 4 * speed.ODE_STEPS),
-        # The start has a call of its own.
+        # The start takes a call, and the last step none.
         (lambda *arguments: speed.posterior(spread(), *arguments), speed.STEPS),
     ],
     ids=["by_terms", "density", "posterior"],

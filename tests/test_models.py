@@ -409,7 +409,7 @@ def test_convolution_is_the_plain_one_to_the_second_derivative(
         each = jax.vmap(jax.grad(g, 1), (0, None))(x[:, None], kernel)
         tangent = jax.jvp(lambda x: f(x, kernel), (x,), (x + 1,))[1]
         slope = jax.jvp(lambda kernel: f(x, kernel), (kernel,), (kernel + 1,))[1]
-        second = jax.hessian(lambda k: g(x, k))(kernel)
+        second = jax.hessian(g, (0, 1))(x[:2], kernel)
         mixed = jax.jvp(jax.grad(g, (0, 1)), (x, kernel), (x + 1, kernel + 1))[1]
         return f(x, kernel), first, each, tangent, slope, second, mixed
 
