@@ -36,6 +36,7 @@ class Work:
       batch: images of an update, or samples at a time.
       dtype: in which the layers compute, float32 or bfloat16.
       updates: number of updates in one timed run. The host waits at their end.
+      accumulate: parts in which jaxdiff takes a device's images of an update.
       num_devices: of jaxdiff; all of this process if None.
       device: of PyTorch.
       compiled: whether PyTorch compiles its network.
@@ -46,6 +47,7 @@ class Work:
     batch: int = 64
     dtype: str = "float32"
     updates: int = 1
+    accumulate: int = 1
     num_devices: int | None = None
     device: str = "cpu"
     compiled: bool = False
@@ -144,7 +146,8 @@ def update_of(
     def loss(params: Any, rows: training.Rows, x_0: jax.Array) -> jax.Array:
         return jd.losses.simple(rows.keys, Partial(model.apply, params), SCHEDULE, x_0)
 
-    update = training.map_step(training.make_step(loss, optimizer), devices)
+    step = training.make_step(loss, optimizer, accumulate=work.accumulate)
+    update = training.map_step(step, devices)
     state = training.init_state(jax.random.key(1), params, optimizer)
     x_0 = np.random.default_rng(0).uniform(-1, 1, (work.batch, *work.shape)).astype(np.float32)
     return update, training.replicate(state, devices), training.shard(x_0, devices)

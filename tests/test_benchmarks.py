@@ -249,7 +249,7 @@ def test_the_solvers_come_near_the_exact_end_of_the_ode(
 
 # Speed --------------------------------------------------------------------------------------------------------------
 
-speed, growth = load("speed"), load("growth")
+speed, growth, trees, references = map(load, ("speed", "growth", "trees", "references"))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,11 @@ def test_the_fitted_power_is_that_of_the_largest_sizes() -> None:
     assert growth.power(sizes, seconds) == pytest.approx(1.7)
 
 
-test_bad_sizes = rejects({
+test_bad_options_of_benchmarks = rejects({
+    "runs": (lambda: references.main(references.Options(runs=1)), ValueError, "runs: expected at least 2, got 1"),
+    "denoising": (lambda: references.main(references.Options(denoising=(0, 5))), ValueError, "denoising: expected at least 1, got 0"),
+    "no tree": (lambda: trees.main(trees.Options((Path("/no/tree"), Path(".")))), ValueError, "trees: expected checkouts of jaxdiff, got /no/tree"),
+    "rounds": (lambda: trees.main(trees.Options((Path("."), Path(".")), rounds=0)), ValueError, "rounds: expected at least 1, got 0"),
     "few": (lambda: growth.main(growth.Options(side=(8, 16))), ValueError, "side: expected at least 3 sizes in increasing order"),
     "order": (lambda: growth.main(growth.Options(batch=(8, 4, 16))), ValueError, "batch: expected at least 3 sizes in increasing order"),
 })  # fmt: skip
