@@ -98,6 +98,7 @@ def test_an_option_costs_its_own_parts_alone(tmp_path: Path, computed: Computed)
         "examples": (71, {"continuous"}),
         "term_examples": (69, {"terms"}),
         "path_examples": (69, {"paths", "works"}),
+        "simulated_examples": (68, {"works"}),
         "ode_examples": (69, {"flow"}),
         "ais_examples": (10, {"ais", "ais-both"}),
         "baselines": (True, set()),

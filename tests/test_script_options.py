@@ -323,7 +323,7 @@ SCRIPTS: dict[str, tuple[Callable, Callable, dict[str, list]]] = {
     ),
     "probability": (
         evaluate.main, lambda **o: evaluate.Options(run=RUN, probability=Probability(**o)),
-        {"examples": [-1, 1], "term_examples": [0, 1], "steps": [0], "times": [0, 1], "paths": [0], "path_examples": [-1, 1],
+        {"examples": [-1, 1], "term_examples": [0, 1], "steps": [0], "times": [0, 1], "paths": [0], "path_examples": [-1, 1], "simulated_examples": [-1, 1],
          "ode_steps": [0], "ode_examples": [-1, 1], "ais_examples": [-1, 1], "ais_temperatures": [0],
          "ais_step_size": [0.0, NAN, INF]},
     ),

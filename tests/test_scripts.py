@@ -300,14 +300,17 @@ def test_a_toy_density_trains(tmp_path: Path) -> None:
     )  # fmt: skip
     assert train.main(toy)
     assert width_and_frames(toy.run / "samples.png")[0] > 300
-    few = dataclasses.replace(FEW, path_examples=0)
+    few = dataclasses.replace(FEW, simulated_examples=0)
     result = evaluate.main(
         evaluate.Options(
             run=toy.run, num_times=2, examples=50, samples=50, steps=3, probability=few
         )
     )
     assert "recognised" not in result
-    assert [row["kind"] for row in result["probability"]] == ["lower"] + 5 * ["density"]
+    # By terms, and by one and by several paths.
+    assert [row["kind"] for row in result["probability"]] == 3 * ["lower"] + 5 * ["density"]
+    assert (toy.run / "paths.png").exists()
+    assert not (toy.run / "crooks.png").exists()  # without simulated examples
 
 
 @pytest.mark.slow

@@ -92,9 +92,10 @@ def estimate_probability(run: loading.Run, options: Options) -> list[dict[str, A
     tables.print_probability(rows)
     pictures.bound_terms(shown["terms"], run.folder / "terms.png")
     if "works" in shown:
-        size = int(np.prod(run.dataset.event_shape))
         pictures.crooks(shown["works"], run.folder / "crooks.png")
-        pictures.bound_by_paths(shown["paths"], shown["works"], size, run.folder / "paths.png")
+    if "paths" in shown or "works" in shown:
+        size = int(np.prod(run.dataset.event_shape))
+        pictures.bound_by_paths(shown, size, run.folder / "paths.png")
     if "acceptance" in shown:
         share = f"{shown['acceptance']:.0%}"
         print(f"annealing accepted {share} of its moves (--probability.ais-step-size)")
@@ -113,11 +114,11 @@ def check(options: Options) -> None:
     require.counts(
         options, probability__examples=0, probability__term_examples=2,
         probability__steps=1, probability__times=2,
-        probability__paths=1, probability__path_examples=0,
+        probability__paths=1, probability__path_examples=0, probability__simulated_examples=0,
         probability__ode_steps=1, probability__ode_examples=0,
         probability__ais_examples=0, probability__ais_temperatures=1,
     )  # fmt: skip
-    for name in ("examples", "path_examples", "ode_examples", "ais_examples"):
+    for name in ("examples", "path_examples", "simulated_examples", "ode_examples", "ais_examples"):
         value = getattr(options.probability, name)
         if value == 1:
             raise ValueError(

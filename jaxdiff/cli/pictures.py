@@ -316,11 +316,8 @@ def crooks(works: dict[str, np.ndarray], path: Path) -> None:
     save(figure, path)
 
 
-def bound_by_paths(
-    held_out: dict[str, np.ndarray], works: dict[str, np.ndarray], size: int, path: Path
-) -> None:
+def bound_by_paths(shown: dict[str, dict[str, np.ndarray]], size: int, path: Path) -> None:
     """Draw the bounds against the number of paths K: simulated data have an upper one too."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     to_bits = -1 / (size * np.log(2))
 
     def curve(log_w: np.ndarray, first: np.ndarray | None = None) -> tuple[list[int], list[float]]:
@@ -334,12 +331,20 @@ def bound_by_paths(
             for k in counts
         ]
 
-    axes[0].plot(*curve(held_out["log_w"]), "o-", label="held out: upper bound of the bits")
-    axes[1].plot(*curve(-works["forward"]), "o-", label="simulated: from forward paths")
-    axes[1].plot(
-        *curve(-works["forward"], works["reverse"]), "s-", label="simulated: with the reverse path"
+    lines = {}
+    if "paths" in shown:
+        lines["held out"] = {"upper bound of the bits": curve(shown["paths"]["log_w"])}
+    if "works" in shown:
+        forward, reverse = -shown["works"]["forward"], shown["works"]["reverse"]
+        lines["simulated"] = {
+            "from forward paths": curve(forward), "with the reverse path": curve(forward, reverse),
+        }  # fmt: skip
+    figure, axes = plt.subplots(
+        1, len(lines), figsize=(5.5 * len(lines), 4), layout="constrained", squeeze=False
     )
-    for axis in axes:
+    for axis, (data, curves) in zip(axes[0], lines.items(), strict=True):
+        for (label, points), marker in zip(curves.items(), "os", strict=False):
+            axis.plot(*points, f"{marker}-", label=f"{data}: {label}")
         axis.set(xscale="log", xlabel="number of paths K", ylabel="bits per dimension")
         axis.grid(alpha=0.3)
         axis.legend()

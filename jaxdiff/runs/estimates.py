@@ -32,7 +32,11 @@ def estimate(
     shown["terms"] = _terms(estimators, held_out[: options.term_examples])
     if options.path_examples:
         shown["paths"] = _paths(estimators, held_out[: options.path_examples])
-        shown["works"] = _works(estimators)
+    simulated = options.simulated_examples
+    if simulated is None:
+        simulated = options.path_examples
+    if simulated:
+        shown["works"] = _works(estimators, simulated)
     if options.ais_examples:
         shown["acceptance"] = _annealing(estimators, held_out[: options.ais_examples])
     if options.ode_examples:
@@ -148,7 +152,7 @@ def _paths(estimators: Estimators, held_out: np.ndarray) -> dict[str, np.ndarray
     return {"log_w": log_w}
 
 
-def _works(estimators: Estimators) -> dict[str, np.ndarray]:
+def _works(estimators: Estimators, num: int) -> dict[str, np.ndarray]:
     options, density = estimators.options, estimators.levels is None
 
     def both(denoiser: Any, key: jax.Array, x_0: jax.Array) -> dict[str, jax.Array]:
@@ -159,7 +163,7 @@ def _works(estimators: Estimators) -> dict[str, np.ndarray]:
         return {"lower": bounds.lower, "upper": bounds.upper} | works
 
     settings = [estimators.steps, options.paths]
-    out, seconds = estimators.mapped("works", both, None, options.path_examples, settings=settings)
+    out, seconds = estimators.mapped("works", both, None, num, settings=settings)
     calls = estimators.steps * (options.paths + 1)
     for kind in ("lower", "upper"):
         name = f"paths both ways, K = {options.paths}"

@@ -39,7 +39,10 @@ class Probability:
     paths: int = 16
     """Forward paths an example for the importance-weighted bound."""
     path_examples: int = 64
-    """Held-out examples, and as many simulated ones, for these path bounds; 0 for none."""
+    """Held-out examples for this bound; 0 for none."""
+    simulated_examples: int | None = None
+    """Examples that the model draws, for the path bounds from below and from above; as many as
+    path_examples if not given; 0 for none."""
     ode_steps: int = 25
     """Runge-Kutta steps of the probability-flow ODE."""
     ode_examples: int = 64
