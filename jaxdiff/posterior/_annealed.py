@@ -157,19 +157,17 @@ def annealed_gibbs(
     With exact moves the evidence is unbiased for p(y) at any number of rows, and samples converge
     to the posterior. No gradient and no density of p is needed. But x given z is a draw of the
     chain, which is exact only for an exact denoiser, with many steps. No weight corrects that: too
-    narrow moves raise the evidence, too wide ones lower it. A mixture in 8 dimensions, seen in 4
-    with noise 0.1, has this mean error of log Z with 64 rows and 12 steps (standard error .03):
+    narrow moves raise the evidence, too wide ones lower it. With 5 steps, on a mixture in 8
+    dimensions of which 4 are seen, "small" is 2.2 nats high, "large" .2 low and "optimal" .1 high.
 
-        num_denoising          1      2      5     20     80
-        variance "small"    4.91   3.77   2.16    .65    .18
-        variance "large"   -1.47   -.58   -.22   -.12   -.03
-        variance "optimal"  -.18    .10    .06   -.06   -.02
-        exact moves: -.04; one run's standard deviation: .15 to .40, with exact moves .39
+    Images are harder. For an 8x8 digit of a mixture of 40 (64 dimensions, the middle hidden, noise
+    0.1, 16 rows, 13 steps) the mean error of log Z over 20 runs is, with a deviation of 1 to 6 for
+    one run (benchmarks/references.py):
 
-    Images are harder. On 8x8 digits (a mixture of 20 in 64 dimensions, the middle hidden, noise
-    0.1, 16 rows, 13 steps) 1, 5 and 20 steps of the chain give 21, 8.1 and 1.7 for "small", -85,
-    -9.3 and -3.0 for "large", -4.7, -2.1 and -2.1 for "optimal"; one run's deviation is 2 to 4 in
-    all but one of them.
+        num_denoising          1      5     20
+        variance "small"    27.9   12.0    2.6
+        variance "large"   -73.5   -9.6   -5.3
+        variance "optimal"  -6.0   -2.3   -3.7
 
     Args:
       denoiser: (x_t, t) -> E[x_0 | x_t], or a `Denoised` with what the variance needs.

@@ -72,9 +72,10 @@ def replica_exchange(
 
     This is a reference for many rounds. More rounds need no larger batch, and the number of
     different starts says how many separate paths have come down. Where swaps are refused it is
-    small: on 8x8 digits (a mixture of 20, the middle hidden, noise 0.1, `twisted` with 25 steps)
-    .59 of the swaps are accepted, .25 in the worst pair, and 300 rounds show 5 starts. A kernel
-    whose weights have heavy tails, such as `tilted` with large steps, is slow here too.
+    small: on an 8x8 digit (a mixture of 40, the middle hidden, noise 0.1, `twisted` with 25 steps)
+    .63 of the swaps are accepted, .31 in the worst pair, and 300 rounds show 5 starts
+    (benchmarks/references.py). A kernel whose weights have heavy tails, such as `tilted` with large
+    steps, is slow here too.
 
     Args:
       key: typed PRNG key, consumed.
