@@ -590,6 +590,10 @@ TABLE: dict[str, list[tuple[str, str, str, str, str]]] = {
         ("Progress", "the metrics of the first of several updates", "float(np.ravel(value)[-1])", "float(np.ravel(value)[0])", "test_dispatch.py::test_updates_in_one_dispatch_are_single_ones"),
         ("stopping", "signals stay caught", "signal.signal(number, handler)", "signal.signal(number, stop)", "test_training.py::test_the_loop_stops_after_the_step_in_hand_and_goes_on_bit_for_bit"),
     ],
+    "jaxdiff/training/watch.py": [
+        ("Watch", "work is a wait too", "if self._idle and computed", "if False and computed", "test_devices.py::test_work_is_no_wait_where_only_idle_time_counts"),
+        ("Watch", "a stopped program has waited", "STOPPED = 5", "STOPPED = 10**9", "test_devices.py::test_a_stopped_program_has_not_waited"),
+    ],
     "jaxdiff/runs/loop.py": [
         ("held_out_loss", "chunks that all have the first rows' times", "losses(params, index[0], keys[index],", "losses(params, 0 * index[0], keys[index],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),
         ("held_out_loss", "chunks that all have the first rows' noise", "index[0], keys[index],", "index[0], keys[: len(index)],", "test_memory.py::test_the_held_out_loss_does_not_change_with_the_chunk"),

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -153,9 +154,54 @@ def test_a_wait_without_an_end_ends_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 75
+    assert done.returncode == GAVE_UP
     line = r"error: gave up after 0 s of waiting for a peer; what was saved is whole: .*--patience"
     assert re.search(line, done.stderr)
+
+
+GAVE_UP = 75
+
+
+def watched(work: str, options: str) -> subprocess.Popen:
+    """A program that does some work under a watch, and says when it begins."""
+    text = f"import time; from jaxdiff.training import Watch\nwith Watch('it', {options}):\n    print('on', flush=True)\n    {work}"
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+
+
+def test_work_is_no_wait_where_only_idle_time_counts() -> None:
+    busy = "end = time.monotonic() + 2\n    while time.monotonic() < end: pass"
+    with watched(busy, "limit=0.5, idle=True") as worker:
+        assert worker.wait(timeout=60) == 0
+    with watched(busy, "limit=0.5") as worker:
+        assert worker.wait(timeout=60) == GAVE_UP
+    with watched("time.sleep(60)", "limit=0.5, idle=True") as sleeper:
+        assert sleeper.wait(timeout=60) == GAVE_UP
+
+
+def test_a_stopped_program_has_not_waited() -> None:
+    """Ctrl-Z for longer than the limit."""
+    with watched("time.sleep(2)", "limit=4.0") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "on\n"
+        program.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        program.send_signal(signal.SIGCONT)
+        assert program.wait(timeout=60) == 0
+
+
+def test_a_command_that_computes_nothing_ends() -> None:
+    """A result that XLA never delivers leaves no thread at work: the watch of `cli.run` ends the command."""
+    text = (
+        "import time, jaxdiff.cli.env as env; from jaxdiff import cli\n"
+        "env.main = lambda options: time.sleep(60)\n"
+        "cli.run('env', [], prog='jaxdiff env', processes=cli.distributed.take(['--patience', '0.5'])[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == GAVE_UP
+    assert "gave up after" in done.stderr
+    assert "of waiting for a result" in done.stderr
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import importlib
 import os
 import shlex
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from jaxdiff._extras import needs
@@ -79,6 +80,7 @@ def run(
     try:
         tyro = needs("tyro", extra="cli")
         from jaxdiff.cli.errors import one_line_errors
+        from jaxdiff.training import Watch
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error}")
     with distributed.joined(processes), one_line_errors(processes.patience):
@@ -89,7 +91,11 @@ def run(
             options = tyro.cli(
                 module.Options, prog=prog, description=module.__doc__, args=arguments
             )
-        if module.main(options) is False:  # stopped on the way
+        # A program of XLA that never ends leaves no thread at work. A page waits for its reader.
+        waits = nullcontext() if command == "play" else Watch("a result", idle=True)
+        with waits:
+            done = module.main(options)
+        if done is False:  # stopped on the way
             sys.exit(INTERRUPTED)
 
 

@@ -21,7 +21,7 @@ the others within a minute and says so. The same command on all of them then goe
 saved.
 
   --patience SECONDS       end with status 75 when a step, a save, a read or another process does
-                           not answer for so long (default: 3600)
+                           not answer for so long, or nothing is computed (default: 3600)
 
 A command that Ctrl-C or SIGTERM stops saves its work and ends with status 130.
 """

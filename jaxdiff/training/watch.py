@@ -8,6 +8,8 @@ import time
 from tqdm import tqdm
 
 NEWS = 60.0  # seconds after which a line says what is waited for
+IDLE = 0.01  # share of a processor that is nothing
+STOPPED = 5  # a look that comes later than so many periods says that the program was stopped
 GAVE_UP = 75  # exit status of a program that gave a wait up: the same command may go on later
 
 # Seconds after which a wait is given up; `jaxdiff COMMAND --patience` sets it.
@@ -22,18 +24,26 @@ class Watch:
 
     It has its own thread, because the main thread may wait in a call that does not return. For the
     same reason the end is the process's: nothing else of it would run. Checkpoints that were saved
-    are whole, so the run can go on.
+    are whole, so the run can go on. The time in which a program is stopped (Ctrl-Z) does not count.
 
     Args:
       what: what the program waits for at first.
       news: seconds between two lines; NEWS if None.
       limit: seconds of one wait after which the program ends with status GAVE_UP; `patience` if
         None.
+      idle: whether only time counts in which the process computes nothing, in all of its threads.
+        Such a wait needs no new name for each piece of work, however long the work is.
     """
 
     def __init__(
-        self, what: str = "the start", *, news: float | None = None, limit: float | None = None
+        self,
+        what: str = "the start",
+        *,
+        news: float | None = None,
+        limit: float | None = None,
+        idle: bool = False,
     ) -> None:
+        self._idle = idle
         self._news = NEWS if news is None else news
         self._limit = patience if limit is None else limit
         self._over = threading.Event()
@@ -54,8 +64,16 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._over.wait(min(self._news, self._limit) / 10):
-            now = time.monotonic()
+        period = min(self._news, self._limit) / 10
+        looked, used = time.monotonic(), time.process_time()
+        while not self._over.wait(period):
+            now, computed = time.monotonic(), time.process_time()
+            passed = now - looked
+            if passed > STOPPED * period:
+                self._since, self._due = self._since + passed, self._due + passed
+            if self._idle and computed - used > IDLE * passed:
+                self(self._what)
+            looked, used = now, computed
             waited = now - self._since
             if waited >= self._limit:
                 line = f"error: gave up after {waited:.0f} s of waiting for {self._what}; "
