@@ -102,7 +102,7 @@ def picture(rows: list[dict[str, Any]], path: Path) -> None:
         panel.set_xticks(sizes, map(str, sizes))
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-        panel.legend(title=f"dotted: {axis}^{NEEDED[axis]}")
+        panel.legend(title=f"dotted: {axis}^{NEEDED[axis]}", fontsize="small", loc="upper left")
     panels[0].set_ylabel("seconds")
     pictures.save(figure, path)
 
