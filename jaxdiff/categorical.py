@@ -69,16 +69,25 @@ class CategoricalDenoiser:
         if logits.shape != expected:
             raise ValueError(f"logits: expected shape {expected}, got {logits.shape}")
         values = levels(self.num_levels, self.low, self.high).astype(dtype)
-        values = _rows.lead(values, x_t.ndim + 1)
-        distance = (x_t[..., None] - alpha[..., None] * values) / sigma[..., None]
-        probability = jax.nn.softmax(logits.astype(dtype) - distance**2 / 2, axis=-1)
-        mean = jnp.sum(probability * values, axis=-1)
-        variance = jnp.sum(probability * (values - mean[..., None]) ** 2, axis=-1)
+        level_k = _rows.lead(values, x_t.ndim + 1)
+        distance = (x_t[..., None] - alpha[..., None] * level_k) / sigma[..., None]
+        joint = logits.astype(dtype) - distance**2 / 2
+        top = jax.lax.stop_gradient(jnp.max(joint, axis=-1, keepdims=True))
+        weight = jnp.exp(joint - top)  # p(v_k | x_t), up to a factor
+        ones = jnp.ones_like(values)
+        sums = _total(weight, jnp.stack([ones, values], axis=1))
+        mean = sums[..., 1] / sums[..., 0]
+        variance = _total(weight * (level_k - mean[..., None]) ** 2, ones) / sums[..., 0]
         return Denoised(mean.astype(x_t.dtype), variance=variance.astype(x_t.dtype))
 
     def short_name(self) -> str:
         """What stands for the denoiser in the line of an algorithm."""
         return f"{self.num_levels}-levels"
+
+
+def _total(weight: jax.Array, value: jax.Array) -> jax.Array:
+    """sum_k weight_k value_k, as a product: XLA's CPU adds along the last axis one by one."""
+    return jnp.matmul(weight, value, precision=jax.lax.Precision.HIGHEST)
 
 
 def on_log_snr(
