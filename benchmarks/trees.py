@@ -77,9 +77,12 @@ def seconds(tree: Path, job: Job, steps: int, cache: str) -> float:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, __file__, str(tree), str(tree)]
     command += ["--jobs", job, "--steps", str(steps), "--worker"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"{tree} did not do the job {job} in {LIMIT} s") from None
     if done.returncode:
         raise ValueError(f"{tree} did not do the job {job}: {done.stderr.strip()[-300:]}")
     found = json.loads(done.stdout.splitlines()[-1])
