@@ -136,6 +136,9 @@ def test_states_taken_while_updates_are_under_way_do_not_hang_busy_cores() -> No
     assert done.stdout == "done\n"
 
 
+GAVE_UP = 75  # the exit status
+
+
 def test_a_long_wait_says_what_it_waits_for(capsys: pytest.CaptureFixture) -> None:
     with Watch(news=0.2) as watch:
         watch("the quick step")
@@ -157,9 +160,6 @@ def test_a_wait_without_an_end_ends_the_program() -> None:
     assert done.returncode == GAVE_UP
     line = r"error: gave up after 0 s of waiting for a peer; what was saved is whole: .*--patience"
     assert re.search(line, done.stderr)
-
-
-GAVE_UP = 75
 
 
 def watched(work: str, options: str) -> subprocess.Popen:

@@ -91,7 +91,7 @@ def run(
             options = tyro.cli(
                 module.Options, prog=prog, description=module.__doc__, args=arguments
             )
-        # A program of XLA that never ends leaves no thread at work. A page waits for its reader.
+        # If XLA loses a result, all threads sleep. The page of `play` has to wait for its reader.
         waits = nullcontext() if command == "play" else Watch("a result", idle=True)
         with waits:
             done = module.main(options)

@@ -8,8 +8,8 @@ import time
 from tqdm import tqdm
 
 NEWS = 60.0  # seconds after which a line says what is waited for
-IDLE = 0.01  # share of a processor that is nothing
-STOPPED = 5  # a look that comes later than so many periods says that the program was stopped
+IDLE = 0.01  # a process that uses a smaller share of one processor computes nothing
+STOPPED = 5  # a look that comes after more periods than this: the program was stopped meanwhile
 GAVE_UP = 75  # exit status of a program that gave a wait up: the same command may go on later
 
 # Seconds after which a wait is given up; `jaxdiff COMMAND --patience` sets it.
@@ -31,8 +31,8 @@ class Watch:
       news: seconds between two lines; NEWS if None.
       limit: seconds of one wait after which the program ends with status GAVE_UP; `patience` if
         None.
-      idle: whether only time counts in which the process computes nothing, in all of its threads.
-        Such a wait needs no new name for each piece of work, however long the work is.
+      idle: whether to count only the time in which no thread of the process computes. Work may
+        then take as long as it needs.
     """
 
     def __init__(
